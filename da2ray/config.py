@@ -1,0 +1,165 @@
+"""Configuration models: one source for command lines, YAML files and docs.
+
+A job's options are the fields of one pydantic model. `load` makes a command line of them, merges a `--config FILE.yaml`
+below it (the command line wins) and turns every mistake into a `UserError` that names the option.
+"""
+
+import argparse
+import re
+import types
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from da2ray.errors import UserError
+
+Model = TypeVar("Model", bound="JobConfig")
+
+
+class ShardFormat(StrEnum):
+    """How shards are stored; one format for a dataset."""
+
+    PARQUET = "parquet"
+    ZARR = "zarr"
+
+
+class JobConfig(BaseModel):
+    """Base of the jobs' configurations: unknown names are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PseudolabelConfig(JobConfig):
+    """Label a source of images with a depth teacher; run the same command again to resume."""
+
+    images: str = Field(description="what to label: a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs")
+    output: str = Field(description="URL or path of the dataset: made on the first run, resumed on the next")
+    teacher: str = Field("depth-anything-v2-small", description="the depth model, by name")
+    weights: str | None = Field(None, description="the teacher's weights: a path, URL or hub id [the teacher's published ones]")
+    format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
+    shard_size: int = Field(256, ge=1, le=1_000_000, description="images in a shard, at most: the unit of work, commit and resume")
+    shard_bytes: int = Field(64 << 20, ge=1, description="listed bytes in a shard, at most, so that a shard of large images fits in memory")
+    batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="of the network [bf16 on cuda, fp32 on cpu]")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs, else cpu")
+    actors: Annotated[str, StringConstraints(pattern=r"^\d+(:\d+)?$")] | None = Field(
+        None, description="teacher actors, MIN:MAX or a fixed number [1:GPUs of the cluster; 1 on cpu]"
+    )
+    decode: Literal["exact", "scaled"] = Field("exact", description="exact: the official preprocessing; scaled: JPEGs decoded at a reduced size, for speed")
+    compile: bool = Field(False, description="torch.compile the network: one compilation for each image size, faster from then on")
+    min_side: int = Field(32, ge=1, description="reject images whose smaller side has fewer pixels")
+    max_aspect: float = Field(8.0, ge=1, description="reject images whose sides have a larger ratio")
+    max_tokens: int = Field(9216, ge=1, description="reject images that make more patches than this in the network")
+    max_pixels: int = Field(200_000_000, ge=1, description="reject images of more pixels, before they are decoded")
+    limit: int | None = Field(None, ge=1, description="label only the first N samples")
+    max_failed: str = Field("100%", description="exit 1 where more samples failed: a count, or a share such as 2%%")
+    dry_run: bool = Field(False, description="print the plan and stop: samples, shards, bytes out, what is already done")
+    wave_size: int = Field(5000, ge=1, description="shards that one Ray Data execution handles; bounds the driver's memory")
+    storage_client: Literal["auto", "obstore", "fsspec"] = Field("auto", description="how object stores are reached [obstore where it knows the scheme]")
+    ray_address: str | None = Field(None, description="Ray cluster to join [RAY_ADDRESS where set, else an embedded Ray]")
+    progress: Literal["auto", "live", "plain"] = Field("auto", description="live line on a terminal, plain log lines elsewhere")
+
+    @field_validator("actors")
+    @classmethod
+    def _actors_in_order(cls, value: str | None) -> str | None:
+        if value is not None:
+            low, high = parse_range(value)
+            if not 1 <= low <= high:
+                raise ValueError("MIN:MAX needs 1 <= MIN <= MAX")
+        return value
+
+    @field_validator("max_failed")
+    @classmethod
+    def _a_count_or_a_share(cls, value: str) -> str:
+        if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value):
+            raise ValueError("a count such as 100, or a share such as 2%")
+        return value
+
+    def failures_allowed(self, samples: int) -> int:
+        """How many of `samples` may fail before the job exits 1."""
+        if self.max_failed.endswith("%"):
+            return int(samples * float(self.max_failed[:-1]) / 100)
+        return int(self.max_failed)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """`"2:8"` -> (2, 8); `"4"` -> (4, 4)."""
+    low, _, high = text.partition(":")
+    return int(low), int(high or low)
+
+
+def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) -> Model:
+    """Parse a command line, with `--config FILE.yaml` below it.
+
+    Raises:
+        UserError: an option is unknown, missing or out of range, or the file cannot be read.
+        SystemExit: after `--help` (code 0).
+    """
+    parser = _parser(model, prog)
+    given = vars(parser.parse_args(argv))
+    path = given.pop("config", None)
+    values = (_read_yaml(Path(path)) if path else {}) | given
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(problem) for problem in error.errors()[:2])) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}\nsee {self.prog} --help")
+
+
+def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description=model.__doc__, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="options from a YAML file; the command line wins")
+    for name, field in model.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        kind = _plain_type(field.annotation)
+        default = "" if field.is_required() or field.default is None or kind is bool else f" [{field.default}]".replace("%", "%%")
+        text = f"{field.description}{default}"
+        if kind is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        elif get_origin(kind) is Literal:
+            parser.add_argument(option, choices=get_args(kind), help=text)
+        elif isinstance(kind, type) and issubclass(kind, StrEnum):
+            parser.add_argument(option, choices=[member.value for member in kind], help=text)
+        else:
+            parser.add_argument(option, metavar={int: "N", float: "X"}.get(kind, "TEXT"), help=text)
+    return parser
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type inside `X | None` and `Annotated[X, …]`."""
+    if get_origin(annotation) is Annotated:
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _plain_type(next(part for part in get_args(annotation) if part is not type(None)))
+    return annotation
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())[:160]}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected `option: value` lines, found a {type(values).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _explain(problem: Any) -> str:
+    option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+    if problem["type"] == "missing":
+        return f"{option} is required"
+    if problem["type"] == "extra_forbidden":
+        return f"{option} is not an option of this job"
+    return f"{option}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"

@@ -1,0 +1,40 @@
+"""The read stage as a Ray Data source: one read task a shard, one block a read task (invariant 1)."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from da2ray.pipeline.coordinator import Stopped
+from da2ray.pipeline.reading import Reading
+from da2ray.plan import Shard
+
+
+class ShardDatasource(Datasource):
+    """Shards of a plan as blocks of micro-batches."""
+
+    def __init__(self, shards: Sequence[Shard], reading: Reading, coordinator: "ray.actor.ActorHandle") -> None:
+        self._shards = shards
+        self._reading = ray.put(reading)
+        self._coordinator = coordinator
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[ReadTask]:
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [
+            ReadTask(partial(_read, shard, self._reading, self._coordinator), metadata) for shard in self._shards
+        ]
+
+
+def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
+    if not ray.get(coordinator.begin.remote(shard.number)):
+        raise Stopped
+    block = ray.get(reading).read(shard)
+    coordinator.read.remote(block.nbytes)
+    yield block

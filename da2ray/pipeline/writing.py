@@ -1,0 +1,74 @@
+"""The write stage without Ray: a shard's labelled micro-batches -> index rows and depth maps in the plan's order."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.labels.schema import INDEX, SCORES, Status
+from da2ray.pipeline.batches import SAMPLE_FIELDS, binary_value
+
+
+class IncompleteShardError(RuntimeError):
+    """A block does not hold exactly the samples that the plan gives its shard; it is never committed (invariant 1)."""
+
+
+def assemble(block: pa.Table, *, plan: str, kind: str, fingerprint: str) -> tuple[pa.Table, list[np.ndarray | None]]:
+    """The index rows of a shard, in the plan's order, and the uint16 (height, width) map of each, None where it has none.
+
+    Args:
+        block: a `LABELLED` table that holds all micro-batches of one shard.
+
+    Raises:
+        IncompleteShardError: rows are missing, doubled, or of more than one shard.
+    """
+    shards, planned = pc.unique(block["shard"]).to_pylist(), pc.unique(block["planned"]).to_pylist()
+    samples = _flat(block, "samples")
+    rows = np.asarray(samples.field("row"))
+    if len(shards) != 1 or len(planned) != 1 or not np.array_equal(np.sort(rows), np.arange(planned[0])):
+        raise IncompleteShardError(f"plan {plan}, shard {shards}: {len(rows)} samples arrived, {planned} were planned")
+
+    reasons, scales, offsets = _flat(block, "reasons"), _flat(block, "scales"), _flat(block, "offsets")
+    scores = _flat(block, "scores")
+    columns: dict[str, pa.Array] = {name: samples.field(name) for name in SAMPLE_FIELDS}
+    failed = pc.is_valid(reasons)
+    columns["status"] = pc.if_else(failed, Status.FAILED.value, columns["status"])
+    columns["reason"] = pc.coalesce(reasons, columns["reason"])
+    columns["message"] = pc.coalesce(_flat(block, "messages"), columns["message"])
+    labelled = pc.equal(columns["status"], Status.LABELLED.value)
+    columns |= {name: pc.if_else(labelled, scores.field(name), None) for name in SCORES.names}
+    columns |= {"scale": pc.if_else(labelled, scales, None), "offset": pc.if_else(labelled, offsets, None)}
+    columns["kind"] = pc.if_else(labelled, kind, None)
+    count = len(rows)
+    columns |= {
+        "plan": pa.repeat(plan, count),
+        "shard": pa.repeat(shards[0], count),
+        "fingerprint": pa.repeat(fingerprint, count),
+    }
+    for name in INDEX.names:
+        columns.setdefault(name, pa.nulls(count, INDEX.field(name).type))
+    order = np.argsort(rows)
+    table = pa.table({name: columns[name].cast(INDEX.field(name).type) for name in INDEX.names}).take(pa.array(order))
+    maps = _maps(block)
+    keep = np.asarray(labelled)
+    # The schema goes on last: `object` and the byte range are filled when the shard is built.
+    return table.cast(INDEX), [maps[i] if keep[i] else None for i in order]
+
+
+def _flat(block: pa.Table, name: str) -> pa.Array:
+    values = block[name].combine_chunks().flatten()
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _maps(block: pa.Table) -> list[np.ndarray | None]:
+    """Views of each sample's depth map in the micro-batches' buffers, in the order of the block."""
+    maps: list[np.ndarray | None] = []
+    for index in range(block.num_rows):
+        row = block.slice(index, 1)
+        samples = row["samples"].chunk(0)[0].values
+        depths = np.frombuffer(binary_value(row, "depths"), dtype=np.uint16)
+        if not len(depths):
+            maps += [None] * len(samples)
+            continue
+        height, width = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
+        maps += list(depths.reshape(len(samples), height, width))
+    return maps
