@@ -86,6 +86,31 @@ class PseudolabelConfig(JobConfig):
         return int(self.max_failed)
 
 
+class BenchmarkConfig(JobConfig):
+    """Measure each stage by itself, end to end, and the plain Ray Data way, on the same images in one run."""
+
+    images: str | None = Field(None, description="images to measure on: a folder or prefix")
+    make_images: int | None = Field(None, ge=2, description="write a mixed set of N JPEGs to --work first, and measure on it")
+    work: str = Field("scratch/benchmark", description="folder for what is written; emptied before")
+    teacher: str = Field("luminance", description="the depth model, by name")
+    weights: str | None = Field(None, description="the teacher's weights")
+    seeded_weights: bool = Field(False, description="make random weights of the teacher's size: as fast as real ones")
+    decode: list[Literal["exact", "scaled"]] = Field(["exact", "scaled"], description="modes to measure, as a YAML list or comma-separated")
+    format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="of the network [bf16 on cuda, fp32 on cpu]")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
+    shard_size: int = Field(64, ge=1, description="images in a shard")
+    batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
+    limit: int | None = Field(None, ge=8, description="measure on the first N images only")
+    plain: bool = Field(True, description="measure the plain Ray Data way too")
+    resume_shards: int | None = Field(None, ge=1, description="measure only how fast a resume finds what is left of N shards")
+
+    @field_validator("decode", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+
 def parse_range(text: str) -> tuple[int, int]:
     """`"2:8"` -> (2, 8); `"4"` -> (4, 4)."""
     low, _, high = text.partition(":")

@@ -162,7 +162,7 @@ class Device:
         """Depth -> (q as int16 bits, scale, offset, scores, finite), all on the device and without waiting for it."""
         depth = self._teacher.predict(batch).depth
         flat = depth.flatten(1)
-        low, high = torch.aminmax(flat, dim=1)
+        low, high = flat.amin(1), flat.amax(1)
         # min and max carry a NaN or an infinity of any pixel.
         finite = torch.isfinite(low) & torch.isfinite(high)
         depth = torch.where(finite[:, None, None], depth, 0) if self._cuda else _blank(depth, finite)

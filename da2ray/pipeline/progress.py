@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from da2ray.console import duration
 from da2ray.pipeline.coordinator import Counts
 from da2ray.storage import Store
 
@@ -171,10 +172,3 @@ class Progress:
         except OSError as error:
             print(f"progress.json not written: {error}", file=sys.stderr)
 
-
-def duration(seconds: float) -> str:
-    """93784 -> "1d 2h"; 3723 -> "1h 2m"; 65 -> "1m 5s"."""
-    parts = [(int(seconds) // 86400, "d"), (int(seconds) % 86400 // 3600, "h"), (int(seconds) % 3600 // 60, "m")]
-    parts.append((int(seconds) % 60, "s"))
-    first = next((i for i, (value, _) in enumerate(parts) if value), 3)
-    return " ".join(f"{value}{unit}" for value, unit in parts[first : first + 2])

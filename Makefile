@@ -1,0 +1,36 @@
+# Each command makes the environment it needs in .venv; a machine with Python 3.11, pip and make is enough.
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
+
+.PHONY: demo test lint format soak benchmark clean
+demo: .venv/demo
+	$(RUN)/python -m da2ray.demo
+
+test: .venv/test
+	$(RUN)/python -m pytest -m "not soak" -n 2 --dist loadgroup
+
+soak: .venv/test
+	$(RUN)/python -m pytest -m soak --timeout 7200
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch comes first and by itself: with it there, nothing else pulls in a build with gigabytes of CUDA libraries.
+.venv/%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS_$*)]'
+	touch $@
+
+EXTRAS_demo := demo
+EXTRAS_test := demo,test,lint
+
+clean:
+	rm -rf .venv demo scratch

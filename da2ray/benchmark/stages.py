@@ -1,0 +1,74 @@
+"""Each stage by itself, in this process, on the same shards."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from da2ray.labels.commits import commit_shard
+from da2ray.labels.shard import build_shard
+from da2ray.pipeline.batches import host_batch, labelled_row
+from da2ray.pipeline.device import Device
+from da2ray.pipeline.reading import Reading
+from da2ray.pipeline.writing import assemble
+from da2ray.plan import Shard
+from da2ray.storage import Store
+from da2ray.teachers.base import Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A row of the table: a stage's images, wall seconds, and CPU seconds of all threads (None where not known)."""
+
+    name: str
+    images: int
+    wall: float
+    cpu: float | None
+    cores: int
+
+    @property
+    def per_second(self) -> float:
+        return self.images / self.wall
+
+    @property
+    def core_ms(self) -> float:
+        """Core-milliseconds an image: CPU time where it was measured, else wall time on all cores it had."""
+        return 1000 * (self.cpu if self.cpu is not None else self.wall * self.cores) / self.images
+
+
+def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, list[pa.Table]]:
+    """GET, decode and group, one shard after another; also what it made, for the next stage."""
+    began, cpu = time.perf_counter(), time.process_time()
+    blocks = [reading.read(shard) for shard in shards]
+    images = sum(len(shard.samples()) for shard in shards)
+    return Measured("decode only", images, time.perf_counter() - began, time.process_time() - cpu, 1), blocks
+
+
+def teacher_only(teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool) -> tuple[Measured, list[pa.Table]]:
+    """Preprocess, teacher, quantise: every micro-batch waits at the device, which is never short of work."""
+    device = Device(teacher, bits, scaled=scaled)
+    rows = [block.slice(index, 1) for block in blocks for index in range(block.num_rows)]
+    batches = [host_batch(row) for row in rows]
+    first = next(batch for batch in batches if batch is not None)
+    device.submit(first).result()  # warms up kernels and caches
+    began, cpu = time.perf_counter(), time.process_time()
+    futures = [batch and device.submit(batch) for batch in batches]
+    results = [future and future.result() for future in futures]
+    wall, used = time.perf_counter() - began, time.process_time() - cpu
+    device.close()
+    images = sum(len(batch) for batch in batches if batch is not None)
+    labelled = iter(labelled_row(row, result) for row, result in zip(rows, results, strict=True))
+    return Measured("teacher only", images, wall, used, 1), [
+        pa.concat_tables([next(labelled) for _ in range(block.num_rows)]) for block in blocks
+    ]
+
+
+def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: str) -> Measured:  # noqa: A002 - the option's name
+    """Encode, PUT and commit, one shard after another."""
+    began, cpu, images = time.perf_counter(), time.process_time(), 0
+    for number, block in enumerate(blocks):
+        rows, depths = assemble(block, plan="benchmark", kind=kind, fingerprint="benchmark")
+        commit_shard(store, "benchmark", number, build_shard(rows, depths, format), "benchmark")
+        images += len(depths)
+    return Measured("encode + write only", images, time.perf_counter() - began, time.process_time() - cpu, 1)

@@ -1,0 +1,30 @@
+"""What every command shares: a console, and mistakes of the user as one or two lines and exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from da2ray.errors import UserError
+
+USAGE = 2
+
+
+def run_command(command: Callable[[Console], int]) -> int:
+    """Run a command with a console on stdout and return its exit code."""
+    try:
+        return command(Console(highlight=False, soft_wrap=True))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # `da2ray status URL | head`
+        sys.stderr.close()
+        return 0
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: 93784 -> "1d 2h"; 3723 -> "1h 2m"; 65 -> "1m 5s"."""
+    whole = int(seconds)
+    parts = [(whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s")]
+    first = next((index for index, (value, _) in enumerate(parts) if value), len(parts) - 1)
+    return " ".join(f"{value}{unit}" for value, unit in parts[first : first + 2])

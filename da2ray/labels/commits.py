@@ -1,0 +1,163 @@
+"""Commits: data first, commit last (invariant 2). A shard exists when `commits/<plan>/<shard>.parquet` does.
+
+Any number of attempts may label one shard at the same time (Ray retries, a killed run that was not dead): each writes its data
+under a name of its own, and the conditional create of the commit picks one. What the others wrote is named by no commit; `gc`
+removes it. It is not deleted here, because an attempt that believes it lost may be wrong for as long as its reads are stale.
+"""
+
+import json
+import re
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from da2ray.labels.schema import INDEX, Status
+from da2ray.labels.shard import SUFFIX, BuiltShard
+from da2ray.storage import Store
+
+METADATA_KEY: Final = b"da2ray"
+_COMMIT_NAME: Final = re.compile(r"(\d{8,})\.parquet")
+# Columns that repeat a few values in a shard; all others are (nearly) unique, and a dictionary would only hold them twice.
+_REPEATED: Final = ["status", "reason", "plan", "shard", "object", "kind", "fingerprint", "network_width", "network_height"]
+
+
+def commit_key(plan: str, shard: int) -> str:
+    return f"commits/{plan}/{shard:08d}.parquet"
+
+
+def object_key(plan: str, shard: int, attempt: str, format: str) -> str:  # noqa: A002 - the option's name
+    return f"shards/{plan}/{shard:08d}-{attempt}{SUFFIX[format]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """Of a whole object. `algorithm` is crc32 (zlib's), `value` 8 hexadecimal digits."""
+
+    algorithm: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What makes a shard exist.
+
+    Attributes:
+        attempt: id of the attempt that won, in the object's name.
+        object: key of the shard's data, there even where no row is labelled.
+        size, checksum: of that object, in bytes.
+        fingerprint: of its labels.
+        rows: INDEX, in the plan's order.
+    """
+
+    plan: str
+    shard: int
+    attempt: str
+    object: str
+    size: int
+    checksum: Checksum
+    fingerprint: str
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutcome:
+    """What came of an attempt: `attempt` and `object` are the committed ones, ours where `committed`."""
+
+    committed: bool
+    attempt: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEntry:
+    """A commit as a listing shows it. `version` changes whenever the commit does: etag, or size where a store has none."""
+
+    shard: int
+    version: str
+
+
+def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerprint: str) -> CommitOutcome:
+    """Write a shard's data, then its commit; where another attempt has committed, leave that one in place.
+
+    Raises:
+        OSError: the store failed; nothing is committed, or (where the answer was lost twice) it is and a retry will see it.
+    """
+    attempt = uuid.uuid4().hex[:16]
+    commit = Commit(
+        plan=plan,
+        shard=shard,
+        attempt=attempt,
+        object=object_key(plan, shard, attempt, built.format),
+        size=len(built.data),
+        checksum=Checksum("crc32", f"{zlib.crc32(built.data):08x}"),
+        fingerprint=fingerprint,
+        rows=_with_object(built.rows, object_key(plan, shard, attempt, built.format)),
+    )
+    store.put(commit.object, built.data)
+    if store.create(commit_key(plan, shard), serialise(commit)):
+        return CommitOutcome(True, attempt, commit.object)
+    # It exists: another attempt won, or ours did and the answer was lost (15 of 30 in shared/facts/storage.md).
+    winner = read_commit(store, plan, shard)
+    return CommitOutcome(winner.attempt == attempt, winner.attempt, winner.object)
+
+
+def read_commit(store: Store, plan: str, shard: int) -> Commit:
+    """The commit of a shard.
+
+    Raises:
+        FileNotFoundError: the shard is not committed.
+        OSError: the store failed, or the object is no commit of this shard.
+    """
+    key = commit_key(plan, shard)
+    data = store.get(key)
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        about = json.loads(table.schema.metadata[METADATA_KEY])
+        commit = Commit(
+            plan=about["plan"],
+            shard=about["shard"],
+            attempt=about["attempt"],
+            object=about["object"],
+            size=about["size"],
+            checksum=Checksum(**about["checksum"]),
+            fingerprint=about["fingerprint"],
+            rows=table.select(INDEX.names).replace_schema_metadata(None).cast(INDEX),
+        )
+        if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, about["rows"]):
+            raise ValueError(f"it says plan {commit.plan}, shard {commit.shard}, {about['rows']} rows")
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise OSError(f"{store.url}/{key} is no commit of this shard ({error}): run `da2ray verify {store.url}`") from error
+    return commit
+
+
+def list_commits(store: Store, plan: str) -> Iterator[CommitEntry]:
+    """The committed shards of a plan, from one listing; no commit is read. In the store's order."""
+    for batch in store.list(f"commits/{plan}"):
+        for key, size, etag in zip(*(batch[name].to_pylist() for name in ("key", "size", "etag")), strict=True):
+            if named := _COMMIT_NAME.fullmatch(key.rpartition("/")[2]):
+                yield CommitEntry(int(named[1]), etag or str(size))
+
+
+def serialise(commit: Commit) -> bytes:
+    """Parquet: the rows, and the rest as JSON under the metadata key `da2ray`. Equal commits give equal bytes."""
+    fields = {name: getattr(commit, name) for name in ("plan", "shard", "attempt", "object", "size", "fingerprint")}
+    about = fields | {"checksum": asdict(commit.checksum), "rows": commit.rows.num_rows}
+    return write_rows(commit.rows.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)}))
+
+
+def write_rows(rows: pa.Table) -> bytes:
+    """Index rows as Parquet, small: commits and index parts are read whole, so a row group has as many rows as fit."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False, store_schema=False)
+    return sink.getvalue().to_pybytes()
+
+
+def _with_object(rows: pa.Table, name: str) -> pa.Table:
+    objects = pc.if_else(pc.equal(rows["status"], Status.LABELLED.value), pa.scalar(name), pa.scalar(None, pa.string()))
+    return rows.set_column(rows.schema.get_field_index("object"), INDEX.field("object"), objects)

@@ -1,0 +1,175 @@
+"""`dataset.json`: what a dataset holds. Written once, conditionally, and never changed, so every later run can be checked against it."""
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import da2ray
+from da2ray.errors import UserError
+from da2ray.labels.codec import CODEC
+from da2ray.labels.schema import FORMAT_VERSION
+from da2ray.labels.shard import Format
+from da2ray.storage import Store
+from da2ray.teachers.base import Kind, TeacherSpec
+
+KEY = "dataset.json"
+ZARR_CODEC = "blosc-zstd"
+"""Codec of Zarr shards: plain integers under a core codec of Zarr v3, so that any Zarr library reads them."""
+
+_FINGERPRINT_DIGITS = 16
+
+
+class _Stored(BaseModel):
+    # A dataset of this format version may carry fields that a later release added.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Codec(_Stored):
+    """How a label's bytes become integers, and how many bits those have (8 to 16)."""
+
+    name: str
+    bits: int
+
+
+class CreatedBy(_Stored):
+    """What decided the labels: everything in the fingerprint, and the package that wrote the first shard."""
+
+    package: str
+    teacher: str
+    licence: str
+    weights_sha256: str
+    preprocessing: str
+    decode: str
+    precision: str
+    fingerprint: str
+
+    def describe(self) -> str:
+        return f"{self.teacher} {self.precision} (fingerprint {self.fingerprint})"
+
+
+class DatasetInfo(_Stored):
+    """The content of `dataset.json`.
+
+    Attributes:
+        kind, unit: of the depth (`da2ray.teachers.base.Kind`); unit is "m" for metric, "" otherwise.
+        format: of its shards.
+        source: URL of the images that the first run labelled.
+    """
+
+    format_version: int = FORMAT_VERSION
+    kind: Kind
+    unit: str
+    codec: Codec
+    format: Format
+    source: str
+    created_by: CreatedBy
+
+    @classmethod
+    def make(
+        cls,
+        spec: TeacherSpec,
+        weights_sha256: str,
+        *,
+        source: str,
+        decode: str,
+        precision: str,
+        bits: int,
+        format: Format,  # noqa: A002 - the option's name
+    ) -> "DatasetInfo":
+        """What a run of this teacher with these options would write."""
+        found = fingerprint(spec.name, weights_sha256, spec.preprocessing, decode, precision, bits)
+        return cls(
+            kind=spec.kind,
+            unit=spec.unit,
+            codec=Codec(name=CODEC if format == "parquet" else ZARR_CODEC, bits=bits),
+            format="parquet" if format == "parquet" else "zarr",  # plain strings, where the caller has an enumeration
+            source=source,
+            created_by=CreatedBy(
+                package=f"da2ray {da2ray.__version__}",
+                teacher=spec.name,
+                licence=spec.licence,
+                weights_sha256=weights_sha256,
+                preprocessing=spec.preprocessing,
+                decode=decode,
+                precision=precision,
+                fingerprint=found,
+            ),
+        )
+
+
+def fingerprint(teacher: str, weights_sha256: str, preprocessing: str, decode: str, precision: str, bits: int) -> str:
+    """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON."""
+    decides: dict[str, str | int | Literal[1]] = {
+        "format_version": FORMAT_VERSION,
+        "teacher": teacher,
+        "weights_sha256": weights_sha256,
+        "preprocessing": preprocessing,
+        "decode": str(decode),
+        "precision": str(precision),
+        "bits": bits,
+    }
+    canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()[:_FINGERPRINT_DIGITS]
+
+
+def open_dataset(store: Store) -> DatasetInfo | None:
+    """What the store holds; None where it holds no dataset.
+
+    Raises:
+        UserError: a dataset of a later format version, or a `dataset.json` that is none of ours.
+    """
+    try:
+        data = store.get(KEY)
+    except FileNotFoundError:
+        return None
+    try:
+        version = json.loads(data)["format_version"]
+        if version > FORMAT_VERSION:
+            raise UserError(
+                f"{store.url} has format version {version}, this da2ray ({da2ray.__version__}) reads up to {FORMAT_VERSION}: "
+                "update da2ray"
+            )
+        return DatasetInfo.model_validate_json(data)
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{store.url}/{KEY} is not a da2ray dataset ({reason}): choose another --output") from error
+
+
+def create_or_open(store: Store, info: DatasetInfo) -> DatasetInfo:
+    """Make the dataset, or open the one that is there if it holds the same kind of labels; returns what is stored.
+
+    Raises:
+        UserError: it holds something else (`check_same`), or cannot be read (`open_dataset`).
+    """
+    if store.create(KEY, f"{info.model_dump_json(indent=1)}\n".encode()):
+        return info
+    stored = open_dataset(store)
+    if stored is None:
+        raise OSError(f"{store.url}/{KEY} exists for a create and not for a read")
+    check_same(stored, info, store.url)
+    return stored
+
+
+def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
+    """Refuse to mix labels of another meaning, codec or fingerprint into a dataset.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for name in ("format_version", "kind", "unit", "format"):
+        there, here = getattr(stored, name), getattr(wanted, name)
+        if there != here:
+            change = f"--format {there} or another --output" if name == "format" else "another --output"
+            raise UserError(f"{url} holds labels of {name} {there!s}; this run would write {here!s}: choose {change}")
+    old, new = stored.created_by, wanted.created_by
+    if old.fingerprint != new.fingerprint:
+        names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision")
+        differing = [f"{name} {getattr(old, name)} -> {getattr(new, name)}" for name in names if getattr(old, name) != getattr(new, name)]
+        if stored.codec.bits != wanted.codec.bits:
+            differing.append(f"bits {stored.codec.bits} -> {wanted.codec.bits}")
+        raise UserError(
+            f"{url} holds labels of {old.describe()}; this run would write fingerprint {new.fingerprint} "
+            f"({', '.join(differing)}): choose another --output"
+        )

@@ -1,0 +1,103 @@
+"""Joining or starting Ray, and settling what the cluster decides: device, precision, actors, memory."""
+
+import os
+from dataclasses import dataclass
+
+import psutil
+import ray
+import torch
+
+from da2ray.config import PseudolabelConfig, parse_range
+from da2ray.errors import UserError
+
+EMBEDDED_STORE_SHARE = 0.3
+"""Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
+EMBEDDED_STORE_LARGEST = 8 << 30
+IN_FLIGHT_SHARE = 0.5
+"""Share of the object stores that shards in flight may fill: pixels and depth of a shard are there at the same time, and what
+a task is about to write needs room too. Nothing was spilled at this share (tests/pipeline/test_run.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the label stage runs on.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        precision: "fp32", "bf16" or "fp16".
+        actors: fewest and most teacher actors.
+        cpus: CPUs of the cluster.
+        store_bytes: object store memory of the cluster.
+    """
+
+    device: str
+    precision: str
+    actors: tuple[int, int]
+    cpus: int
+    store_bytes: int
+
+
+def connect(config: PseudolabelConfig) -> None:
+    """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
+
+    A bare `ray.init()` would join whatever a stale file in /tmp names, and hang (ray-data.md).
+
+    Raises:
+        UserError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = cluster_address(config)
+    quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:160]}\nset RAY_ADDRESS or --ray-address to a running cluster, or unset both for an embedded Ray") from None
+    else:
+        ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
+
+
+def cluster_address(config: PseudolabelConfig) -> str | None:
+    """The cluster to join; None for an embedded Ray."""
+    return config.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
+def gpu_count(config: PseudolabelConfig) -> int:
+    """GPUs that a run can use: of the cluster where there is one to join, else of this machine, without starting Ray."""
+    if cluster_address(config):
+        connect(config)
+        return int(ray.cluster_resources().get("GPU", 0))
+    return torch.cuda.device_count()
+
+
+def _embedded_store() -> int:
+    memory = psutil.virtual_memory()
+    shared = psutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory.total  # noqa: PTH112, S108
+    return int(max(128 << 20, min(memory.total * EMBEDDED_STORE_SHARE, memory.available * 0.5, shared * 0.9, EMBEDDED_STORE_LARGEST)))
+
+
+def resolve_device(config: PseudolabelConfig, gpus: int) -> tuple[str, str]:
+    """(device, precision) for a cluster with that many GPUs.
+
+    Raises:
+        UserError: cuda was asked for and the cluster has no GPU.
+    """
+    if config.device == "cuda" and not gpus:
+        raise UserError("--device cuda: the cluster has no GPU; use --device cpu, or add GPU nodes")
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    return device, config.precision or ("bf16" if device == "cuda" else "fp32")
+
+
+def resources(config: PseudolabelConfig) -> Resources:
+    """Settle what is left open, after `connect`.
+
+    Raises:
+        UserError: --device or --actors asks for GPUs that the cluster does not have.
+    """
+    cluster = ray.cluster_resources()
+    gpus = int(cluster.get("GPU", 0))
+    device, precision = resolve_device(config, gpus)
+    actors = parse_range(config.actors) if config.actors else (1, gpus if device == "cuda" else 1)
+    return Resources(device, precision, actors, int(cluster.get("CPU", 1)), int(cluster.get("object_store_memory", 0)))

@@ -1,0 +1,302 @@
+"""The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
+
+import json
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from itertools import islice
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from rich.console import Console
+
+from da2ray.config import PseudolabelConfig
+from da2ray.errors import UserError
+from da2ray.images import DecodeMode, Limits
+from da2ray.labels.codec import default_bits
+from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, fingerprint, open_dataset
+from da2ray.labels.snapshots import create_snapshot
+from da2ray.pipeline.cluster import IN_FLIGHT_SHARE, Resources, connect, gpu_count, resolve_device, resources, connect, resolve_device, resources
+from da2ray.pipeline.coordinator import Counts, Stopped, start_coordinator
+from da2ray.pipeline.datasink import ShardSink, Writing
+from da2ray.pipeline.datasource import ShardDatasource
+from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
+from da2ray.pipeline.progress import Progress, Totals
+from da2ray.pipeline.reading import Reading
+from da2ray.plan import Plan, Shard, count_plan, make_plan, open_plan, plan_id
+from da2ray.sources import open_source
+from da2ray.storage import Store, open_store
+from da2ray.teachers.base import LoadOptions, TeacherSpec
+from da2ray.teachers.registry import licence_line, resolve
+
+
+class Exit(IntEnum):
+    """Exit codes that schedulers build on (design.md)."""
+
+    DONE = 0
+    TOO_MANY_FAILED = 1
+    USAGE = 2
+    RESUMABLE = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked configuration: everything a user can get wrong was looked at, and nothing was written yet."""
+
+    config: PseudolabelConfig
+    spec: TeacherSpec
+    load: LoadOptions
+    reading: Reading
+    store: Store
+    dataset: DatasetInfo
+
+    @property
+    def plan_id(self) -> str:
+        config = self.config
+        return plan_id(self.reading.source.describe(), config.shard_size, config.shard_bytes, config.limit, self.fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.created_by.fingerprint
+
+
+def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
+    """Label a source into a dataset, or go on where an earlier run of the same command stopped.
+
+    Raises:
+        UserError: something that the user can mend, before any GPU work.
+    """
+    job = prepare(config, console)
+    if config.dry_run:
+        show_plan(job, console)
+        return Exit.DONE
+    create_or_open(job.store, job.dataset)
+    plan = stored_plan(job, console)
+    remaining = plan.remaining(job.store)
+    totals = Totals(plan.info.samples, plan.info.shards, plan.info.samples - plan.samples_in(remaining), plan.info.shards - len(remaining))
+    if totals.shards_before:
+        console.print(f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed ({totals.samples_before:,} images)")
+    if len(remaining):
+        finished = label_all(job, plan, remaining, totals, console)
+        if not finished:
+            console.print("stopped; run the same command again to go on")
+            return Exit.RESUMABLE
+    return publish(job, plan, console)
+
+
+def prepare(config: PseudolabelConfig, console: Console) -> Job:
+    """Check all that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint."""
+    spec = resolve(config.teacher)
+    console.print(licence_line(spec), highlight=False)
+    sha256 = spec.identify(LoadOptions(weights=config.weights))
+    source = open_source(config.images, config.storage_client)
+    store = open_store(config.output, config.storage_client)
+    device, precision = resolve_device(config, gpu_count(config))
+    limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
+    bits = default_bits(spec.kind)
+    dataset = DatasetInfo.make(spec, sha256, source=config.images, decode=config.decode, precision=precision, bits=bits, format=config.format)
+    stored = open_dataset(store)
+    if stored:
+        check_same(stored, dataset, store.url)
+    return Job(
+        config,
+        spec,
+        LoadOptions(config.weights, device, precision, config.compile),
+        Reading(source, spec.size_rule, limits, DecodeMode(config.decode), config.batch_size),
+        store,
+        stored or dataset,
+    )
+
+
+def stored_plan(job: Job, console: Console) -> Plan:
+    """The plan of this command: the stored one, or a new one from listing the source."""
+    plan = open_plan(job.store, job.plan_id)
+    if plan is None:
+        config = job.config
+        console.print(f"planning {config.images}")
+        plan = make_plan(
+            job.reading.source,
+            job.store,
+            shard_size=config.shard_size,
+            shard_bytes=config.shard_bytes,
+            limit=config.limit,
+            fingerprint=job.fingerprint,
+        )
+    console.print(f"plan {plan.id}: {plan.info.samples:,} images in {plan.info.shards:,} shards")
+    return plan
+
+
+def label_all(job: Job, plan: Plan, remaining: Any, totals: Totals, console: Console) -> bool:
+    """Label the remaining shards, wave by wave. False where a signal stopped it; what was in flight is committed."""
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    job.store.put(f"runs/{run}/config.json", job.config.model_dump_json(indent=1).encode())
+    connect(job.config)
+    try:
+        has = resources(job.config)
+        console.print(
+            f"{job.spec.name} {has.precision} on {has.device}, {has.actors[0]}-{has.actors[1]} actors; {has.cpus} CPUs; run {run}",
+            highlight=False,
+        )
+        coordinator = start_coordinator(int(has.store_bytes * IN_FLIGHT_SHARE), first=max(2, has.cpus))
+        live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
+        progress = Progress(job.store, run, totals, console, live=live)
+        progress.start(lambda: ray.get(coordinator.counts.remote(), timeout=30))
+        state = "failed"
+        try:
+            with stop_on_signals(coordinator, progress) as stopping:
+                shards = plan.shards(remaining)
+                while wave := list(islice(shards, job.config.wave_size)):
+                    if stopping.is_set() or not label_wave(job, plan, wave, has, coordinator):
+                        state = "stopped"
+                        return False
+            state = "labelled"
+            return True
+        finally:
+            progress.finish(state, last_counts(coordinator))
+    finally:
+        ray.shutdown()
+
+
+def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordinator: "ray.actor.ActorHandle") -> bool:
+    """One Ray Data execution. False where it was stopped."""
+    context = DataContext.get_current()
+    context.target_max_block_size = None  # one block a shard, however large (invariant 1)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    scaled = job.reading.mode is DecodeMode.SCALED
+    sink = ShardSink(Writing(job.store, plan.id, job.config.format, job.spec.kind.value, job.fingerprint), coordinator)
+    low, high = has.actors
+    labels = ray.data.read_datasource(
+        ShardDatasource(shards, job.reading, coordinator),
+        override_num_blocks=len(shards),
+        num_cpus=TASK_CPUS,
+    ).map_batches(
+        Labeler,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=low,
+            max_size=high,
+            max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
+            max_concurrent_calls_per_actor=CONCURRENT_BLOCKS,
+        ),
+        fn_constructor_kwargs={
+            "spec": job.spec,
+            "options": LoadOptions(job.load.weights, has.device, has.precision, job.load.compile),
+            "bits": job.dataset.codec.bits,
+            "scaled": scaled,
+            "coordinator": coordinator,
+        },
+        **({"num_gpus": 1, "num_cpus": 1} if has.device == "cuda" else {"num_cpus": CPU_ACTOR_CPUS}),
+    )
+    try:
+        labels.write_datasink(sink, ray_remote_args={"num_cpus": TASK_CPUS})
+    except Exception as error:
+        if is_stop(error):
+            return False
+        raise
+    return True
+
+
+NO_PROGRESS_SECONDS = 24 * 3600
+"""Ray Data's own limit of 30 minutes fails a job that waits for spot GPUs (ray#65060)."""
+TASK_CPUS = 0.5
+CPU_ACTOR_CPUS = 0.01
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether an execution ended because readers raised `Stopped`."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, Stopped) or isinstance(getattr(error, "cause", None), Stopped):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
+
+
+def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
+    try:
+        return ray.get(coordinator.counts.remote(), timeout=10)
+    except Exception:  # noqa: BLE001 - the cluster may be what failed; the last polled counts stand
+        return None
+
+
+@contextmanager
+def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C finish what is in flight; a second one ends at once. Installed after `ray.init`, which overrides."""
+    stopping, ended = threading.Event(), threading.Event()
+
+    def request(number: int, _frame: object) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    def pass_on() -> None:
+        while not ended.is_set():
+            if stopping.wait(0.2):
+                progress.say("stopping, finishing what is in flight:")
+                coordinator.stop.remote()
+                return
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    # A thread: a signal handler may run inside a Ray call, and must not make another.
+    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ended.set()
+        thread.join()
+
+
+def publish(job: Job, plan: Plan, console: Console) -> Exit:
+    """Fold the commits into the next snapshot and say what the dataset holds."""
+    snapshot = create_snapshot(job.store, plans_in_order(job.store, plan), job.fingerprint)
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(snapshot.by_status.items()))
+    console.print(f"snapshot {snapshot.number}: {snapshot.rows:,} rows ({counts})")
+    for reason, count in sorted(snapshot.by_reason.items()):
+        console.print(f"  {reason}: {count:,}")
+    console.print(f"labels: da2ray.open_labels({job.store.url!r})")
+    failed, allowed = snapshot.by_status.get("failed", 0), job.config.failures_allowed(snapshot.rows)
+    if failed > allowed:
+        console.print(f"{failed:,} samples failed, more than --max-failed {job.config.max_failed}")
+        return Exit.TOO_MANY_FAILED
+    return Exit.DONE
+
+
+def show_plan(job: Job, console: Console) -> None:
+    """What a run would do, without writing anything."""
+    config = job.config
+    plan = open_plan(job.store, job.plan_id)
+    if plan is not None:
+        remaining = plan.remaining(job.store)
+        samples, shards, done_shards = plan.info.samples, plan.info.shards, plan.info.shards - len(remaining)
+        done_samples = samples - plan.samples_in(remaining)
+    else:
+        samples, shards = count_plan(job.reading.source, config.shard_size, config.shard_bytes, config.limit)
+        done_shards = done_samples = 0
+    bytes_out = (samples - done_samples) * bytes_per_label(job)
+    console.print(f"plan {job.plan_id} of {config.images}: nothing is written")
+    console.print(f"  samples   {samples:,}")
+    console.print(f"  shards    {shards:,} of up to {config.shard_size:,}")
+    console.print(f"  skipped   {done_samples:,} samples in {done_shards:,} shards, already committed")
+    console.print(f"  to label  {samples - done_samples:,} samples in {shards - done_shards:,} shards")
+    console.print(f"  bytes out about {bytes_out / 1e9:,.2f} GB, if images are 4:3")
+
+
+def bytes_per_label(job: Job) -> int:
+    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits (storage.md), about 1.27 at 16."""
+    height, width = job.spec.size_rule(480, 640)
+    return int(height * width * (0.62 if job.dataset.codec.bits <= 12 else 1.27))
+

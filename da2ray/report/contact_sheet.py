@@ -1,0 +1,70 @@
+"""A contact sheet: each image beside its depth in colours, as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from da2ray.labels.reader import Label, Labels
+from da2ray.storage import open_store, split_uri
+from da2ray.teachers.base import Kind
+
+TILE_HEIGHT = 180
+CAPTION_HEIGHT = 16
+
+
+def contact_sheet(labels: Labels, path: Path, *, columns: int = 4, most: int = 24) -> int:
+    """Write a PNG of the first `most` labelled images, `columns` pairs a line.
+
+    Returns:
+        How many pairs it shows.
+    """
+    shown = [label for label in labels if label.depth is not None][:most]
+    tiles = [_tile(label) for label in shown]
+    width = max((tile.width for tile in tiles), default=1)
+    lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    height = TILE_HEIGHT + CAPTION_HEIGHT
+    sheet = Image.new("RGB", (width * min(columns, max(len(tiles), 1)), height * max(len(lines), 1)), "white")
+    for row, line in enumerate(lines):
+        for column, tile in enumerate(line):
+            sheet.paste(tile, (column * width, row * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return len(tiles)
+
+
+def colour(depth: np.ndarray, kind: Kind) -> np.ndarray:
+    """float (H, W) -> uint8 RGB (H, W, 3), near bright and far dark, the range from the 1st to the 99th percentile."""
+    low, high = np.percentile(depth, [1, 99])
+    share = np.clip((depth - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    nearness = share if kind is Kind.DISPARITY else 1 - share
+    return cv2.cvtColor(cv2.applyColorMap((nearness * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def _tile(label: Label) -> Image.Image:
+    from da2ray.images import DecodeMode, decode_pixels, read_header  # noqa: PLC0415 - placeholder until images lands
+
+    root, key = split_uri(label.uri)
+    data = open_store(root).get(key)
+    header = read_header(data)
+    assert label.depth is not None  # noqa: S101 - contact_sheet passes labelled ones only
+    size = (label.depth.shape[0], label.depth.shape[1])
+    pair = [_scaled(decode_pixels(data, header, size, DecodeMode.SCALED)), _scaled(colour(label.depth, Kind(label.kind)))]
+    return _captioned(pair, label.key)
+
+
+def _scaled(pixels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(pixels)
+    return image.resize((max(1, round(image.width * TILE_HEIGHT / image.height)), TILE_HEIGHT), Image.Resampling.BILINEAR)
+
+
+def _captioned(pair: Sequence[Image.Image], caption: str) -> Image.Image:
+    tile = Image.new("RGB", (sum(part.width for part in pair) + 8, TILE_HEIGHT + CAPTION_HEIGHT), "white")
+    left = 0
+    for part in pair:
+        tile.paste(part, (left, CAPTION_HEIGHT))
+        left += part.width
+    ImageDraw.Draw(tile).text((2, 2), caption, fill="black")
+    return tile

@@ -1,0 +1,27 @@
+"""One interface to files and object stores.
+
+    store = open_store("s3://bucket/dataset")
+    store.create("commits/0a1b/00000007.parquet", data)
+
+Every error is one of three, and its message names the URL and never holds a credential: `FileNotFoundError` (no such
+object, or no such bucket), `PermissionError` (401, 403, a file's mode), `StoreError` (all else: unreachable, out of
+space, a short body, an answer no retry mended). `ValueError` is a key that no object can have. Usage that cannot work
+at all, such as a scheme whose package is not installed, is a `UserError`.
+"""
+
+from da2ray.storage.base import LIST_SCHEMA, Stat, Store, StoreError
+from da2ray.storage.file import StoreFile
+from da2ray.storage.open import Client, canonical_url, join, open_store, split_uri
+
+__all__ = [
+    "LIST_SCHEMA",
+    "Client",
+    "Stat",
+    "Store",
+    "StoreError",
+    "StoreFile",
+    "canonical_url",
+    "join",
+    "open_store",
+    "split_uri",
+]

@@ -1,0 +1,154 @@
+"""The interface, and what its implementations share."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import pyarrow as pa
+
+LIST_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+    ]
+)
+"""Rows of `Store.list`: key relative to the store's URL, size in bytes, etag as the store gives it, without quotes."""
+
+LIST_BATCH = 10_000
+"""Keys a batch at most: enough that Arrow's cost a batch vanishes, and about 1 MB of Python objects while it is
+built."""
+
+CONNECT_TIMEOUT_S = 10
+REQUEST_TIMEOUT_S = 120
+"""For one request with its body. A shard of 100 MB goes through at 1 MB/s; a stalled connection is given up within
+it."""
+RETRY_TIMEOUT_S = 180
+"""Requests are retried for this long at most: a store that restarts is back, a credential is still valid (obstore's
+limit is 5 min)."""
+MAX_RETRIES = 12
+
+
+class StoreError(OSError):
+    """A store failed for a reason other than a missing object or a missing permission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Of one object: size in bytes, and the etag, which changes when the object does (None where the store has
+    none)."""
+
+    size: int
+    etag: str | None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Objects under one URL. Keys are relative to it, with `/` between parts.
+
+    A store can be pickled (it takes its URL along, never a credential: each process finds its own) and used by many
+    threads.
+    """
+
+    @property
+    def url(self) -> str:
+        """Canonical, without a slash at the end (but `/`)."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object. A body shorter than its declared length raises `StoreError`, and is never returned as
+        whole."""
+        ...
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. An object that ends before raises `StoreError`."""
+        ...
+
+    def stat(self, key: str) -> Stat: ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace, atomically: no reader sees half an object."""
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """`put` of a local file that may be larger than memory."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write where no object is: of any number of callers exactly one writes. False where one exists.
+
+        A client whose first try succeeded but whose answer was lost sees its own object on the retry and gets False
+        (15 of 30 lost answers): put an attempt id into `data` and read it back.
+        """
+        ...
+
+    def create_file(self, key: str, path: Path) -> bool:
+        """`create` of a local file that may be larger than memory (at most 5 GiB on S3, the limit of one PUT)."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
+        """All objects below the folder `prefix`, of schema LIST_SCHEMA, as a stream in an order that repeats.
+
+        The order is that of the keys' UTF-8 bytes, as on S3. A folder that does not exist holds nothing; a bucket that
+        does not exist raises `FileNotFoundError`.
+        """
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete; a key that does not exist is fine."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key, if it names one object below the store's URL and nothing else.
+
+    Raises:
+        ValueError: it is empty, absolute, or has an empty, `.` or `..` part.
+    """
+    if any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
+        raise ValueError(f"not a key: {key!r} (it must be relative, without empty, '.' or '..' parts)")
+    return key
+
+
+def check_length(uri: str, data: bytes, declared: int) -> bytes:
+    """`data`, if it is as long as declared (bytes)."""
+    if len(data) != declared:
+        raise StoreError(f"{uri}: got {len(data)} of {declared} bytes")
+    return data
+
+
+def listing(keys: list[str], sizes: list[int], etags: list[str | None]) -> pa.RecordBatch:
+    return pa.record_batch(
+        [pa.array(keys, pa.string()), pa.array(sizes, pa.int64()), pa.array(etags, pa.string())], schema=LIST_SCHEMA
+    )
+
+
+def unquoted(etag: str | None) -> str | None:
+    """HTTP wraps an etag in quotes, and s3fs and obstore both leave them on."""
+    return etag.strip('"') if etag else None
+
+
+_CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
+_MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+_QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")
+
+
+def short_message(text: str) -> str:
+    """A server's answer in one line: the code and message of an S3 error, else the first line, at most 300 characters.
+
+    Query strings go: they are where signed URLs and SAS tokens carry a credential. The rest of an S3 error body goes
+    too: for a wrong signature it holds the key id and the string that was signed.
+    """
+    code = _CODE.search(text)
+    if code:
+        message = _MESSAGE.search(text)
+        return f"{code[1]}: {message[1]}"[:300] if message else code[1]
+    lines = text.strip().splitlines()
+    return _QUERY.sub(r"\1", lines[0])[:300] if lines else "no message"
+
+
+def shown(uri: str) -> str:
+    """The URI for a message: without the query of an http URL, which may be a signature."""
+    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri

@@ -1,0 +1,224 @@
+"""Files of a local or shared POSIX file system."""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, StoreError, check_key, check_length
+
+TEMPORARY = ".da2ray-tmp-"
+"""Names of files that are being written start so. A killed process leaves one behind; no listing shows it."""
+
+
+class LocalStore:
+    """Objects are files. A write goes to a temporary file in the same folder, is synced, and gets its name in one
+    step."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: an absolute path (see `canonical_url`); folders are made by the first write."""
+        self.url = url
+        self._root = Path(url)
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        with _normalised(path), path.open("rb") as file:
+            return check_length(str(path), file.read(), os.fstat(file.fileno()).st_size)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        path = self._path(key)
+        with _normalised(path), path.open("rb") as file:
+            file.seek(offset)
+            return check_length(str(path), file.read(length), length)
+
+    def stat(self, key: str) -> Stat:
+        path = self._path(key)
+        with _normalised(path):
+            if path.is_dir():
+                raise IsADirectoryError
+            status = path.stat()
+        return Stat(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with _normalised(path), _temporary(path) as (temporary, file):
+            file.write(data)
+            _publish(file, lambda: temporary.replace(path), path)
+
+    def put_file(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        with _normalised(target), _temporary(target) as (temporary, file), path.open("rb") as source:
+            shutil.copyfileobj(source, file, 1 << 20)
+            _publish(file, lambda: temporary.replace(target), target)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        with _normalised(path):
+            if path.exists():  # Only saves the write: the link below decides.
+                return False
+            with _temporary(path) as (temporary, file):
+                file.write(data)
+                return _publish_new(file, temporary, path)
+
+    def create_file(self, key: str, path: Path) -> bool:
+        target = self._path(key)
+        with _normalised(target), _temporary(target) as (temporary, file), path.open("rb") as source:
+            shutil.copyfileobj(source, file, 1 << 20)
+            return _publish_new(file, temporary, target)
+
+    def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
+        prefix = prefix.strip("/")
+        top = self._path(prefix) if prefix else self._root
+        with _normalised(top):
+            if not top.is_dir():
+                return
+            yield from _walk(top, f"{prefix}/" if prefix else "", frozenset())
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            with contextlib.suppress(FileNotFoundError), _normalised(path):
+                path.unlink()
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+
+@contextlib.contextmanager
+def _normalised(path: Path) -> Iterator[None]:
+    """Turns what the operating system says into the errors of `da2ray.storage`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, "no such file", error.filename or str(path)) from error
+    except PermissionError as error:
+        raise PermissionError(errno.EACCES, error.strerror, error.filename or str(path)) from error
+    except OSError as error:
+        raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, gone again afterwards unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb") as file:
+            yield temporary, file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(file: BinaryIO, name: Callable[[], object], path: Path) -> None:
+    """Bytes first, then the name, then the folder: after a power cut a name that exists has all its bytes."""
+    file.flush()
+    os.fsync(file.fileno())
+    name()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        # Some network and FUSE file systems refuse to sync a folder; theirs are synced by the server.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
+            raise
+    finally:
+        os.close(folder)
+
+
+def _publish_new(file: BinaryIO, temporary: Path, path: Path) -> bool:
+    """A hard link is the one step that gives a whole file its name and fails where the name is taken."""
+    try:
+        _publish(file, lambda: path.hardlink_to(temporary), path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in {errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EMLINK}:
+            raise StoreError(
+                f"{path}: this file system has no hard links, so no commit can be exclusive: write elsewhere"
+            ) from error
+        raise
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Entries of one folder, sorted as their keys sort: a folder counts as its name with a slash."""
+
+    names: pa.StringArray
+    sizes: np.ndarray
+    mtimes: np.ndarray
+    folders: np.ndarray
+    """Positions of the entries that are folders, ascending."""
+
+
+def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise StoreError(f"{folder}: a link leads back to a folder above it")
+    entries = _scan(folder)
+    begin = 0
+    for position in [*entries.folders.tolist(), len(entries.names)]:
+        yield from _batches(entries, begin, position, prefix)
+        if position < len(entries.names):
+            name = entries.names[position].as_py()
+            # A folder may be deleted while the walk is under way.
+            with contextlib.suppress(FileNotFoundError):
+                yield from _walk(folder / name, f"{prefix}{name}", above | {identity})
+        begin = position + 1
+
+
+def _batches(entries: _Folder, begin: int, end: int, prefix: str) -> Iterator[pa.RecordBatch]:
+    for start in range(begin, end, LIST_BATCH):
+        stop = min(start + LIST_BATCH, end)
+        keys = pc.binary_join_element_wise(pa.scalar(prefix), entries.names.slice(start, stop - start), "")
+        sizes = pa.array(entries.sizes[start:stop])
+        mtimes = pa.array(entries.mtimes[start:stop])
+        etags = pc.binary_join_element_wise(sizes.cast(pa.string()), mtimes.cast(pa.string()), "-")
+        yield pa.record_batch([keys, sizes, etags], schema=LIST_SCHEMA)
+
+
+def _scan(folder: Path) -> _Folder:
+    """Read in chunks into Arrow and numpy: a folder of a million files takes 50 MB here, not 500."""
+    names: list[pa.StringArray] = []
+    numbers: list[np.ndarray] = []
+    with os.scandir(folder) as entries:
+        chunk: list[tuple[str, int, int, bool]] = []
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY):
+                continue
+            try:
+                status = entry.stat()
+                is_folder = entry.is_dir()
+            except FileNotFoundError:  # Deleted meanwhile, or a link to nothing.
+                continue
+            chunk.append((f"{entry.name}/" if is_folder else entry.name, status.st_size, status.st_mtime_ns, is_folder))
+            if len(chunk) == LIST_BATCH:
+                _append(folder, chunk, names, numbers)
+        _append(folder, chunk, names, numbers)
+    joined = pa.chunked_array(names, pa.string()).combine_chunks()
+    order = pc.sort_indices(joined)
+    table = np.concatenate(numbers)[order.to_numpy()]
+    return _Folder(joined.take(order), table[:, 0].copy(), table[:, 1].copy(), np.flatnonzero(table[:, 2]))
+
+
+def _append(
+    folder: Path, chunk: list[tuple[str, int, int, bool]], names: list[pa.StringArray], numbers: list[np.ndarray]
+) -> None:
+    try:
+        names.append(pa.array([row[0] for row in chunk], pa.string()))
+    except UnicodeEncodeError as error:
+        raise StoreError(f"{folder}: the file name {error.object!r} is not UTF-8; rename it") from error
+    numbers.append(np.array([row[1:] for row in chunk], np.int64).reshape(-1, 3))
+    chunk.clear()

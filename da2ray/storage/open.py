@@ -1,0 +1,88 @@
+"""URL -> store, and the arithmetic of URLs."""
+
+import posixpath
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from da2ray.errors import UserError
+from da2ray.storage.base import Store
+from da2ray.storage.fsspec import FsspecStore
+from da2ray.storage.local import LocalStore
+from da2ray.storage.objects import SCHEMES, ObjectStore
+
+Client = Literal["auto", "obstore", "fsspec"]
+
+
+def open_store(url: str, client: Client = "auto") -> Store:
+    """The store at a URL or a local path. Nothing is contacted yet.
+
+    Args:
+        url: a path or `file://` (own implementation); `s3://`, `gs://`, `az://`, `abfs[s]://` (obstore); any other
+            scheme that fsspec knows.
+        client: "fsspec" takes fsspec for these too; "obstore" refuses the schemes that obstore does not serve. Local
+            paths are the same under all three.
+
+    Raises:
+        UserError: a scheme that the client does not serve, or a password in the URL.
+    """
+    url = canonical_url(url)
+    scheme = _scheme(url)
+    if scheme is None:
+        return LocalStore(url)
+    if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
+        return FsspecStore(url)
+    if scheme not in SCHEMES:
+        raise UserError(f"obstore does not serve {scheme}:// URLs: use --client auto or fsspec for {url}")
+    return ObjectStore(url)
+
+
+def canonical_url(url: str) -> str:
+    """One spelling a place: local paths absolute and without `file://`, `s3a` as `s3`, no slash at the end.
+
+    Raises:
+        UserError: the URL is empty, has no bucket, or holds a password.
+    """
+    scheme = _scheme(url)
+    if scheme is None or scheme == "file":
+        path = url if scheme is None else unquote(urlsplit(url).path)
+        if not path:
+            raise UserError(f"not a path or URL: {url!r}")
+        # normpath, not resolve: a link stays the name that the user knows.
+        normal = posixpath.normpath(Path(path).expanduser().absolute().as_posix())
+        return "/" + normal.lstrip("/")
+    rest = url[len(scheme) + 3 :]
+    host = rest.partition("/")[0]
+    if ":" in host.partition("@")[0] and "@" in host:
+        raise UserError(f"a {scheme}:// URL holds a password: give it through the environment instead")
+    if not host and scheme != "memory":
+        raise UserError(f"no bucket or host in {url!r}")
+    scheme = {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme)
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """A URI as the root that a store is opened for once, and the key below it.
+
+    `s3://bucket/a/b.jpg` -> (`s3://bucket`, `a/b.jpg`); `/a/b.jpg` -> (`/`, `a/b.jpg`). The key is what stands there:
+    nothing is unquoted but in `file://`.
+    """
+    uri = canonical_url(uri)
+    scheme = _scheme(uri)
+    if scheme is None:
+        return "/", uri[1:]
+    if scheme == "memory":
+        return "memory://", uri[len("memory://") :].lstrip("/")
+    host, _, key = uri[len(scheme) + 3 :].partition("/")
+    return f"{scheme}://{host}", key
+
+
+def join(url: str, key: str) -> str:
+    """The URI of a key below a canonical URL."""
+    return f"{url}{key}" if url.endswith("/") else f"{url}/{key}"
+
+
+def _scheme(url: str) -> str | None:
+    """In lower case; None for a path."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator and scheme.replace("+", "").replace("-", "").isalnum() else None

@@ -1,0 +1,170 @@
+"""Depth Anything V2 (arXiv 2406.09414): a DINOv2 encoder and a DPT head (arXiv 2103.13413), in four sizes and a tiny.
+
+Names are those of the official checkpoints; `resConfUnit1` of `refinenet4` is in all of them and unused.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from da2ray.teachers.depth_anything.dinov2 import PATCH, DinoVisionTransformer, EncoderConfig
+
+TAIL = 32
+"""Channels between the last two convolutions, the same for every size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Size of a Depth Anything V2 network.
+
+    Attributes:
+        size: the word for it in a teacher's name.
+        name: its encoder's short name, as in the official file names.
+        encoder: the encoder's size.
+        features: channels of the fusion stages.
+        out_channels: channels each tap is projected to, shallow to deep.
+    """
+
+    size: str
+    name: str
+    encoder: EncoderConfig
+    features: int
+    out_channels: tuple[int, int, int, int]
+
+
+VITS = Config("small", "vits", EncoderConfig(384, 12, 6, (2, 5, 8, 11)), 64, (48, 96, 192, 384))
+VITB = Config("base", "vitb", EncoderConfig(768, 12, 12, (2, 5, 8, 11)), 128, (96, 192, 384, 768))
+VITL = Config("large", "vitl", EncoderConfig(1024, 24, 16, (4, 11, 17, 23)), 256, (256, 512, 1024, 1024))
+VITG = Config("giant", "vitg", EncoderConfig(1536, 40, 24, (9, 19, 29, 39), swiglu=True), 384, (1536, 1536, 1536, 1536))
+TINY = Config("tiny", "tiny", EncoderConfig(64, 4, 2, (0, 1, 2, 3)), 32, (16, 24, 32, 48))
+"""The same network for tests and demos, 0.5 M parameters; no trained weights exist."""
+
+CONFIGS = (VITS, VITB, VITL, VITG, TINY)
+
+
+class ResidualConvUnit(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class FeatureFusionBlock(nn.Module):
+    """Adds a skip to the coarser stage's output and upsamples the sum to the next stage's size."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.out_conv = nn.Conv2d(features, features, 1)
+        self.resConfUnit1 = ResidualConvUnit(features)
+        self.resConfUnit2 = ResidualConvUnit(features)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
+        if skip is not None:
+            x = x + self.resConfUnit1(skip)
+        # The paper upsamples first. A 1x1 convolution and an interpolation, whose weights sum to one, commute, and this
+        # order convolves a quarter of the pixels.
+        return upsample(self.out_conv(self.resConfUnit2(x)), size)
+
+
+class Scratch(nn.Module):
+    """What the official head keeps under `scratch`: everything after the taps are brought to their sizes."""
+
+    def __init__(self, features: int, out_channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        for i, channels in enumerate(out_channels, start=1):
+            self.add_module(f"layer{i}_rn", nn.Conv2d(channels, features, 3, padding=1, bias=False))
+            self.add_module(f"refinenet{i}", FeatureFusionBlock(features))
+        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, TAIL, 3, padding=1), nn.ReLU(), nn.Conv2d(TAIL, 1, 1)
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Four maps (N, out_channels[i], h_i, w_i), fine to coarse -> (N, features / 2, 2 * h_0, 2 * w_0)."""
+        skips = [self.get_submodule(f"layer{i}_rn")(x) for i, x in enumerate(maps, start=1)]
+        height, width = skips[0].shape[-2:]
+        sizes = [(2 * height, 2 * width), *((skip.shape[-2], skip.shape[-1]) for skip in skips[:-1])]
+        x = self.get_submodule("refinenet4")(skips[3], None, sizes[3])
+        for i in (3, 2, 1):
+            x = self.get_submodule(f"refinenet{i}")(x, skips[i - 1], sizes[i - 1])
+        return self.output_conv1(x)
+
+
+class DPTHead(nn.Module):
+    """Taps -> one map at the image's size, before the final activation."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        finest, fine, _, coarsest = config.out_channels
+        self.projects = nn.ModuleList(nn.Conv2d(config.encoder.dim, channels, 1) for channels in config.out_channels)
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(finest, finest, 4, stride=4),
+                nn.ConvTranspose2d(fine, fine, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(coarsest, coarsest, 3, stride=2, padding=1),
+            ]
+        )
+        self.scratch = Scratch(config.features, config.out_channels)
+
+    def forward(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
+        """Four taps (N, rows * columns, dim) -> float32 (N, 14 * rows, 14 * columns)."""
+        maps = [
+            # Tokens seen as an image are channels-last already: no copy.
+            resize(project(tap.transpose(1, 2).unflatten(2, (rows, columns))))
+            for tap, project, resize in zip(taps, self.projects, self.resize_layers, strict=True)
+        ]
+        x = self.scratch(maps)
+        # From here on fp32 whatever autocast says: a 16-bit tail leaves some 400 distinct values in a depth map.
+        with torch.autocast(x.device.type, enabled=False):
+            x = upsample(x.float(), (PATCH * rows, PATCH * columns))
+            return self.scratch.output_conv2(x).squeeze(1)
+
+
+class DepthAnythingV2(nn.Module):
+    """The network: ImageNet-normalised RGB -> disparity, or metres with a metric head.
+
+    Args:
+        config: its size.
+        max_depth: None for relative disparity (ReLU; affine-invariant, larger = nearer, 0 = farthest). Otherwise the
+            metres that the metric head's sigmoid is scaled to: 20 for Hypersim indoor, 80 for Virtual KITTI outdoor. It
+            is not part of the weights: both heads have the same parameters.
+    """
+
+    def __init__(self, config: Config, max_depth: float | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.max_depth = max_depth
+        self.pretrained = DinoVisionTransformer(config.encoder)
+        self.depth_head = DPTHead(config)
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Depth of a micro-batch.
+
+        Args:
+            images: (N, 3, H, W); H and W multiples of 14.
+            positions: `self.pretrained.positions(H / 14, W / 14)` where the caller keeps it.
+
+        Returns:
+            float32 (N, H, W), whatever autocast is in force.
+
+        Raises:
+            ValueError: H or W is no multiple of 14.
+        """
+        height, width = images.shape[-2:]
+        if height % PATCH or width % PATCH:
+            raise ValueError(f"image size {height} x {width} is no multiple of {PATCH}")
+        rows, columns = height // PATCH, width // PATCH
+        if positions is None:
+            positions = self.pretrained.positions(rows, columns)
+        x = self.depth_head(self.pretrained(images, positions), rows, columns)
+        return F.relu(x) if self.max_depth is None else torch.sigmoid(x) * self.max_depth
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

@@ -1,0 +1,21 @@
+"""Fixtures that several test files share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_server import S3Server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server, with its address and credentials in the environment for the session."""
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        patch.delenv("AWS_SESSION_TOKEN", raising=False)
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        yield server
+    server.close()

@@ -1,0 +1,202 @@
+"""A real S3 server for tests: SeaweedFS on loopback, with credentials it checks.
+
+Run it alone to try things by hand: `python -m tests.s3_server` prints the environment variables and waits.
+"""
+
+import atexit
+import http.client
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+GRPC_OFFSET = 10_000
+"""SeaweedFS gives each service a second port: the first one plus this."""
+START_TIMEOUT_S = 60.0
+
+
+class S3Server:
+    """A SeaweedFS process of its own, its data in a temporary directory that goes with it.
+
+    Attributes:
+        endpoint: `http://127.0.0.1:<port>`.
+        access_key, secret_key: the only identity it accepts.
+        pid: of the server, for tests that kill it.
+    """
+
+    def __init__(self) -> None:
+        self.access_key = "da2raytest"
+        self.secret_key = secrets.token_hex(16)
+        self._directory = Path(tempfile.mkdtemp(prefix="da2ray-s3-"))
+        self._config = self._directory / "s3.json"
+        self._config.write_text(json.dumps(_identities(self.access_key, self.secret_key)))
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+        self.start()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that every S3 client reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start on ports that are free now; a port lost to another process in between means another try.
+
+        Raises:
+            RuntimeError: the server did not come up; the message ends with its log.
+        """
+        for _ in range(5):
+            ports = _free_ports(4)
+            self.endpoint = f"http://127.0.0.1:{ports[3]}"
+            log_path = self._directory / "weed.log"
+            with log_path.open("wb") as log:
+                self._process = subprocess.Popen(
+                    _command(self._directory, ports, self._config), stdout=log, stderr=log, start_new_session=True
+                )
+            if self._wait_ready():
+                return
+            self._stop()
+        raise RuntimeError(f"SeaweedFS did not start:\n{log_path.read_text(errors='replace')[-4000:]}")
+
+    def create_bucket(self, name: str | None = None) -> str:
+        """A fresh bucket; returns its URL, `s3://<name>`."""
+        import botocore.session
+
+        name = name or f"test-{secrets.token_hex(6)}"
+        client = botocore.session.get_session().create_client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+        client.create_bucket(Bucket=name)
+        client.close()
+        return f"s3://{name}"
+
+    def close(self) -> None:
+        """End the process and remove its data. Safe to call twice."""
+        atexit.unregister(self.close)
+        self._stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+
+    def _wait_ready(self) -> bool:
+        """True once a signed request for the list of buckets answers 200."""
+        import botocore.auth
+        import botocore.awsrequest
+        import botocore.credentials
+
+        assert self._process is not None
+        host = self.endpoint.removeprefix("http://")
+        credentials = botocore.credentials.Credentials(self.access_key, self.secret_key)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                return False
+            request = botocore.awsrequest.AWSRequest("GET", f"{self.endpoint}/")
+            botocore.auth.S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+            connection = http.client.HTTPConnection(host, timeout=5)
+            try:
+                connection.request("GET", "/", headers=dict(request.headers.items()))
+                if connection.getresponse().status == http.client.OK:
+                    return True
+            except (OSError, http.client.HTTPException):
+                pass
+            finally:
+                connection.close()
+            time.sleep(0.1)
+        return False
+
+
+def _identities(access_key: str, secret_key: str) -> dict[str, object]:
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "test", "credentials": credentials, "actions": actions}]}
+
+
+def _command(directory: Path, ports: list[int], config: Path) -> list[str]:
+    master, volume, filer, s3 = ports
+    data = directory / "data"
+    data.mkdir(exist_ok=True)
+    return [
+        str(Path(sysconfig.get_path("scripts")) / "weed"),
+        "server",
+        f"-dir={data}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=1024",
+        "-volume.max=50",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        "-filer",
+        f"-filer.port={filer}",
+        "-s3",
+        f"-s3.port={s3}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-s3.config={config}",
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    """`count` ports of loopback that are free together with their gRPC ports."""
+    # Below the ephemeral range of Linux (32768 up), so that no outgoing connection takes one meanwhile.
+    candidates = random.SystemRandom().sample(range(12_000, 22_000), 400)
+    ports: list[int] = []
+    for port in candidates:
+        if _is_free(port) and _is_free(port + GRPC_OFFSET):
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise RuntimeError("no free ports on loopback between 12000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> None:
+    server = S3Server()
+    for name, value in server.env.items():
+        sys.stdout.write(f"export {name}={value}\n")
+    sys.stdout.write(f"# {server.create_bucket('demo')}; pid {os.getpid()}; ends with this process\n")
+    sys.stdout.flush()
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    server.close()
+
+
+if __name__ == "__main__":
+    main()

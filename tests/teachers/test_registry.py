@@ -1,0 +1,123 @@
+"""Every teacher of the design is there by name, says what its depth means and what its weights allow."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from da2ray.errors import UserError
+from da2ray.teachers import registry
+from da2ray.teachers.base import Kind, LoadOptions
+from da2ray.teachers.depth_anything.preprocess import OfficialSize
+
+SIZES = ("small", "base", "large")
+METRIC = [f"depth-anything-v2-metric-{scene}-{size}" for scene in ("indoor", "outdoor") for size in SIZES]
+RELATIVE = [f"depth-anything-v2-{size}" for size in (*SIZES, "giant")]
+
+
+def test_names_are_those_of_the_design() -> None:
+    assert registry.names() == [*RELATIVE, *METRIC, "luminance", "random-tiny"]
+    assert registry.DEFAULT in registry.names()
+    assert [registry.resolve(name).name for name in registry.names()] == registry.names()
+
+
+def test_kind_and_unit_follow_the_name() -> None:
+    for name in registry.names():
+        spec = registry.resolve(name)
+        assert (spec.kind, spec.unit) == ((Kind.METRIC, "m") if name in METRIC else (Kind.DISPARITY, ""))
+        assert spec.size_rule == OfficialSize()
+        assert spec.preprocessing == "official-518-v1"
+
+
+def test_specs_travel_to_workers() -> None:
+    for name in registry.names():
+        spec = registry.resolve(name)
+        there = pickle.loads(pickle.dumps(spec))  # noqa: S301
+        assert (there.name, there.kind, there.licence) == (spec.name, spec.kind, spec.licence)
+        assert there.size_rule(480, 640) == spec.size_rule(480, 640)
+    there = pickle.loads(pickle.dumps(registry.resolve("random-tiny")))  # noqa: S301
+    assert there.identify(LoadOptions()) == registry.resolve("random-tiny").identify(LoadOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("depth-anything-v2-small", "depth-anything-v2-small: weights Apache-2.0"),
+        ("depth-anything-v2-base", "depth-anything-v2-base: weights CC-BY-NC-4.0, not for commercial use"),
+        ("depth-anything-v2-large", "depth-anything-v2-large: weights CC-BY-NC-4.0, not for commercial use"),
+        (
+            "depth-anything-v2-metric-outdoor-base",
+            "depth-anything-v2-metric-outdoor-base: weights CC-BY-NC-4.0, not for commercial use",
+        ),
+        (
+            "depth-anything-v2-giant",
+            "depth-anything-v2-giant: no weights were released; the licence is that of the ones you give",
+        ),
+        ("luminance", "luminance: weights Apache-2.0"),
+    ],
+)
+def test_licence_is_one_line_that_says_what_is_not_allowed(name: str, line: str) -> None:
+    assert registry.licence_line(registry.resolve(name)) == line
+
+
+def test_unknown_name_lists_close_ones_and_all() -> None:
+    with pytest.raises(UserError) as caught:
+        registry.resolve("depth-anything-small")
+    message = str(caught.value)
+    assert "did you mean depth-anything-v2-small" in message
+    assert all(name in message for name in registry.names())
+    with pytest.raises(UserError, match="no teacher is named zzz: There are"):
+        registry.resolve("zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("depth-anything-v2-small", "depth-anything/Depth-Anything-V2-Small-hf"),
+        ("depth-anything-v2-large", "depth-anything/Depth-Anything-V2-Large-hf"),
+        ("depth-anything-v2-metric-indoor-small", "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"),
+        ("depth-anything-v2-metric-outdoor-base", "depth-anything/Depth-Anything-V2-Metric-Outdoor-Base-hf"),
+    ],
+)
+def test_default_weights_are_the_published_ones(name: str, repository: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(asked: str, file: str, revision: str | None) -> str:
+        assert (asked, file, revision) == (repository, "model.safetensors", None)
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for call in (registry.resolve(name).identify, registry.resolve(name).load):
+        with pytest.raises(UserError, match=f"weights {repository} .*give --weights PATH"):
+            call(LoadOptions())
+
+
+def test_giant_asks_for_weights_since_none_were_released() -> None:
+    giant = registry.resolve("depth-anything-v2-giant")
+    for call in (giant.identify, giant.load):
+        with pytest.raises(UserError, match="giant was never released by its authors: give --weights"):
+            call(LoadOptions())
+
+
+def test_hub_out_of_reach_is_a_user_error_in_a_fresh_process(tmp_path: Path) -> None:
+    """With the real client, and with nothing imported that this process happens to have imported."""
+    code = """if True:
+        from da2ray.errors import UserError
+        from da2ray.teachers import base, registry
+        try:
+            registry.resolve("depth-anything-v2-small").load(base.LoadOptions())
+        except UserError as error:
+            print(error)
+    """
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "weights depth-anything/Depth-Anything-V2-Small-hf are no local file" in done.stdout
+    assert "give --weights PATH" in done.stdout
+
+
+def test_importing_the_registry_imports_neither_transformers_nor_ray() -> None:
+    code = "import sys, da2ray.teachers.registry; print(sorted({'transformers', 'ray'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
