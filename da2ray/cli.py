@@ -9,12 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from da2ray.console import run_command
+from da2ray.console import duration, run_command
 from da2ray.errors import UserError
 from da2ray.labels.dataset import open_dataset
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
 from da2ray.plan import list_plans
-from da2ray.progress_text import duration
 from da2ray.storage import Store, open_store
 
 
@@ -29,7 +28,9 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
     status_parser = commands.add_parser("status", help="what is done, what failed, how fast the last run is")
     status_parser.add_argument("--json", action="store_true", help="for machines")
     snapshots_parser = commands.add_parser("snapshots", help="versions of the dataset")
-    snapshots_parser.add_argument("--create", action="store_true", help="make one of what is committed now, finished or not")
+    snapshots_parser.add_argument(
+        "--create", action="store_true", help="make one of what is committed now, finished or not"
+    )
     for command in (status_parser, snapshots_parser):
         command.add_argument("url", metavar="URL", help="URL or path of a dataset")
         command.add_argument("--storage-client", choices=["auto", "obstore", "fsspec"], default="auto")
@@ -38,3 +39,88 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
     if options.command == "status":
         return status(store, console, as_json=options.json)
     return snapshots(store, console, create=options.create)
+
+
+def status(store: Store, console: Console, *, as_json: bool) -> int:
+    """Dataset, plans with what is committed, the newest run's progress and the newest snapshot."""
+    found = describe(store)
+    if as_json:
+        console.print_json(json.dumps(found))
+        return 0
+    made, run, snapshot = found["dataset"]["created_by"], found["run"], found["snapshot"]
+    kind = found["dataset"]["kind"] + (f" ({found['dataset']['unit']})" if found["dataset"]["unit"] else "")
+    console.print(
+        f"{store.url}: {kind} by {made['teacher']} {made['precision']}, {found['dataset']['format']} shards, fingerprint {made['fingerprint']}"
+    )
+    table = Table("plan", "source", "samples", "shards", "committed", "left", box=None)
+    for plan in found["plans"]:
+        left = plan["shards"] - plan["committed"]
+        table.add_row(
+            plan["id"], plan["source"], *(f"{plan[name]:,}" for name in ("samples", "shards", "committed")), f"{left:,}"
+        )
+    console.print(table)
+    if run:
+        samples = run["samples"]
+        eta = f", ETA {duration(run['eta_seconds'])}" if run["eta_seconds"] and run["state"] == "running" else ""
+        console.print(
+            f"run {run['run']}: {run['state']}, {samples['done']:,} of {samples['total']:,} images, {run['images_per_second']}/s{eta}, updated {run['updated']}"
+        )
+    if snapshot:
+        console.print(f"snapshot {snapshot['number']} of {snapshot['created']}: {snapshot['rows']:,} rows")
+    for title, counts in (("", snapshot and snapshot["by_status"]), ("  ", snapshot and snapshot["by_reason"])):
+        for name, count in sorted((counts or {}).items()):
+            console.print(f"  {title}{name}: {count:,}")
+    if not snapshot:
+        console.print("no snapshot yet: the run that finishes makes one")
+    return 0
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """What `status --json` prints.
+
+    Raises:
+        UserError: there is no dataset.
+    """
+    dataset = open_dataset(store)
+    if dataset is None:
+        raise UserError(f"no dataset at {store.url}: nothing there, or not written by da2ray")
+    plans = [
+        {
+            "id": plan.id,
+            "source": plan.info.source["url"],
+            "samples": plan.info.samples,
+            "shards": plan.info.shards,
+            "committed": plan.info.shards - len(plan.remaining(store)),
+        }
+        for plan in list_plans(store)
+    ]
+    numbers = list_snapshots(store)
+    snapshot = open_snapshot(store, numbers[-1]).model_dump(exclude={"parts"}) if numbers else None
+    return {
+        "dataset": dataset.model_dump(mode="json"),
+        "plans": plans,
+        "run": newest_progress(store),
+        "snapshot": snapshot,
+    }
+
+
+def newest_progress(store: Store) -> dict[str, Any] | None:
+    """progress.json of the newest run; run names begin with their time."""
+    keys = [key for batch in store.list("runs") for key in batch["key"].to_pylist() if key.endswith("/progress.json")]
+    return json.loads(store.get(max(keys))) if keys else None
+
+
+def snapshots(store: Store, console: Console, *, create: bool) -> int:
+    """List the versions, after making one where asked."""
+    dataset = open_dataset(store)
+    if dataset is None:
+        raise UserError(f"no dataset at {store.url}: nothing there, or not written by da2ray")
+    if create:
+        create_snapshot(store, [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
+    table = Table("snapshot", "created", "rows", "counts", "parts", box=None)
+    for number in list_snapshots(store):
+        found = open_snapshot(store, number)
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(found.by_status.items()))
+        table.add_row(str(number), found.created, f"{found.rows:,}", counts, str(len(found.parts)))
+    console.print(table)
+    return 0

@@ -36,32 +36,58 @@ class JobConfig(BaseModel):
 class PseudolabelConfig(JobConfig):
     """Label a source of images with a depth teacher; run the same command again to resume."""
 
-    images: str = Field(description="what to label: a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs")
+    images: str = Field(
+        description="what to label: a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs"
+    )
     output: str = Field(description="URL or path of the dataset: made on the first run, resumed on the next")
     teacher: str = Field("depth-anything-v2-small", description="the depth model, by name")
-    weights: str | None = Field(None, description="the teacher's weights: a path, URL or hub id [the teacher's published ones]")
+    weights: str | None = Field(
+        None, description="the teacher's weights: a path, URL or hub id [the teacher's published ones]"
+    )
     format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
-    shard_size: int = Field(256, ge=1, le=1_000_000, description="images in a shard, at most: the unit of work, commit and resume")
-    shard_bytes: int = Field(64 << 20, ge=1, description="listed bytes in a shard, at most, so that a shard of large images fits in memory")
+    shard_size: int = Field(
+        256, ge=1, le=1_000_000, description="images in a shard, at most: the unit of work, commit and resume"
+    )
+    shard_bytes: int = Field(
+        64 << 20, ge=1, description="listed bytes in a shard, at most, so that a shard of large images fits in memory"
+    )
     batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="of the network [bf16 on cuda, fp32 on cpu]")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the cluster has GPUs, else cpu")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="of the network [bf16 on cuda, fp32 on cpu]"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda where the cluster has GPUs, else cpu"
+    )
     actors: Annotated[str, StringConstraints(pattern=r"^\d+(:\d+)?$")] | None = Field(
         None, description="teacher actors, MIN:MAX or a fixed number [1:GPUs of the cluster; 1 on cpu]"
     )
-    decode: Literal["exact", "scaled"] = Field("exact", description="exact: the official preprocessing; scaled: JPEGs decoded at a reduced size, for speed")
-    compile: bool = Field(False, description="torch.compile the network: one compilation for each image size, faster from then on")
+    decode: Literal["exact", "scaled"] = Field(
+        "exact", description="exact: the official preprocessing; scaled: JPEGs decoded at a reduced size, for speed"
+    )
+    compile: bool = Field(
+        False, description="torch.compile the network: one compilation for each image size, faster from then on"
+    )
     min_side: int = Field(32, ge=1, description="reject images whose smaller side has fewer pixels")
     max_aspect: float = Field(8.0, ge=1, description="reject images whose sides have a larger ratio")
     max_tokens: int = Field(9216, ge=1, description="reject images that make more patches than this in the network")
     max_pixels: int = Field(200_000_000, ge=1, description="reject images of more pixels, before they are decoded")
     limit: int | None = Field(None, ge=1, description="label only the first N samples")
     max_failed: str = Field("100%", description="exit 1 where more samples failed: a count, or a share such as 2%%")
-    dry_run: bool = Field(False, description="print the plan and stop: samples, shards, bytes out, what is already done")
-    wave_size: int = Field(5000, ge=1, description="shards that one Ray Data execution handles; bounds the driver's memory")
-    storage_client: Literal["auto", "obstore", "fsspec"] = Field("auto", description="how object stores are reached [obstore where it knows the scheme]")
-    ray_address: str | None = Field(None, description="Ray cluster to join [RAY_ADDRESS where set, else an embedded Ray]")
-    progress: Literal["auto", "live", "plain"] = Field("auto", description="live line on a terminal, plain log lines elsewhere")
+    dry_run: bool = Field(
+        False, description="print the plan and stop: samples, shards, bytes out, what is already done"
+    )
+    wave_size: int = Field(
+        5000, ge=1, description="shards that one Ray Data execution handles; bounds the driver's memory"
+    )
+    storage_client: Literal["auto", "obstore", "fsspec"] = Field(
+        "auto", description="how object stores are reached [obstore where it knows the scheme]"
+    )
+    ray_address: str | None = Field(
+        None, description="Ray cluster to join [RAY_ADDRESS where set, else an embedded Ray]"
+    )
+    progress: Literal["auto", "live", "plain"] = Field(
+        "auto", description="live line on a terminal, plain log lines elsewhere"
+    )
 
     @field_validator("actors")
     @classmethod
@@ -90,20 +116,28 @@ class BenchmarkConfig(JobConfig):
     """Measure each stage by itself, end to end, and the plain Ray Data way, on the same images in one run."""
 
     images: str | None = Field(None, description="images to measure on: a folder or prefix")
-    make_images: int | None = Field(None, ge=2, description="write a mixed set of N JPEGs to --work first, and measure on it")
+    make_images: int | None = Field(
+        None, ge=2, description="write a mixed set of N JPEGs to --work first, and measure on it"
+    )
     work: str = Field("scratch/benchmark", description="folder for what is written; emptied before")
     teacher: str = Field("luminance", description="the depth model, by name")
     weights: str | None = Field(None, description="the teacher's weights")
     seeded_weights: bool = Field(False, description="make random weights of the teacher's size: as fast as real ones")
-    decode: list[Literal["exact", "scaled"]] = Field(["exact", "scaled"], description="modes to measure, as a YAML list or comma-separated")
+    decode: list[Literal["exact", "scaled"]] = Field(
+        ["exact", "scaled"], description="modes to measure, as a YAML list or comma-separated"
+    )
     format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(None, description="of the network [bf16 on cuda, fp32 on cpu]")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="of the network [bf16 on cuda, fp32 on cpu]"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
     shard_size: int = Field(64, ge=1, description="images in a shard")
     batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
     limit: int | None = Field(None, ge=8, description="measure on the first N images only")
     plain: bool = Field(True, description="measure the plain Ray Data way too")
-    resume_shards: int | None = Field(None, ge=1, description="measure only how fast a resume finds what is left of N shards")
+    resume_shards: int | None = Field(
+        None, ge=1, description="measure only how fast a resume finds what is left of N shards"
+    )
 
     @field_validator("decode", mode="before")
     @classmethod
@@ -145,7 +179,11 @@ def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser
     for name, field in model.model_fields.items():
         option = "--" + name.replace("_", "-")
         kind = _plain_type(field.annotation)
-        default = "" if field.is_required() or field.default is None or kind is bool else f" [{field.default}]".replace("%", "%%")
+        default = (
+            ""
+            if field.is_required() or field.default is None or kind is bool
+            else f" [{field.default}]".replace("%", "%%")
+        )
         text = f"{field.description}{default}"
         if kind is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)

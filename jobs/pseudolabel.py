@@ -1,7 +1,7 @@
 """Label images with a depth teacher: `--help` lists the options, the README explains them.
 
-    ray job submit -- python jobs/pseudolabel.py --images s3://bucket/photos --output s3://bucket/labels
-    python jobs/pseudolabel.py --images photos/ --output labels/          # a laptop, with an embedded Ray
+ray job submit -- python jobs/pseudolabel.py --images s3://bucket/photos --output s3://bucket/labels
+python jobs/pseudolabel.py --images photos/ --output labels/          # a laptop, with an embedded Ray
 """
 
 import sys

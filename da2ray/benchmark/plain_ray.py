@@ -1,6 +1,6 @@
 """The plain Ray Data way, as its user guide for batch inference does it, with the same teacher: what da2ray is measured against.
 
-    python -m da2ray.benchmark.plain_ray '{"images": …, "output": …, "teacher": …, "limit": …}'
+python -m da2ray.benchmark.plain_ray '{"images": …, "output": …, "teacher": …, "limit": …}'
 """
 
 import json
@@ -32,7 +32,9 @@ class PlainLabeler:
                 height, width = image.shape[:2]
                 pixels = torch.from_numpy(np.array(image).reshape(-1)).to(self._teacher.device)
                 size = self._spec.size_rule(height, width)
-                depths[index] = self._teacher.predict(PixelBatch(pixels, [(height, width)], size)).depth[0].cpu().numpy()
+                depths[index] = (
+                    self._teacher.predict(PixelBatch(pixels, [(height, width)], size)).depth[0].cpu().numpy()
+                )
         return {"path": batch["path"], "depth": depths}
 
 

@@ -45,7 +45,9 @@ def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, li
     return Measured("decode only", images, time.perf_counter() - began, time.process_time() - cpu, 1), blocks
 
 
-def teacher_only(teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool) -> tuple[Measured, list[pa.Table]]:
+def teacher_only(
+    teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool
+) -> tuple[Measured, list[pa.Table]]:
     """Preprocess, teacher, quantise: every micro-batch waits at the device, which is never short of work."""
     device = Device(teacher, bits, scaled=scaled)
     rows = [block.slice(index, 1) for block in blocks for index in range(block.num_rows)]

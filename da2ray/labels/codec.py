@@ -1,8 +1,8 @@
 """Depth <-> integers <-> bytes: `quantise` on the teacher's device, `encode` in the write stage, `decode` in a reader.
 
-A label is `offset + scale * q` with uint16 `q`. Twelve bits lie 20x under the teacher's own noise for losses on disparity (error
-2.2e-4 against 4.6e-3, shared/facts/storage.md); logarithms and metres need sixteen. Bytes are `q` differenced along both axes
-modulo 2^16, then zstd level 3: a reader in any language needs zstd and two cumulative sums.
+A label is `offset + scale * q` with uint16 `q`. Twelve bits lie 20x under the teacher's own noise for losses on
+disparity (error 2.2e-4 against 4.6e-3, shared/facts/storage.md); logarithms and metres need sixteen. Bytes are `q`
+differenced along both axes modulo 2^16, then zstd level 3: a reader in any language needs zstd and two cumulative sums.
 """
 
 import threading
@@ -51,12 +51,14 @@ def quantise(depth: torch.Tensor, bits: int) -> Quantised:
         bits: 8 to 16.
 
     Returns:
-        Integers whose dequantised values lie within scale / 2, and float32 rounding, of the input. The smallest value of
-        each image (an exact zero, say) comes back exactly.
+        Integers whose dequantised values lie within scale / 2, and float32 rounding, of the input. The smallest value
+        of each image (an exact zero, say) comes back exactly.
 
     Raises:
-        ValueError: `bits` or the dtype or shape do not fit; on CPU, a value is not finite. On CUDA that would have to wait for the
-            device: there scale or offset of such an image is not finite, which `build_shard` refuses. Filter such images
+        ValueError: `bits` or the dtype or shape do not fit; on CPU, a value is not finite. On CUDA that would have to
+            wait for the
+            device: there scale or offset of such an image is not finite, which `build_shard` refuses. Filter such
+                images
             before.
     """
     if depth.dtype != torch.float32 or depth.ndim != 3:
@@ -64,7 +66,8 @@ def quantise(depth: torch.Tensor, bits: int) -> Quantised:
     if not 8 <= bits <= 16:
         raise ValueError(f"bits must be 8 to 16, not {bits}")
     flat = depth.reshape(len(depth), -1)
-    # Two passes: on CPU `aminmax(dim=1)` is not vectorised and takes 20x as long as amin and amax together (torch 2.13).
+    # Two passes: on CPU `aminmax(dim=1)` is not vectorised and takes 20x as long as amin and amax together (torch
+    # 2.13).
     low, high = flat.amin(1), flat.amax(1)
     if depth.device.type == "cpu" and not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("depth has NaN or infinite values")
@@ -80,8 +83,8 @@ def quantise(depth: torch.Tensor, bits: int) -> Quantised:
 
 
 def dequantise(q: np.ndarray, scale: float, offset: float) -> np.ndarray:
-    """float32 `offset + scale * q` of uint16 `q` of any shape; finite wherever scale and offset are those of `quantise`."""
-    largest = np.finfo(np.float32).max
+    """float32 `offset + scale * q` of uint16 `q` of any shape; finite where scale and offset come from `quantise`."""
+    largest = float(np.finfo(np.float32).max)
     if float(scale) * 0xFFFF + abs(float(offset)) < largest:
         depth = q.astype(np.float32)
         depth *= np.float32(scale)
@@ -93,7 +96,7 @@ def dequantise(q: np.ndarray, scale: float, offset: float) -> np.ndarray:
 
 
 class _PerThread(threading.local):
-    """zstd contexts and a work buffer: contexts are not for several threads, and building them costs as much as a small map."""
+    """zstd contexts and a work buffer: contexts serve one thread, and building one takes as long as a map."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
@@ -123,7 +126,8 @@ def encode(q: np.ndarray) -> bytes:
         raise ValueError(f"q must be uint16 (h, w), not {q.dtype} {q.shape}")
     flat = np.ascontiguousarray(q).reshape(-1)
     along, both = _thread.work(q.size)
-    # Along x, over row ends too: one long loop runs twice as fast as one for each row. Then each row's first value is put right.
+    # Along x, over row ends too: one long loop runs twice as fast as one for each row. Then each row's first value is
+    # put right.
     np.subtract(flat[1:], flat[:-1], out=along[1:])
     rows, differences = along.reshape(q.shape), both.reshape(q.shape)
     rows[:, :1] = q[:, :1]

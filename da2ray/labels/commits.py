@@ -1,8 +1,9 @@
 """Commits: data first, commit last (invariant 2). A shard exists when `commits/<plan>/<shard>.parquet` does.
 
-Any number of attempts may label one shard at the same time (Ray retries, a killed run that was not dead): each writes its data
-under a name of its own, and the conditional create of the commit picks one. What the others wrote is named by no commit; `gc`
-removes it. It is not deleted here, because an attempt that believes it lost may be wrong for as long as its reads are stale.
+Any number of attempts may label one shard at the same time (Ray retries, a killed run that was not dead): each writes
+its data under a name of its own, and the conditional create of the commit picks one. What the others wrote is named by
+no commit; `gc` removes it. It is not deleted here, because an attempt that believes it lost may be wrong for as long as
+its reads are stale.
 """
 
 import json
@@ -23,8 +24,19 @@ from da2ray.storage import Store
 
 METADATA_KEY: Final = b"da2ray"
 _COMMIT_NAME: Final = re.compile(r"(\d{8,})\.parquet")
-# Columns that repeat a few values in a shard; all others are (nearly) unique, and a dictionary would only hold them twice.
-_REPEATED: Final = ["status", "reason", "plan", "shard", "object", "kind", "fingerprint", "network_width", "network_height"]
+# Columns that repeat a few values in a shard; all others are (nearly) unique, and a dictionary would only hold them
+# twice.
+_REPEATED: Final = [
+    "status",
+    "reason",
+    "plan",
+    "shard",
+    "object",
+    "kind",
+    "fingerprint",
+    "network_width",
+    "network_height",
+]
 
 
 def commit_key(plan: str, shard: int) -> str:
@@ -76,7 +88,7 @@ class CommitOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """A commit as a listing shows it. `version` changes whenever the commit does: etag, or size where a store has none."""
+    """A commit as a listing shows it. `version` changes when the commit does: its etag, or its size for lack of one."""
 
     shard: int
     version: str
@@ -86,7 +98,8 @@ def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerp
     """Write a shard's data, then its commit; where another attempt has committed, leave that one in place.
 
     Raises:
-        OSError: the store failed; nothing is committed, or (where the answer was lost twice) it is and a retry will see it.
+        OSError: the store failed; nothing is committed, or (where the answer was lost twice) it is and a retry will see
+            it.
     """
     attempt = uuid.uuid4().hex[:16]
     commit = Commit(
@@ -129,10 +142,15 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             fingerprint=about["fingerprint"],
             rows=table.select(INDEX.names).replace_schema_metadata(None).cast(INDEX),
         )
-        if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, about["rows"]):
-            raise ValueError(f"it says plan {commit.plan}, shard {commit.shard}, {about['rows']} rows")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise OSError(f"{store.url}/{key} is no commit of this shard ({error}): run `da2ray verify {store.url}`") from error
+        raise OSError(
+            f"{store.url}/{key} is no commit of this shard ({error}): run `da2ray verify {store.url}`"
+        ) from error
+    if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, about["rows"]):
+        raise OSError(
+            f"{store.url}/{key} is of plan {commit.plan}, shard {commit.shard}, {about['rows']} rows, and holds "
+            f"{commit.rows.num_rows}: run `da2ray verify {store.url}`"
+        )
     return commit
 
 
@@ -154,7 +172,7 @@ def serialise(commit: Commit) -> bytes:
 def write_rows(rows: pa.Table) -> bytes:
     """Index rows as Parquet, small: commits and index parts are read whole, so a row group has as many rows as fit."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False, store_schema=False)
+    pq.write_table(rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False)
     return sink.getvalue().to_pybytes()
 
 

@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset holds. Written once, conditionally, and never changed, so every later run can be checked against it."""
+"""`dataset.json`: what a dataset holds. Created conditionally, never changed; every later run is checked against it."""
 
 import hashlib
 import json
@@ -128,7 +128,7 @@ def open_dataset(store: Store) -> DatasetInfo | None:
         version = json.loads(data)["format_version"]
         if version > FORMAT_VERSION:
             raise UserError(
-                f"{store.url} has format version {version}, this da2ray ({da2ray.__version__}) reads up to {FORMAT_VERSION}: "
+                f"{store.url} has format version {version}, da2ray {da2ray.__version__} reads up to {FORMAT_VERSION}: "
                 "update da2ray"
             )
         return DatasetInfo.model_validate_json(data)
@@ -166,7 +166,11 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
     old, new = stored.created_by, wanted.created_by
     if old.fingerprint != new.fingerprint:
         names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision")
-        differing = [f"{name} {getattr(old, name)} -> {getattr(new, name)}" for name in names if getattr(old, name) != getattr(new, name)]
+        differing = [
+            f"{name} {getattr(old, name)} -> {getattr(new, name)}"
+            for name in names
+            if getattr(old, name) != getattr(new, name)
+        ]
         if stored.codec.bits != wanted.codec.bits:
             differing.append(f"bits {stored.codec.bits} -> {wanted.codec.bits}")
         raise UserError(

@@ -1,8 +1,8 @@
 """A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label.
 
-pyarrow does not tell where a value lies. Parquet fixes it, though: a PLAIN byte array is a little-endian uint32 length and then
-the bytes, one value after another, with nothing between but page headers. We walk the column chunk by that rule and compare every
-value with what was written, so a range in the index is right or the shard is not built.
+pyarrow does not tell where a value lies. Parquet fixes it, though: a PLAIN byte array is a little-endian uint32 length
+and then the bytes, one value after another, with nothing between but page headers. We walk the column chunk by that
+rule and compare every value with what was written, so a range in the index is right or the shard is not built.
 """
 
 import json
@@ -20,8 +20,8 @@ from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.shard import Range
 
 HOW_TO_READ: Final = (
-    "depth: zstd of little-endian uint16 (height, width) differences along both axes; q = cumulative sum along both axes "
-    "modulo 65536; depth = offset + scale * q. A null mask: none was made."
+    "depth: zstd of little-endian uint16 (height, width) differences along both axes; q = cumulative sum along both "
+    "axes modulo 65536; depth = offset + scale * q. A null mask: none was made."
 )
 
 SCHEMA: Final = pa.schema(
@@ -38,7 +38,9 @@ SCHEMA: Final = pa.schema(
         pa.field("mask", pa.large_binary()),
     ],
     metadata={
-        "da2ray": json.dumps({"format_version": FORMAT_VERSION, "codec": CODEC, "how_to_read": HOW_TO_READ}, sort_keys=True)
+        "da2ray": json.dumps(
+            {"format_version": FORMAT_VERSION, "codec": CODEC, "how_to_read": HOW_TO_READ}, sort_keys=True
+        )
     },
 )
 """Columns of a Parquet shard; height and width are the network's. FORMAT.md describes them."""
@@ -55,7 +57,8 @@ def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> tuple[
     """The object, and for each row the range of its depth (None where it has none).
 
     Args:
-        rows: INDEX; depths: see `build_shard`, which has checked both.
+        rows: INDEX.
+        depths: see `build_shard`, which has checked both.
     """
     values = [None if depth is None else encode(depth) for depth in depths]
     columns = {name: rows[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
@@ -83,7 +86,8 @@ def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None
     """The range of each value of the depth column in a whole Parquet file, each compared with the bytes found there.
 
     Raises:
-        RuntimeError: the file is not laid out as the module's docstring says: this pyarrow writes Parquet in another way.
+        RuntimeError: the file is not laid out as the module's docstring says: this pyarrow writes Parquet in another
+            way.
     """
     metadata = pq.read_metadata(pa.BufferReader(file))
     if metadata.num_row_groups > 1:
@@ -91,7 +95,8 @@ def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None
     if not values:
         return []
     chunk = metadata.row_group(0).column(SCHEMA.get_field_index("depth"))
-    position, view, ranges = chunk.data_page_offset, memoryview(file).cast("B"), []
+    ranges: list[Range | None] = []
+    position, view = chunk.data_page_offset, memoryview(file).cast("B")
     for value in values:
         if value is None:
             ranges.append(None)
@@ -103,7 +108,9 @@ def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None
             gap = bytes(view[position : position + _PAGE_HEADER_LIMIT]).find(prefix + value[:16])
             start = position + gap + len(prefix)
             if gap < 0 or view[start : start + len(value)] != value:
-                raise RuntimeError(f"pyarrow {pa.__version__} did not write a label as one PLAIN value near byte {position}")
+                raise RuntimeError(
+                    f"pyarrow {pa.__version__} did not write a label as one PLAIN value near byte {position}"
+                )
         ranges.append(Range(start, len(value), zlib.crc32(value)))
         position = start + len(value)
     return ranges

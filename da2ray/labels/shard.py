@@ -1,7 +1,7 @@
 """A shard between the write stage and the two formats: rows and integer maps in, bytes and finished index rows out.
 
-One format for a dataset. Both hold the same integers, and in both a label is one contiguous range of bytes that the index points
-at; what the bytes in that range are differs, and `read_value` knows.
+One format for a dataset. Both hold the same integers, and in both a label is one contiguous range of bytes that the
+index points at; what the bytes in that range are differs, and `read_value` knows.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ class BuiltShard:
 
     Attributes:
         data: the whole object.
-        rows: INDEX, in the plan's order; byte ranges filled, `object` still null: it gets its name when it is committed.
+        rows: INDEX, in the plan's order; byte ranges filled, `object` still null: it gets its name when it is
+            committed.
         format: of `data`.
     """
 
@@ -49,8 +50,8 @@ def build_shard(rows: pa.Table, depths: Sequence[np.ndarray | None], format: str
 
     Args:
         rows: INDEX, a row a planned sample, in the plan's order; `object` and the byte range are not looked at.
-        depths: for each row its `q`, uint16 (network_height, network_width), or None where the row is not labelled. Views
-            of micro-batches are fine: they are read once, one at a time.
+        depths: for each row its `q`, uint16 (network_height, network_width), or None where the row is not labelled.
+            Views of micro-batches are fine: they are read once, one at a time.
         format: "parquet" or "zarr".
 
     Raises:
@@ -64,13 +65,15 @@ def build_shard(rows: pa.Table, depths: Sequence[np.ndarray | None], format: str
         raise ValueError(f"shard format must be parquet or zarr, not {format!r}")
     _check(rows, depths)
     data, ranges = (build_parquet if format == "parquet" else build_zarr)(rows, depths)
-    filled: dict[str, list[int | None]] = {
-        "byte_offset": [found and found.offset for found in ranges],
-        "byte_length": [found and found.length for found in ranges],
-        "byte_crc32": [found and found.crc32 for found in ranges],
+    filled = {
+        "byte_offset": [None if found is None else found.offset for found in ranges],
+        "byte_length": [None if found is None else found.length for found in ranges],
+        "byte_crc32": [None if found is None else found.crc32 for found in ranges],
     }
     for name, values in filled.items():
-        rows = rows.set_column(rows.schema.get_field_index(name), INDEX.field(name), pa.array(values, INDEX.field(name).type))
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), INDEX.field(name), pa.array(values, INDEX.field(name).type)
+        )
     return BuiltShard(data, rows, "parquet" if format == "parquet" else "zarr")
 
 

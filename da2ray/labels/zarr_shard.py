@@ -1,11 +1,12 @@
 """A shard as Zarr: one `.zarr.zip` of Zarr v3 with core codecs only, a group a network size, a chunk an image.
 
-zarr-python writes the metadata; the chunks are compressed here with the same library that its Blosc codec calls, and put
-straight into the zip, because the way through its asynchronous store costs more than the compressing and hides where a chunk
-lies. Members are STORED, so a chunk is one contiguous range of the file.
+zarr-python writes the metadata; the chunks are compressed here with the same library that its Blosc codec calls, and
+put straight into the zip, because the way through its asynchronous store costs more than the compressing and hides
+where a chunk lies. Members are STORED, so a chunk is one contiguous range of the file.
 
-Byte shuffle with zstd 4 is the smallest of levels 1 to 5 and both shuffles on smooth 12-bit maps: 0.90 bytes a pixel at 5 ms for
-518 x 686 (bit shuffle: 1.03; plain zstd 3: 1.2). No core codec takes differences, which is why Parquet shards are a third smaller.
+Byte shuffle with zstd 4 is the smallest of levels 1 to 5 and both shuffles on smooth 12-bit maps: 0.90 bytes a pixel at
+5 ms for 518 x 686 (bit shuffle: 1.03; plain zstd 3: 1.2). No core codec takes differences, which is why Parquet shards
+are a third smaller.
 """
 
 import io
@@ -31,14 +32,17 @@ LEVEL: Final = 4
 _LOCAL_HEADER_BYTES: Final = 30
 _BLOSC_HEADER_BYTES: Final = 16
 
-HOW_TO_READ: Final = "one group a network size (height x width): depth[i] = offset[i] + scale[i] * q[i]; row: its row in the shard"
+HOW_TO_READ: Final = (
+    "one group a network size (height x width): depth[i] = offset[i] + scale[i] * q[i]; row: its row in the shard"
+)
 
 
 def build_zarr(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> tuple[bytes, list[Range | None]]:
     """The object, and for each row the range of its chunk (None where it has none).
 
     Args:
-        rows: INDEX; depths: see `build_shard`, which has checked both.
+        rows: INDEX.
+        depths: see `build_shard`, which has checked both.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for row, depth in enumerate(depths):

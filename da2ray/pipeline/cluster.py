@@ -1,5 +1,6 @@
 """Joining or starting Ray, and settling what the cluster decides: device, precision, actors, memory."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -48,13 +49,19 @@ def connect(config: PseudolabelConfig) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Data speaks of its progress bars and of each execution; the run says what matters itself. Ray's C++ core prints a
+    # line for each actor pool (ray#53727); its errors are in the session's log folder all the same.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = cluster_address(config)
     quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if address:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:160]}\nset RAY_ADDRESS or --ray-address to a running cluster, or unset both for an embedded Ray") from None
+            raise UserError(
+                f"no Ray cluster at {address}: {' '.join(str(error).split())[:160]}\nset RAY_ADDRESS or --ray-address to a running cluster, or unset both for an embedded Ray"
+            ) from None
     else:
         ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
 
@@ -75,7 +82,12 @@ def gpu_count(config: PseudolabelConfig) -> int:
 def _embedded_store() -> int:
     memory = psutil.virtual_memory()
     shared = psutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory.total  # noqa: PTH112, S108
-    return int(max(128 << 20, min(memory.total * EMBEDDED_STORE_SHARE, memory.available * 0.5, shared * 0.9, EMBEDDED_STORE_LARGEST)))
+    return int(
+        max(
+            128 << 20,
+            min(memory.total * EMBEDDED_STORE_SHARE, memory.available * 0.5, shared * 0.9, EMBEDDED_STORE_LARGEST),
+        )
+    )
 
 
 def resolve_device(config: PseudolabelConfig, gpus: int) -> tuple[str, str]:
@@ -101,3 +113,8 @@ def resources(config: PseudolabelConfig) -> Resources:
     device, precision = resolve_device(config, gpus)
     actors = parse_range(config.actors) if config.actors else (1, gpus if device == "cuda" else 1)
     return Resources(device, precision, actors, int(cluster.get("CPU", 1)), int(cluster.get("object_store_memory", 0)))
+
+
+def torch_threads(actors: int) -> int:
+    """Threads for a teacher on CPU: the machine's cores, shared between the actors. Ray sets one by default."""
+    return max(1, len(os.sched_getaffinity(0)) // actors)

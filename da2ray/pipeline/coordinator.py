@@ -102,7 +102,9 @@ class Coordinator:
         counts = self._counts
         counts.in_flight = len(self._in_flight)
         counts.actors = len(self._devices)
-        counts.busy, counts.alive = (sum(values) for values in zip(*self._devices.values(), strict=True)) if self._devices else (0, 0)
+        counts.busy, counts.alive = (
+            (sum(values) for values in zip(*self._devices.values(), strict=True)) if self._devices else (0, 0)
+        )
         return counts
 
 

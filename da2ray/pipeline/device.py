@@ -5,6 +5,7 @@ the device on a stream of its own, and the device thread launches a micro-batch 
 device always has work queued. On CPU there is nothing to overlap and the thread runs one call after another.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -71,10 +72,9 @@ class Device:
             entry of `errors` instead.
         """
         future: Future[LabelledBatch] = Future()
-        if self._fatal is not None:
-            future.set_exception(self._fatal)
-        else:
-            self._submitted.put(_Work(batch, future))
+        self._submitted.put(_Work(batch, future))
+        if self._fatal is not None:  # the threads are gone, or will not look at the queue again
+            self._refuse_queued()
         return future
 
     def close(self) -> None:
@@ -89,11 +89,15 @@ class Device:
             loop()
         except BaseException as error:  # noqa: BLE001 - it is handed to every waiting caller
             self._fatal = error
-            for waiting in (self._submitted, self._staged):
-                while not waiting.empty():
+            self._refuse_queued()
+
+    def _refuse_queued(self) -> None:
+        for waiting in (self._submitted, self._staged):
+            with contextlib.suppress(queue.Empty):
+                while True:
                     work = waiting.get_nowait()
                     if work is not None:
-                        work.future.set_exception(error)
+                        work.future.set_exception(self._fatal)
 
     def _stage(self) -> None:
         while (work := self._submitted.get()) is not None:
@@ -180,14 +184,19 @@ class Device:
             self.busy_seconds += work.ended - work.started
         self.images += len(work.batch)
         q, scale, offset, scores, finite = (part.numpy() for part in work.outputs)
-        errors = [None if fine else (Reason.NON_FINITE.value, "the depth map has NaN or infinite values") for fine in finite]
+        errors = [
+            None if fine else (Reason.NON_FINITE.value, "the depth map has NaN or infinite values") for fine in finite
+        ]
         work.future.set_result(LabelledBatch(q.view(np.uint16), scale, offset, scores, errors))
 
     def _isolate(self, work: _Work, error: Exception) -> LabelledBatch:
         """Label a micro-batch that raised image by image, so that only the guilty ones fail."""
         if len(work.batch) == 1:
             height, width = work.batch.size
-            one, message = np.zeros(1, dtype=np.float32), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            one, message = (
+                np.zeros(1, dtype=np.float32),
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            )
             return LabelledBatch(
                 np.zeros((1, height, width), dtype=np.uint16),
                 one,
@@ -203,7 +212,10 @@ class Device:
             self._finish(single)
             parts.append(single.future.result())
         return LabelledBatch(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("depths", "scales", "offsets", "scores")),
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("depths", "scales", "offsets", "scores")
+            ),
             [error for part in parts for error in part.errors],
         )
 

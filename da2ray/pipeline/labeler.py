@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 
 import pyarrow as pa
 import ray
+import torch
 
 from da2ray.pipeline.batches import host_batch, labelled_row
+from da2ray.pipeline.cluster import torch_threads
 from da2ray.pipeline.coordinator import Meter
 from da2ray.pipeline.device import Device
 from da2ray.teachers.base import LoadOptions, TeacherSpec
@@ -25,8 +27,9 @@ class Labeler:
     """
 
     def __init__(
-        self, spec: TeacherSpec, options: LoadOptions, bits: int, scaled: bool, coordinator: "ray.actor.ActorHandle"
+        self, spec: TeacherSpec, options: LoadOptions, bits: int, scaled: bool, actors: int, coordinator: "ray.actor.ActorHandle"
     ) -> None:
+        torch.set_num_threads(torch_threads(actors))
         self._device = Device(spec.load(options), bits, scaled=scaled)
         self._meter = Meter(coordinator, f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}")
 

@@ -171,4 +171,3 @@ class Progress:
             self._store.put(f"runs/{self._run}/progress.json", json.dumps(self.as_json(), indent=1).encode())
         except OSError as error:
             print(f"progress.json not written: {error}", file=sys.stderr)
-

@@ -1,9 +1,7 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
-import json
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,16 +19,16 @@ from da2ray.config import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
-from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, fingerprint, open_dataset
+from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.cluster import IN_FLIGHT_SHARE, Resources, connect, gpu_count, resolve_device, resources, connect, resolve_device, resources
+from da2ray.pipeline.cluster import IN_FLIGHT_SHARE, Resources, connect, gpu_count, resolve_device, resources
 from da2ray.pipeline.coordinator import Counts, Stopped, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.reading import Reading
-from da2ray.plan import Plan, Shard, count_plan, make_plan, open_plan, plan_id
+from da2ray.plan import Plan, Shard, count_plan, list_plans, make_plan, open_plan, plan_id
 from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import LoadOptions, TeacherSpec
@@ -60,7 +58,9 @@ class Job:
     @property
     def plan_id(self) -> str:
         config = self.config
-        return plan_id(self.reading.source.describe(), config.shard_size, config.shard_bytes, config.limit, self.fingerprint)
+        return plan_id(
+            self.reading.source.describe(), config.shard_size, config.shard_bytes, config.limit, self.fingerprint
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -80,15 +80,22 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     create_or_open(job.store, job.dataset)
     plan = stored_plan(job, console)
     remaining = plan.remaining(job.store)
-    totals = Totals(plan.info.samples, plan.info.shards, plan.info.samples - plan.samples_in(remaining), plan.info.shards - len(remaining))
+    totals = Totals(
+        plan.info.samples,
+        plan.info.shards,
+        plan.info.samples - plan.samples_in(remaining),
+        plan.info.shards - len(remaining),
+    )
     if totals.shards_before:
-        console.print(f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed ({totals.samples_before:,} images)")
+        console.print(
+            f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed ({totals.samples_before:,} images)"
+        )
     if len(remaining):
         finished = label_all(job, plan, remaining, totals, console)
         if not finished:
             console.print("stopped; run the same command again to go on")
             return Exit.RESUMABLE
-    return publish(job, plan, console)
+    return publish(job, console)
 
 
 def prepare(config: PseudolabelConfig, console: Console) -> Job:
@@ -101,7 +108,9 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     device, precision = resolve_device(config, gpu_count(config))
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)
-    dataset = DatasetInfo.make(spec, sha256, source=config.images, decode=config.decode, precision=precision, bits=bits, format=config.format)
+    dataset = DatasetInfo.make(
+        spec, sha256, source=config.images, decode=config.decode, precision=precision, bits=bits, format=config.format
+    )
     stored = open_dataset(store)
     if stored:
         check_same(stored, dataset, store.url)
@@ -194,6 +203,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordi
             "options": LoadOptions(job.load.weights, has.device, has.precision, job.load.compile),
             "bits": job.dataset.codec.bits,
             "scaled": scaled,
+            "actors": high,
             "coordinator": coordinator,
         },
         **({"num_gpus": 1, "num_cpus": 1} if has.device == "cuda" else {"num_cpus": CPU_ACTOR_CPUS}),
@@ -235,7 +245,7 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
     """SIGTERM and Ctrl-C finish what is in flight; a second one ends at once. Installed after `ray.init`, which overrides."""
     stopping, ended = threading.Event(), threading.Event()
 
-    def request(number: int, _frame: object) -> None:
+    def request(_number: int, _frame: object) -> None:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
@@ -260,9 +270,9 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
         thread.join()
 
 
-def publish(job: Job, plan: Plan, console: Console) -> Exit:
+def publish(job: Job, console: Console) -> Exit:
     """Fold the commits into the next snapshot and say what the dataset holds."""
-    snapshot = create_snapshot(job.store, plans_in_order(job.store, plan), job.fingerprint)
+    snapshot = create_snapshot(job.store, [stored.id for stored in list_plans(job.store)], job.fingerprint)
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(snapshot.by_status.items()))
     console.print(f"snapshot {snapshot.number}: {snapshot.rows:,} rows ({counts})")
     for reason, count in sorted(snapshot.by_reason.items()):
@@ -299,4 +309,3 @@ def bytes_per_label(job: Job) -> int:
     """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits (storage.md), about 1.27 at 16."""
     height, width = job.spec.size_rule(480, 640)
     return int(height * width * (0.62 if job.dataset.codec.bits <= 12 else 1.27))
-

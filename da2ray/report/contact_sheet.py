@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from da2ray.images import DecodeMode, decode_pixels, read_header
 from da2ray.labels.reader import Label, Labels
 from da2ray.storage import open_store, split_uri
 from da2ray.teachers.base import Kind
@@ -44,20 +45,23 @@ def colour(depth: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def _tile(label: Label) -> Image.Image:
-    from da2ray.images import DecodeMode, decode_pixels, read_header  # noqa: PLC0415 - placeholder until images lands
-
     root, key = split_uri(label.uri)
     data = open_store(root).get(key)
     header = read_header(data)
     assert label.depth is not None  # noqa: S101 - contact_sheet passes labelled ones only
     size = (label.depth.shape[0], label.depth.shape[1])
-    pair = [_scaled(decode_pixels(data, header, size, DecodeMode.SCALED)), _scaled(colour(label.depth, Kind(label.kind)))]
+    pair = [
+        _scaled(decode_pixels(data, header, size, DecodeMode.SCALED)),
+        _scaled(colour(label.depth, Kind(label.kind))),
+    ]
     return _captioned(pair, label.key)
 
 
 def _scaled(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels)
-    return image.resize((max(1, round(image.width * TILE_HEIGHT / image.height)), TILE_HEIGHT), Image.Resampling.BILINEAR)
+    return image.resize(
+        (max(1, round(image.width * TILE_HEIGHT / image.height)), TILE_HEIGHT), Image.Resampling.BILINEAR
+    )
 
 
 def _captioned(pair: Sequence[Image.Image], caption: str) -> Image.Image:

@@ -38,7 +38,8 @@ class StoreError(OSError):
 @dataclass(frozen=True, slots=True)
 class Stat:
     """Of one object: size in bytes, and the etag, which changes when the object does (None where the store has
-    none)."""
+    none).
+    """
 
     size: int
     etag: str | None
@@ -59,7 +60,8 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """The whole object. A body shorter than its declared length raises `StoreError`, and is never returned as
-        whole."""
+        whole.
+        """
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:

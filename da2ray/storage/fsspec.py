@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,8 @@ def _etag(info: dict[str, Any]) -> str | None:
         if info.get(name):
             return unquoted(str(info[name]))
     written = info.get("mtime") or info.get("LastModified") or info.get("created")
+    if isinstance(written, datetime):
+        written = written.timestamp()
     return f"{info['size']}-{written}" if written is not None else None
 
 

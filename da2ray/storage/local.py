@@ -22,7 +22,8 @@ TEMPORARY = ".da2ray-tmp-"
 
 class LocalStore:
     """Objects are files. A write goes to a temporary file in the same folder, is synced, and gets its name in one
-    step."""
+    step.
+    """
 
     def __init__(self, url: str) -> None:
         """`url`: an absolute path (see `canonical_url`); folders are made by the first write."""

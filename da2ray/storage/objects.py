@@ -152,8 +152,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 
 
 def _from_status(uri: str, text: str) -> OSError:
-    """A class of its own obstore does not have of its own for what a listing is answered with, so the status in its
-    text decides."""
+    """From the status in the text, as obstore has no class of error of its own for an answer to a listing."""
     status = _STATUS.search(text)
     message = f"{uri}: {short_message(text)}"
     if status and status[1] in {"401", "403"}:

@@ -41,7 +41,8 @@ STD = (0.229, 0.224, 0.225)
 
 _CV2_SIDE = 2048
 # Up to this side cv2.resize on float32 is within 7e-4 of the official float64 one on the worst image there is,
-# black and white noise (1.0e-3 at 2592, 1.3e-3 at 4000), and up to four times as fast as the strips; at 4000 they are even.
+# black and white noise (1.0e-3 at 2592, 1.3e-3 at 4000), and up to four times as fast as the strips; at 4000 they
+# are even.
 
 _STRIP = 16
 # Output rows a strip: 8 to 32 are within 5 % of each other from 0.2 to 12 MP; fewer pay per call, more leave the cache.
@@ -52,8 +53,8 @@ class OfficialSize:
     """The official network size: the short side becomes `short_side`, both sides a multiple of `multiple`.
 
     The aspect is kept up to rounding: each side is scaled by the same factor, rounded to the nearest multiple (halves
-    to even multiples, as np.round), and up instead where that would be below `short_side`. Source: `Resize.get_size` with
-    `resize_method="lower_bound"` in `util/transform.py`.
+    to even multiples, as np.round), and up instead where that would be below `short_side`. Source: `Resize.get_size`
+    with `resize_method="lower_bound"` in `util/transform.py`.
     """
 
     short_side: int = 518

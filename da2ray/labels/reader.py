@@ -1,0 +1,212 @@
+"""Reading labels: `open_labels(url)` is a sequence of labels, one range GET each, the same for both shard formats."""
+
+import bisect
+import itertools
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, overload
+
+import numpy as np
+import pyarrow as pa
+
+from da2ray.errors import UserError
+from da2ray.labels.codec import dequantise
+from da2ray.labels.dataset import DatasetInfo, open_dataset
+from da2ray.labels.schema import INDEX, SCORES
+from da2ray.labels.shard import read_value
+from da2ray.labels.snapshots import Snapshot, open_snapshot, read_part
+from da2ray.storage import Client, Store, open_store
+from da2ray.teachers.base import Kind
+
+THREADS: Final = 16
+"""GETs in flight of an iteration: obstore does 2,442 a second at 16 and 2,765 at 64 (shared/facts/storage.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A sample and what the teacher said of it.
+
+    Attributes:
+        key, uri: of the sample.
+        status: labelled, rejected or failed; `reason` says why where it is not labelled.
+        size: (height, width) of the image as displayed, in pixels; None where it could not be read.
+        kind: what `depth` means; None where there is none.
+        depth: float32 (height, width) at the network's size, in the dataset's unit; None where not labelled.
+        mask: always None: this format version has room for masks (FORMAT.md), and no teacher makes one yet.
+        scores: of `SCORES`, those that the row has.
+    """
+
+    key: str
+    uri: str
+    status: str
+    reason: str | None
+    size: tuple[int, int] | None
+    kind: Kind | None
+    depth: np.ndarray | None = field(repr=False)
+    mask: np.ndarray | None = field(repr=False)
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The loaded parts; `starts[i]` is the first row of part i. A row is looked up in its part, which is one chunk."""
+
+    parts: list[pa.Table]
+    starts: list[int]
+
+    def row(self, position: int) -> dict[str, Any]:
+        part = bisect.bisect_right(self.starts, position) - 1
+        table = self.parts[part]
+        return {name: table[name][position - self.starts[part]].as_py() for name in INDEX.names}
+
+
+class Labels(Sequence[Label]):
+    """The labels of one snapshot, in the order of its index. Make one with `open_labels`.
+
+    Threads may share it. Pickling leaves the loaded index out: a worker loads its own when it first needs it.
+
+    Attributes:
+        store: where they are read from.
+        info: `dataset.json`.
+        snapshot: the version that is read.
+    """
+
+    def __init__(self, store: Store, info: DatasetInfo, snapshot: Snapshot) -> None:
+        self.store = store
+        self.info = info
+        self.snapshot = snapshot
+        self._lock = threading.Lock()
+        self._index: _Index | None = None
+        self._positions: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return self.snapshot.rows
+
+    @overload
+    def __getitem__(self, item: int) -> Label: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Label]: ...
+    def __getitem__(self, item: int | slice) -> Label | list[Label]:
+        """One label, or those of a slice, read at the same time.
+
+        Raises:
+            IndexError: no such row.
+            OSError: the store failed, or the label's bytes are corrupt (the message names the object).
+        """
+        if isinstance(item, slice):
+            return list(self._read(range(*item.indices(len(self)))))
+        position = item + len(self) if item < 0 else item
+        if not 0 <= position < len(self):
+            raise IndexError(f"label {item} of {len(self)}")
+        return self._label(position)
+
+    def __iter__(self) -> Iterator[Label]:
+        """All labels in order, read ahead by some threads."""
+        return self._read(range(len(self)))
+
+    @property
+    def index(self) -> pa.Table:
+        """All rows (INDEX, FORMAT.md), loaded once. 62M rows are about 1 GB stored, and several times that in memory."""
+        return pa.concat_tables(self._loaded().parts) if self.snapshot.parts else INDEX.empty_table()
+
+    def by_key(self, key: str) -> Label:
+        """The label of a sample. The first call builds a table of all keys in memory (some 150 bytes a row).
+
+        Raises:
+            KeyError: no row has this key.
+        """
+        if self._positions is None:
+            keys = itertools.chain.from_iterable(part["key"].to_pylist() for part in self._loaded().parts)
+            # Assigned when whole: two threads may both build it, none sees half of it.
+            self._positions = {found: position for position, found in enumerate(keys)}
+        return self._label(self._positions[key])
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} labels of {self.store.url}, snapshot {self.snapshot.number}>"
+
+    def __reduce__(self) -> tuple[type["Labels"], tuple[Store, DatasetInfo, Snapshot]]:
+        return Labels, (self.store, self.info, self.snapshot)
+
+    def _loaded(self) -> _Index:
+        with self._lock:
+            if self._index is None:
+                with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
+                    parts = list(
+                        pool.map(lambda part: read_part(self.store, part).combine_chunks(), self.snapshot.parts)
+                    )
+                ends = itertools.accumulate(part.num_rows for part in parts)
+                self._index = _Index(parts, [0, *ends][: len(parts)])
+            return self._index
+
+    def _read(self, positions: range) -> Iterator[Label]:
+        self._loaded()
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="labels") as pool:
+            waiting: deque[Future[Label]] = deque()
+            try:
+                for position in positions:
+                    waiting.append(pool.submit(self._label, position))
+                    if len(waiting) > 2 * THREADS:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                # A caller that stops half-way waits for the reads in flight, not for the queue.
+                for future in waiting:
+                    future.cancel()
+
+    def _label(self, position: int) -> Label:
+        row = self._loaded().row(position)
+        return Label(
+            key=row["key"],
+            uri=row["uri"],
+            status=row["status"],
+            reason=row["reason"],
+            size=None if row["height"] is None or row["width"] is None else (row["height"], row["width"]),
+            kind=None if row["kind"] is None else Kind(row["kind"]),
+            depth=None if row["byte_offset"] is None else self._depth(row),
+            mask=None,
+            scores={name: row[name] for name in SCORES.names if row[name] is not None},
+        )
+
+    def _depth(self, row: dict[str, Any]) -> np.ndarray:
+        data = self.store.get_range(row["object"], row["byte_offset"], row["byte_length"])
+        try:
+            q = read_value(
+                _checked(data, row["byte_crc32"]), row["network_height"], row["network_width"], self.info.format
+            )
+        except ValueError as error:
+            url = self.store.url
+            raise OSError(
+                f"{url}/{row['object']}: the label of {row['key']!r}, {row['byte_length']} bytes from "
+                f"{row['byte_offset']}, is corrupt ({error}): run `da2ray verify {url}`"
+            ) from error
+        return dequantise(q, row["scale"], row["offset"])
+
+
+def _checked(data: bytes, crc32: int) -> bytes:
+    if zlib.crc32(data) != crc32:
+        raise ValueError("its checksum is not the one in the index")
+    return data
+
+
+def open_labels(url: str, snapshot: int | None = None, client: Client = "auto") -> Labels:
+    """The labels of a dataset.
+
+    Args:
+        url: of the dataset: a path, or s3://, gs://, az:// or whatever fsspec opens.
+        snapshot: number of a version; None is the newest.
+        client: "obstore" or "fsspec"; "auto" takes the faster one that serves the URL.
+
+    Raises:
+        UserError: no dataset there, no such snapshot (the message says how to make one), or a later format version.
+        OSError: the store failed.
+    """
+    store = open_store(url, client)
+    info = open_dataset(store)
+    if info is None:
+        raise UserError(f"{store.url} holds no dataset: it has no dataset.json")
+    return Labels(store, info, open_snapshot(store, snapshot))

@@ -1,0 +1,275 @@
+"""Snapshots: numbered, immutable versions of a dataset, made by folding commits into index parts.
+
+A part holds the live rows of a fixed range of one plan's shards and is named after its content, so parts that did not
+change are shared between snapshots. Plans are ordered: a row is live unless a later plan has a row of the same key.
+
+Memory: one part's rows, and the keys of all plans but the oldest. Requests: a GET a commit, but only for ranges whose
+commits changed since the parent snapshot; the listing says which.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from da2ray.errors import UserError
+from da2ray.labels.commits import CommitEntry, list_commits, read_commit, write_rows
+from da2ray.labels.schema import FORMAT_VERSION, INDEX
+from da2ray.storage import Store
+
+SHARDS_PER_PART: Final = 1024
+"""At 256 rows a shard some 260,000 rows: few parts for 62M rows (240), little to rewrite for one more shard."""
+
+THREADS: Final = 32
+"""GETs in flight: obstore serves 2,442 small objects a second at 16 and 2,765 at 64 (shared/facts/storage.md)."""
+
+OnProgress = Callable[[int, int], None]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Part(_Stored):
+    """One file of the index.
+
+    Attributes:
+        name: the object is `index/<name>.parquet`; first 32 hexadecimal digits of its bytes' sha256.
+        plan, first_shard, last_shard: where its rows come from; shards inclusive.
+        rows, by_status, by_reason: counts of its live rows.
+        superseded: rows of its shards that are not live, because a later plan has their key.
+        fingerprints: of its live rows.
+        commits: digest of the listing of the commits it was made of.
+    """
+
+    name: str
+    plan: str
+    first_shard: int
+    last_shard: int
+    rows: int
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    superseded: int
+    fingerprints: tuple[str, ...]
+    commits: str
+
+    @property
+    def key(self) -> str:
+        return f"index/{self.name}.parquet"
+
+
+class Snapshot(_Stored):
+    """A version of the dataset. `number` counts from 1; `parent` is None for the first.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        fingerprint: of the run that made it; `fingerprints` are those of the live rows.
+        plans: ids, oldest first.
+        rows, by_status, by_reason: counts of the live rows.
+        parts: in the order of rows: plans as in `plans`, then shards.
+    """
+
+    format_version: int = FORMAT_VERSION
+    number: int
+    parent: int | None
+    created: str
+    fingerprint: str
+    fingerprints: tuple[str, ...]
+    plans: tuple[str, ...]
+    rows: int
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    parts: tuple[Part, ...]
+
+    def same_state(self, other: "Snapshot") -> bool:
+        """Whether both hold the same rows; numbers, times and who made them aside."""
+        return [(part.plan, part.name) for part in self.parts] == [(part.plan, part.name) for part in other.parts]
+
+
+def snapshot_key(number: int) -> str:
+    return f"snapshots/{number:06d}.json"
+
+
+def list_snapshots(store: Store) -> list[int]:
+    """Numbers of all snapshots, ascending."""
+    names = [key.rpartition("/")[2] for batch in store.list("snapshots") for key in batch["key"].to_pylist()]
+    return sorted(
+        int(stem)
+        for stem, dot, suffix in (name.partition(".") for name in names)
+        if stem.isdecimal() and suffix == "json"
+    )
+
+
+def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
+    """A snapshot by number, or the newest.
+
+    Raises:
+        UserError: there is none, or none of this number, or it is of a later format version.
+    """
+    if number is None:
+        numbers = list_snapshots(store)
+        if not numbers:
+            raise UserError(f"{store.url} has no snapshot yet: make one with `da2ray snapshots {store.url} --create`")
+        number = numbers[-1]
+    try:
+        data = store.get(snapshot_key(number))
+    except FileNotFoundError as error:
+        raise UserError(f"{store.url} has no snapshot {number}: `da2ray snapshots {store.url}` lists them") from error
+    snapshot = Snapshot.model_validate_json(data)
+    if snapshot.format_version > FORMAT_VERSION:
+        raise UserError(f"snapshot {number} of {store.url} has format version {snapshot.format_version}: update da2ray")
+    return snapshot
+
+
+def create_snapshot(
+    store: Store, plans: Sequence[str], fingerprint: str, on_progress: OnProgress | None = None
+) -> Snapshot:
+    """Fold what is committed now, finished or not, into the next snapshot.
+
+    Args:
+        store: of the dataset.
+        plans: ids, oldest first: rows of a later plan take the place of earlier plans' rows of the same key.
+        fingerprint: of the run that makes it.
+        on_progress: called with (shards folded, shards committed) as parts are done.
+
+    Returns:
+        The new snapshot, or the newest existing one where that holds the same rows.
+
+    Raises:
+        UserError: the newest snapshot is of a later format version.
+        OSError: the store failed, or a commit or part is corrupt (the message names it).
+    """
+    while True:
+        numbers = list_snapshots(store)
+        parent = open_snapshot(store, numbers[-1]) if numbers else None
+        snapshot = _assemble(_fold(store, plans, parent, on_progress), plans, fingerprint, parent)
+        if parent is not None and parent.same_state(snapshot):
+            return parent
+        data = f"{snapshot.model_dump_json(indent=1)}\n".encode()
+        # Where it exists it may still be ours, its answer lost.
+        if store.create(snapshot_key(snapshot.number), data) or store.get(snapshot_key(snapshot.number)) == data:
+            return snapshot
+        # Another one took this number, and may have seen commits that we have not: fold again on top of it.
+
+
+def read_part(store: Store, part: Part) -> pa.Table:
+    """The rows of a part: INDEX.
+
+    Raises:
+        OSError: the store failed, or the bytes are not those that the part's name says.
+    """
+    data = store.get(part.key)
+    if _content_name(data) != part.name:
+        raise OSError(
+            f"{store.url}/{part.key} is corrupt: its bytes do not hash to its name; run `da2ray verify {store.url}`"
+        )
+    return pq.read_table(pa.BufferReader(data)).cast(INDEX)
+
+
+def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, parent: Snapshot | None) -> Snapshot:
+    return Snapshot(
+        number=parent.number + 1 if parent else 1,
+        parent=parent.number if parent else None,
+        created=datetime.now(UTC).isoformat(),
+        fingerprint=fingerprint,
+        fingerprints=tuple(sorted({found for part in parts for found in part.fingerprints})),
+        plans=tuple(plans),
+        rows=sum(part.rows for part in parts),
+        by_status=_sum(part.by_status for part in parts),
+        by_reason=_sum(part.by_reason for part in parts),
+        parts=tuple(parts),
+    )
+
+
+def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progress: OnProgress | None) -> list[Part]:
+    """The parts of all plans, oldest plan first."""
+    known = {(part.plan, part.commits): part for part in parent.parts} if parent else {}
+    listed = {plan: _ranges(list_commits(store, plan)) for plan in plans}
+    total = sum(len(entries) for ranges in listed.values() for entries in ranges)
+    done = 0
+    folded: dict[str, list[Part]] = {}
+    later_keys: list[pa.Array] = []
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="fold") as pool:
+        # Newest first: a plan's keys decide which rows of the plans before it are live.
+        for plan in reversed(plans):
+            later = pa.chunked_array(later_keys, pa.string())
+            folded[plan] = []
+            for entries in listed[plan]:
+                digest = _digest(entries)
+                part = known.get((plan, digest))
+                if part is not None and part.superseded:
+                    # What superseded its rows may have changed, so it is folded anew. A part that lost none is all that
+                    # its commits say, and one GET instead of a thousand.
+                    part = None
+                if part is None or len(later) or plan != plans[0]:
+                    rows = read_part(store, part) if part else _read_commits(store, plan, entries, pool)
+                    if plan != plans[0]:
+                        later_keys += rows["key"].chunks
+                    live = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=later))) if len(later) else rows
+                    if part is None or live.num_rows < rows.num_rows:
+                        part = _write_part(store, plan, entries, live, rows.num_rows - live.num_rows)
+                if part.rows:
+                    folded[plan].append(part)
+                done += len(entries)
+                if on_progress:
+                    on_progress(done, total)
+    return [part for plan in plans for part in folded[plan]]
+
+
+def _ranges(entries: Iterable[CommitEntry]) -> list[list[CommitEntry]]:
+    """Commits by range of shard numbers, ascending. The ranges are fixed, so a commit more changes one part."""
+    ordered = sorted(entries, key=lambda entry: entry.shard)
+    return [list(group) for _, group in itertools.groupby(ordered, key=lambda entry: entry.shard // SHARDS_PER_PART)]
+
+
+def _digest(entries: Sequence[CommitEntry]) -> str:
+    lines = "".join(f"{entry.shard} {entry.version}\n" for entry in entries)
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+
+def _content_name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _read_commits(store: Store, plan: str, entries: Sequence[CommitEntry], pool: ThreadPoolExecutor) -> pa.Table:
+    return pa.concat_tables(pool.map(lambda entry: read_commit(store, plan, entry.shard).rows, entries))
+
+
+def _write_part(store: Store, plan: str, entries: Sequence[CommitEntry], live: pa.Table, superseded: int) -> Part:
+    # Chunks show in the file's pages: one chunk, so that the same rows are the same bytes however they were read.
+    data = write_rows(live.combine_chunks())
+    part = Part(
+        name=_content_name(data),
+        plan=plan,
+        first_shard=entries[0].shard,
+        last_shard=entries[-1].shard,
+        rows=live.num_rows,
+        by_status=_counts(live["status"]),
+        by_reason=_counts(live["reason"]),
+        superseded=superseded,
+        fingerprints=tuple(sorted(pc.unique(live["fingerprint"]).to_pylist())),
+        commits=_digest(entries),
+    )
+    if part.rows:
+        # False where it exists: the same name is the same content.
+        store.create(part.key, data)
+    return part
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return dict(sorted(Counter(pc.drop_null(column).to_pylist()).items()))
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))

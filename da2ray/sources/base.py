@@ -1,0 +1,134 @@
+"""The protocol of a source, and the reading of samples that sources of files share."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from da2ray.errors import UserError
+from da2ray.labels.schema import Reason, SampleError
+from da2ray.storage import Client, Store, open_store, split_uri
+
+MEMBERS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("etag", pa.string()),
+    ]
+)
+"""One row a sample, as it was listed: key within the source, absolute URI, size in bytes, etag (null where not
+listed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A row of MEMBERS. `size` (bytes) and `etag` are as listed: the object may have changed since."""
+
+    key: str
+    uri: str
+    size: int | None
+    etag: str | None
+
+
+class Source(Protocol):
+    """Can be pickled; holds no connection and no credential."""
+
+    @property
+    def kind(self) -> str:
+        """The word for it in a plan: "prefix" or "manifest"."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Canonical."""
+        ...
+
+    @property
+    def root(self) -> str:
+        """The URL that most samples lie under: a plan leaves out the URI of a sample that is root + key."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """What identifies the source, for the plan's hash: the same for the same command tomorrow."""
+        ...
+
+    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The samples, or the first `limit` of them, in batches of schema MEMBERS; in the same order every time.
+
+        Raises:
+            UserError: the source cannot be read, or two samples have one key.
+        """
+        ...
+
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+        """Each member in order with its bytes, or with why there are none."""
+        ...
+
+
+def members_of(batch: pa.RecordBatch) -> list[Member]:
+    """Rows of schema MEMBERS as Python objects: for a shard, never for a whole source."""
+    columns = (batch.column(name).to_pylist() for name in MEMBERS.names)
+    return [Member(*row) for row in zip(*columns, strict=True)]
+
+
+def fetch(
+    members: Iterable[Member], concurrency: int, client: Client = "auto"
+) -> Iterator[tuple[Member, bytes | SampleError]]:
+    """Read members, `concurrency` GETs at a time, and give them in order.
+
+    At most `concurrency` bodies are read ahead of the one that is given, so the memory is bounded by the largest ones.
+    What fails for one member is that member's `SampleError`; the others go on.
+
+    Args:
+        members: taken as the results are; may be endless.
+        concurrency: GETs in flight; 16 reach 2,400 a second of 100 kB from one process through obstore, 64 little more.
+        client: as of `open_store`.
+    """
+    if concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
+    stores = _Stores(client)
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="da2ray-fetch")
+    ahead: deque[tuple[Member, Future[bytes | SampleError]]] = deque()
+    try:
+        for member in members:
+            ahead.append((member, pool.submit(_read, stores, member)))
+            if len(ahead) == concurrency:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        while ahead:
+            first, future = ahead.popleft()
+            yield first, future.result()
+    finally:
+        # A caller that stops early does not wait for what is in flight.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Stores:
+    """A store for each root that members lie in: few buckets, millions of members."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._open: dict[str, Store] = {}
+
+    def at(self, root: str) -> Store:
+        if root not in self._open:
+            # Two threads may both open one; the store that loses is dropped unused.
+            self._open.setdefault(root, open_store(root, self._client))
+        return self._open[root]
+
+
+def _read(stores: _Stores, member: Member) -> bytes | SampleError:
+    try:
+        root, key = split_uri(member.uri)
+        return stores.at(root).get(key)
+    except FileNotFoundError as error:
+        return SampleError(Reason.NOT_FOUND, str(error))
+    except PermissionError as error:
+        return SampleError(Reason.FORBIDDEN, str(error))
+    except (OSError, ValueError, UserError) as error:
+        # ValueError and UserError: a URI in a manifest that cannot be one, or of a scheme that nothing serves.
+        return SampleError(Reason.UNREADABLE, str(error))

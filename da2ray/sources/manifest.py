@@ -1,0 +1,213 @@
+"""A file that lists images: CSV, JSON lines or Parquet with a column of URIs."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from da2ray.errors import UserError
+from da2ray.labels.schema import SampleError
+from da2ray.sources.base import MEMBERS, Member, fetch
+from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, split_uri
+
+MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
+URI_COLUMNS = ("uri", "url", "path", "image", "file")
+"""The first of these that the manifest has holds the URIs."""
+KEY_COLUMN = "key"
+BLOCK_BYTES = 8 << 20
+"""Of text parsed at a time. A line must fit in."""
+PARQUET_ROWS = 16_384
+
+_ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+
+
+class ManifestSource:
+    """Relative URIs are relative to the manifest's folder. The key is the column `key`, else the URI as it stands
+    there.
+    """
+
+    kind = "manifest"
+
+    def __init__(self, url: str, client: Client = "auto") -> None:
+        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES."""
+        self.url = url
+        self.root = url.rpartition("/")[0] or "/"
+        self._client: Client = client
+
+    def describe(self) -> dict[str, str]:
+        """The URL and the content: an edited manifest is another source, a copied or touched one is not.
+
+        An object store's etag stands for the content; a local file is read once and hashed.
+        """
+        store, key = self._open()
+        try:
+            etag = store.stat(key).etag
+            if self.url.startswith("/") or etag is None:
+                etag = hashlib.file_digest(StoreFile(store, key, BLOCK_BYTES), "sha256").hexdigest()  # type:
+                ignore[arg - type]
+        except OSError as error:
+            raise UserError(f"cannot read {self.url}: {error}") from error
+        return {"kind": self.kind, "url": self.url, "etag": etag}
+
+    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+        hashes: list[np.ndarray] = []
+        for batch in self._members(limit):
+            # 8 bytes a key instead of the key: 62 million cost 0.5 GB for as long as the manifest is read.
+            hashes.append(np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows))
+            yield batch
+        repeated = _repeated(hashes)
+        del hashes
+        if repeated.size:
+            self._refuse_duplicate(repeated, limit)
+
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+        return fetch(members, concurrency, self._client)
+
+    def _open(self) -> tuple[Store, str]:
+        root, key = split_uri(self.url)
+        return open_store(root, self._client), key
+
+    def _members(self, limit: int | None) -> Iterator[pa.RecordBatch]:
+        row = 0
+        try:
+            for batch in self._rows():
+                # Sliced before it is checked: with a limit, what comes after it need not be right.
+                rows = batch if limit is None else batch.slice(0, limit - row)
+                if rows.num_rows:
+                    yield self._resolve(rows, row)
+                row += rows.num_rows
+                if row == limit:
+                    return
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"cannot read {self.url} after row {row}: {error}") from error
+
+    def _rows(self) -> Iterator[pa.RecordBatch]:
+        """Columns `uri` and `key` (null where the manifest has none), as they stand in the manifest."""
+        store, key = self._open()
+        file: Any = StoreFile(store, key, BLOCK_BYTES)
+        if file.size() == 0:
+            raise UserError(f"{self.url} is empty")
+        if self.url.lower().endswith(".parquet"):
+            parquet = pq.ParquetFile(file)
+            columns = self._columns(parquet.schema_arrow.names)
+            batches: Iterable[pa.RecordBatch] = parquet.iter_batches(PARQUET_ROWS, columns=columns)
+        elif self.url.lower().endswith(".csv"):
+            columns = self._columns(_csv_header(file))
+            batches = pyarrow.csv.open_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
+                # Another column may be a caption with line breaks in it.
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+                ),
+            )
+        else:
+            columns = self._columns(self._json_names(file))
+            batches = pyarrow.json.open_json(
+                file,
+                read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
+                parse_options=pyarrow.json.ParseOptions(
+                    explicit_schema=pa.schema([(name, pa.string()) for name in columns]),
+                    unexpected_field_behavior="ignore",
+                ),
+            )
+        for batch in batches:
+            uris = batch.column(columns[0]).cast(pa.string())
+            keys = batch.column(KEY_COLUMN).cast(pa.string()) if KEY_COLUMN in columns else uris
+            yield pa.record_batch({"uri": uris, "key": keys})
+
+    def _columns(self, names: list[str]) -> list[str]:
+        """The column of URIs, and the column of keys if there is one."""
+        for name in URI_COLUMNS:
+            if name in names:
+                return [name, KEY_COLUMN] if KEY_COLUMN in names else [name]
+        raise UserError(f"{self.url} has no column {', '.join(URI_COLUMNS)}; its columns are {', '.join(names)}")
+
+    def _json_names(self, file: StoreFile) -> list[str]:
+        line = b""
+        while not line and file.tell() < file.size():
+            line = file.readline().strip()
+        file.seek(0)
+        try:
+            first = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{self.url}: the first line is not JSON: {error}") from error
+        if not isinstance(first, dict):
+            raise UserError(f"{self.url}: the first line is not a JSON object")
+        return list(first)
+
+    def _resolve(self, rows: pa.RecordBatch, before: int) -> pa.RecordBatch:
+        """Rows of MEMBERS. `before`: how many rows of the manifest came before these."""
+        for name in ("uri", "key"):
+            column = rows.column(name)
+            empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), fill_value=True)
+            if pc.any(empty).as_py():
+                row = before + pc.index(empty, value=True).as_py() + 1
+                raise UserError(f"{self.url}: row {row} has no {name} (the first row after any header is row 1)")
+        uris, keys = rows.column("uri"), rows.column("key")
+        relative = pc.invert(pc.match_substring_regex(uris, _ABSOLUTE))
+        joined = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), uris, "")
+        uris = pc.if_else(relative, joined, uris)
+        dotted = pc.match_substring_regex(uris, r"/\.{1,2}(/|$)")
+        if pc.any(dotted).as_py():
+            uris = pa.array([_without_dots(uri) if dots else uri for uri, dots in _pairs(uris, dotted)], pa.string())
+        nothing = pa.nulls(len(keys))
+        return pa.record_batch([keys, uris, nothing.cast(pa.int64()), nothing.cast(pa.string())], schema=MEMBERS)
+
+    def _refuse_duplicate(self, repeated: np.ndarray, limit: int | None) -> None:
+        """Read again to tell equal keys from equal hashes, and to name the first."""
+        rows: dict[str, int] = {}
+        row = 0
+        for batch in self._members(limit):
+            keys = batch.column("key").to_pylist()
+            suspects = np.isin(np.fromiter(map(hash, keys), np.int64, len(keys)), repeated)
+            for index in np.flatnonzero(suspects).tolist():
+                first = rows.setdefault(keys[index], row + index + 1)
+                if first != row + index + 1:
+                    raise UserError(
+                        f"{self.url}: rows {first} and {row + index + 1} have the same key {keys[index]!r}; "
+                        "keys must be unique (add a column `key`, or remove one of the rows)"
+                    )
+            row += len(keys)
+
+
+def _repeated(hashes: list[np.ndarray]) -> np.ndarray:
+    if not hashes:
+        return np.empty(0, np.int64)
+    every = np.concatenate(hashes)
+    every.sort()
+    return np.unique(every[1:][every[1:] == every[:-1]])
+
+
+def _csv_header(file: StoreFile) -> list[str]:
+    """The names of the columns, by the same parser that reads the rows."""
+    with pyarrow.csv.open_csv(
+        file,
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+    ) as reader:
+        names = reader.schema.names
+    file.seek(0)
+    return list(names)
+
+
+def _without_dots(uri: str) -> str:
+    """`folder/../other/x.jpg` as `other/x.jpg`: object stores know no `..`."""
+    if uri.startswith("/"):
+        return canonical_url(uri)
+    scheme, _, rest = uri.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}{posixpath.normpath('/' + path)}"
+
+
+def _pairs(uris: pa.Array, flags: pa.Array) -> Iterator[tuple[str, bool]]:
+    return zip(uris.to_pylist(), flags.to_pylist(), strict=True)

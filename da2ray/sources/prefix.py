@@ -1,0 +1,94 @@
+"""All image files below a URL."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.errors import UserError
+from da2ray.labels.schema import SampleError
+from da2ray.sources.base import MEMBERS, Member, fetch
+from da2ray.storage import Client, Store, join, open_store
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")$"
+_HIDDEN = r"(^|/)\."
+
+
+class PrefixSource:
+    """Keys are paths below the URL. Hidden files and folders (`.name`) are left out; empty files are not.
+
+    An empty file has the name of an image: it gets its index row, with reason `empty`.
+    """
+
+    kind = "prefix"
+
+    def __init__(self, url: str, client: Client = "auto", *, is_file: bool = False) -> None:
+        """`url`: canonical. With `is_file` it is one image, and its key is its name."""
+        self.url = url
+        self.root, _, self._name = url.rpartition("/") if is_file else (url, "", "")
+        self.root = self.root or "/"
+        self._client: Client = client
+
+    def check(self) -> None:
+        """Contact the source.
+
+        Raises:
+            UserError: it does not exist or may not be listed.
+        """
+        try:
+            if not self._name and self.url.startswith("/"):
+                self._check_folder()
+            elif not self._name:
+                next(iter(self._store().list()), None)
+        except OSError as error:
+            raise UserError(f"cannot list {self.url}: {error}") from error
+
+    def describe(self) -> dict[str, str]:
+        return {"kind": self.kind, "url": self.url}
+
+    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+        left = limit
+        try:
+            for listed in self._listed():
+                batch = self._images(listed)
+                if left is not None:
+                    batch = batch.slice(0, left)
+                    left -= batch.num_rows
+                if batch.num_rows:
+                    yield batch
+                if left == 0:
+                    return
+        except OSError as error:
+            raise UserError(f"cannot list {self.url}: {error}") from error
+
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+        return fetch(members, concurrency, self._client)
+
+    def _store(self) -> Store:
+        return open_store(self.root, self._client)
+
+    def _check_folder(self) -> None:
+
+        if not Path(self.url).is_dir():
+            raise UserError(f"no such folder: {self.url}")
+
+    def _listed(self) -> Iterator[pa.RecordBatch]:
+        if not self._name:
+            yield from self._store().list()
+            return
+        stat = self._store().stat(self._name)
+        yield pa.record_batch({"key": [self._name], "size": [stat.size], "etag": [stat.etag]})
+
+    def _images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
+        keys = listed.column("key")
+        if not self._name:
+            image = pc.match_substring_regex(keys, _IMAGE)
+            listed = listed.filter(pc.and_not(image, pc.match_substring_regex(keys, _HIDDEN)))
+            keys = listed.column("key")
+        uris = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), keys, "")
+        columns = [keys, uris, listed.column("size"), listed.column("etag")]
+        return pa.record_batch(
+            [column.cast(type_) for column, type_ in zip(columns, MEMBERS.types, strict=True)], MEMBERS
+        )

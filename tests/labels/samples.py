@@ -1,0 +1,101 @@
+"""Small shards for these tests: smooth maps of two sizes, a rejected and a failed sample among them."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from da2ray.labels.codec import quantise
+from da2ray.labels.commits import CommitOutcome, commit_shard
+from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo
+from da2ray.labels.schema import INDEX, Reason
+from da2ray.labels.shard import BuiltShard, build_shard
+from da2ray.storage import Store
+from da2ray.teachers.base import Kind
+
+SIZES = [(28, 42), (42, 28)]
+FINGERPRINT = "f" * 16
+
+
+def info(**changes: object) -> DatasetInfo:
+    made = DatasetInfo(
+        kind=Kind.DISPARITY,
+        unit="",
+        codec=Codec(name="difference2d+zstd", bits=12),
+        format="parquet",
+        source="/images",
+        created_by=CreatedBy(
+            package="da2ray 0",
+            teacher="luminance",
+            licence="Apache-2.0",
+            weights_sha256="0" * 64,
+            preprocessing="p1",
+            decode="exact",
+            precision="fp32",
+            fingerprint=FINGERPRINT,
+        ),
+    )
+    return made.model_copy(update=changes)
+
+
+def depth_map(height: int, width: int, seed: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return np.sin(x / 9 + seed) + np.cos(y / 7) + np.float32(0.01) * seed
+
+
+def content(
+    keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0, unlabelled: dict[int, Reason] | None = None
+) -> tuple[pa.Table, list[np.ndarray | None], list[np.ndarray | None]]:
+    """Index rows, their q, and the float32 maps they came from."""
+    unlabelled = unlabelled or {}
+    rows, qs, originals = [], [], []
+    for number, key in enumerate(keys):
+        row = dict.fromkeys(INDEX.names) | {
+            "key": key, "uri": f"/images/{key}", "status": "labelled", "width": 100, "height": 80, "plan": plan,
+            "shard": shard, "row": number, "fingerprint": FINGERPRINT,
+        }  # fmt: skip
+        if number in unlabelled:
+            row |= {"status": unlabelled[number].status.value, "reason": unlabelled[number].value}
+            qs.append(None)
+            originals.append(None)
+        else:
+            height, width = SIZES[(number + seed) % 2]
+            original = depth_map(height, width, number + seed)
+            made = quantise(torch.from_numpy(original)[None], 12)
+            row |= {
+                "network_height": height, "network_width": width, "kind": "disparity", "scale": made.scale.item(),
+                "offset": made.offset.item(), "depth_min": float(original.min()), "zero_share": 0.0,
+            }  # fmt: skip
+            qs.append(made.q[0].numpy())
+            originals.append(original)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=INDEX), qs, originals
+
+
+def mixed(plan: str = "p", shard: int = 0) -> tuple[pa.Table, list[np.ndarray | None], list[np.ndarray | None]]:
+    """Seven samples: two sizes, one rejected, one failed."""
+    keys = [f"{shard}/{number}.jpg" for number in range(7)]
+    return content(keys, plan=plan, shard=shard, unlabelled={0: Reason.TOO_SMALL, 4: Reason.TRUNCATED})
+
+
+def built(format: str = "parquet", **arguments: object) -> BuiltShard:  # noqa: A002 - the option's name
+    rows, qs, _ = mixed(**arguments)
+    return build_shard(rows, qs, format)
+
+
+def commit(store: Store, keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0) -> CommitOutcome:
+    rows, qs, _ = content(keys, plan=plan, shard=shard, seed=seed)
+    return commit_shard(store, plan, shard, build_shard(rows, qs, "parquet"), FINGERPRINT)
+
+
+class LostAnswers:
+    """A store whose creates succeed and are answered as if the object had been there: a lost response and its retry."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._store.create(key, data)
+        return False

@@ -1,0 +1,69 @@
+"""One dataset holds one meaning of depth, one format and one fingerprint; anything else is refused in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from da2ray.errors import UserError
+from da2ray.labels.dataset import KEY, Codec, check_same, create_or_open, fingerprint, open_dataset
+from da2ray.storage import open_store
+from tests.labels.samples import FINGERPRINT, info
+
+
+def test_the_first_run_creates_it_and_later_runs_get_what_is_stored(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    assert open_dataset(store) is None
+    assert create_or_open(store, info()) == info()
+    before = store.get(KEY)
+    assert create_or_open(store, info(source="/other/images")) == info()
+    assert store.get(KEY) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "zarr"}, "--format parquet"),
+        ({"kind": "metric"}, "kind disparity"),
+        ({"unit": "m"}, "another --output"),
+        (
+            {"created_by": info().created_by.model_copy(update={"precision": "bf16", "fingerprint": "7" * 16})},
+            r"luminance fp32 \(fingerprint ffff.*would write fingerprint 7777.*precision fp32 -> bf16",
+        ),
+    ],
+)
+def test_labels_of_another_meaning_are_refused_by_name(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_same(info(), info(**changes), "s3://bucket/labels")
+
+
+def test_bits_are_named_where_they_differ() -> None:
+    other = info(
+        codec=Codec(name="difference2d+zstd", bits=16),
+        created_by=info().created_by.model_copy(update={"fingerprint": "1" * 16}),
+    )
+    with pytest.raises(UserError, match="bits 12 -> 16"):
+        check_same(info(), other, "out")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": "x"}'])
+def test_a_foreign_dataset_json_is_refused(tmp_path: Path, data: bytes) -> None:
+    store = open_store(str(tmp_path))
+    store.put(KEY, data)
+    with pytest.raises(UserError, match="not a da2ray dataset"):
+        open_dataset(store)
+
+
+def test_a_later_format_version_asks_for_an_update(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put(KEY, json.dumps({"format_version": 2, "unheard": "of"}).encode())
+    with pytest.raises(UserError, match="update da2ray"):
+        open_dataset(store)
+
+
+def test_every_part_of_the_fingerprint_changes_it() -> None:
+    base = ("luminance", "0" * 64, "p1", "exact", "fp32", 12)
+    other = ("depth-anything-v2-small", "1" * 64, "p2", "scaled", "bf16", 16)
+    found = {fingerprint(*base)} | {fingerprint(*base[:i], other[i], *base[i + 1 :]) for i in range(len(base))}
+    assert len(found) == 1 + len(base)
+    assert all(len(value) == len(FINGERPRINT) for value in found)
