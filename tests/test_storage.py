@@ -1,9 +1,13 @@
 """One suite over every implementation of Store: what holds on a local disk holds on S3 through either client."""
 
+import contextlib
+import http.server
 import os
 import pickle
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -269,6 +273,45 @@ class TestS3:
         with pytest.raises(StoreError, match=root.split("/")[2]):
             open_backend(backend, root).get("a")
         assert time.monotonic() - started < 30
+
+    def test_a_body_shorter_than_declared_is_an_error(
+        self, backend: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(base, "MAX_RETRIES", 2)
+        with short_answers() as endpoint:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+            store = open_backend(backend, "s3://bucket")
+            with pytest.raises(StoreError):
+                store.get("a")
+            with pytest.raises(StoreError):
+                store.get_range("a", 0, 10)
+
+
+@contextlib.contextmanager
+def short_answers() -> Iterator[str]:
+    """A server that declares ten bytes and sends five, always."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ranged = "Range" in self.headers
+            self.send_response(206 if ranged else 200)
+            self.send_header("Content-Length", "10")
+            if ranged:
+                self.send_header("Content-Range", "bytes 0-9/10")
+            self.send_header("ETag", '"x"')
+            self.send_header("Last-Modified", "Mon, 23 Nov 2026 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(b"12345")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize(

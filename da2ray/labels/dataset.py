@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 import da2ray
 from da2ray.errors import UserError
@@ -101,7 +100,7 @@ class DatasetInfo(_Stored):
 
 def fingerprint(teacher: str, weights_sha256: str, preprocessing: str, decode: str, precision: str, bits: int) -> str:
     """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON."""
-    decides: dict[str, str | int | Literal[1]] = {
+    decides: dict[str, str | int] = {
         "format_version": FORMAT_VERSION,
         "teacher": teacher,
         "weights_sha256": weights_sha256,
@@ -132,7 +131,7 @@ def open_dataset(store: Store) -> DatasetInfo | None:
                 "update da2ray"
             )
         return DatasetInfo.model_validate_json(data)
-    except (ValidationError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{store.url}/{KEY} is not a da2ray dataset ({reason}): choose another --output") from error
 

@@ -9,6 +9,7 @@ commits changed since the parent snapshot; the listing says which.
 
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,7 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
 
     Raises:
         UserError: there is none, or none of this number, or it is of a later format version.
+        OSError: the store failed, or the object is no snapshot.
     """
     if number is None:
         numbers = list_snapshots(store)
@@ -123,10 +125,14 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
         data = store.get(snapshot_key(number))
     except FileNotFoundError as error:
         raise UserError(f"{store.url} has no snapshot {number}: `da2ray snapshots {store.url}` lists them") from error
-    snapshot = Snapshot.model_validate_json(data)
-    if snapshot.format_version > FORMAT_VERSION:
-        raise UserError(f"snapshot {number} of {store.url} has format version {snapshot.format_version}: update da2ray")
-    return snapshot
+    try:
+        version = json.loads(data)["format_version"]
+        if version > FORMAT_VERSION:
+            raise UserError(f"snapshot {number} of {store.url} has format version {version}: update da2ray")
+        return Snapshot.model_validate_json(data)
+    except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(f"{store.url}/{snapshot_key(number)} is no snapshot ({reason})") from error
 
 
 def create_snapshot(

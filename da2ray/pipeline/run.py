@@ -2,6 +2,7 @@
 
 import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from enum import IntEnum
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from rich.console import Console
@@ -28,7 +30,7 @@ from da2ray.pipeline.datasource import ShardDatasource
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.reading import Reading
-from da2ray.plan import Plan, Shard, count_plan, list_plans, make_plan, open_plan, plan_id
+from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan, plan_id
 from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import LoadOptions, TeacherSpec
@@ -57,10 +59,18 @@ class Job:
 
     @property
     def plan_id(self) -> str:
+        return plan_id(self.reading.source.describe(), **self.plan_options)
+
+    @property
+    def plan_options(self) -> dict[str, Any]:
+        """What decides a plan besides the source."""
         config = self.config
-        return plan_id(
-            self.reading.source.describe(), config.shard_size, config.shard_bytes, config.limit, self.fingerprint
-        )
+        return {
+            "shard_size": config.shard_size,
+            "shard_bytes": config.shard_bytes,
+            "limit": config.limit,
+            "fingerprint": self.fingerprint,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -77,25 +87,33 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     if config.dry_run:
         show_plan(job, console)
         return Exit.DONE
-    create_or_open(job.store, job.dataset)
+    create_dataset(job)
     plan = stored_plan(job, console)
-    remaining = plan.remaining(job.store)
-    totals = Totals(
-        plan.info.samples,
-        plan.info.shards,
-        plan.info.samples - plan.samples_in(remaining),
-        plan.info.shards - len(remaining),
-    )
-    if totals.shards_before:
+    todo = work_left(plan, job.store)
+    if todo.totals.shards_before:
+        done = todo.totals
         console.print(
-            f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed ({totals.samples_before:,} images)"
+            f"resuming: {done.shards_before:,} of {done.shards:,} shards are committed ({done.samples_before:,} images)"
         )
-    if len(remaining):
-        finished = label_all(job, plan, remaining, totals, console)
-        if not finished:
-            console.print("stopped; run the same command again to go on")
-            return Exit.RESUMABLE
+    if len(todo.shards) and not label_all(job, plan, todo, console):
+        console.print("stopped; run the same command again to go on")
+        return Exit.RESUMABLE
     return publish(job, console)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left of a plan: numbers of the shards without commit (int64), and the totals for progress."""
+
+    shards: np.ndarray
+    totals: Totals
+
+
+def work_left(plan: Plan, store: Store) -> Work:
+    """Plan minus commits (invariant 3), from one listing and the plan's column of sizes."""
+    remaining, sizes = plan.remaining(store), plan.sizes()
+    before = plan.info.samples - int(sizes[remaining].sum())
+    return Work(remaining, Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining)))
 
 
 def prepare(config: PseudolabelConfig, console: Console) -> Job:
@@ -124,25 +142,35 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     )
 
 
+def create_dataset(job: Job) -> None:
+    """The first write to the output.
+
+    Raises:
+        UserError: it cannot be written to, or holds other labels since `prepare` looked.
+    """
+    try:
+        create_or_open(job.store, job.dataset)
+    except OSError as error:
+        raise UserError(f"cannot write to {job.store.url}: {error}\nchoose another --output or mend its permissions") from None
+
+
 def stored_plan(job: Job, console: Console) -> Plan:
     """The plan of this command: the stored one, or a new one from listing the source."""
+    source = job.reading.source
     plan = open_plan(job.store, job.plan_id)
     if plan is None:
-        config = job.config
-        console.print(f"planning {config.images}")
-        plan = make_plan(
-            job.reading.source,
-            job.store,
-            shard_size=config.shard_size,
-            shard_bytes=config.shard_bytes,
-            limit=config.limit,
-            fingerprint=job.fingerprint,
-        )
+        with console.status(f"listing {source.url}") as shown:
+            plan = make_plan(
+                source,
+                job.store,
+                **job.plan_options,
+                on_progress=lambda samples: shown.update(f"listing {source.url}: {samples:,} images"),
+            )
     console.print(f"plan {plan.id}: {plan.info.samples:,} images in {plan.info.shards:,} shards")
     return plan
 
 
-def label_all(job: Job, plan: Plan, remaining: Any, totals: Totals, console: Console) -> bool:
+def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> bool:
     """Label the remaining shards, wave by wave. False where a signal stopped it; what was in flight is committed."""
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     job.store.put(f"runs/{run}/config.json", job.config.model_dump_json(indent=1).encode())
@@ -155,12 +183,12 @@ def label_all(job: Job, plan: Plan, remaining: Any, totals: Totals, console: Con
         )
         coordinator = start_coordinator(int(has.store_bytes * IN_FLIGHT_SHARE), first=max(2, has.cpus))
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
-        progress = Progress(job.store, run, totals, console, live=live)
+        progress = Progress(job.store, run, todo.totals, console, live=live)
         progress.start(lambda: ray.get(coordinator.counts.remote(), timeout=30))
         state = "failed"
         try:
             with stop_on_signals(coordinator, progress) as stopping:
-                shards = plan.shards(remaining)
+                shards = plan.shards(todo.shards)
                 while wave := list(islice(shards, job.config.wave_size)):
                     if stopping.is_set() or not label_wave(job, plan, wave, has, coordinator):
                         state = "stopped"
@@ -286,26 +314,24 @@ def publish(job: Job, console: Console) -> Exit:
 
 
 def show_plan(job: Job, console: Console) -> None:
-    """What a run would do, without writing anything."""
+    """What a run would do, without writing anything to the output."""
     config = job.config
-    plan = open_plan(job.store, job.plan_id)
-    if plan is not None:
-        remaining = plan.remaining(job.store)
-        samples, shards, done_shards = plan.info.samples, plan.info.shards, plan.info.shards - len(remaining)
-        done_samples = samples - plan.samples_in(remaining)
-    else:
-        samples, shards = count_plan(job.reading.source, config.shard_size, config.shard_bytes, config.limit)
-        done_shards = done_samples = 0
-    bytes_out = (samples - done_samples) * bytes_per_label(job)
-    console.print(f"plan {job.plan_id} of {config.images}: nothing is written")
-    console.print(f"  samples   {samples:,}")
-    console.print(f"  shards    {shards:,} of up to {config.shard_size:,}")
-    console.print(f"  skipped   {done_samples:,} samples in {done_shards:,} shards, already committed")
-    console.print(f"  to label  {samples - done_samples:,} samples in {shards - done_shards:,} shards")
-    console.print(f"  bytes out about {bytes_out / 1e9:,.2f} GB, if images are 4:3")
+    with tempfile.TemporaryDirectory(prefix="da2ray-dry-run-") as folder:
+        # The stored plan, or one of today's listing in a folder of its own.
+        plan = open_plan(job.store, job.plan_id) or make_plan(
+            job.reading.source, open_store(folder), **job.plan_options
+        )
+        totals = work_left(plan, job.store).totals
+    left = totals.samples - totals.samples_before
+    console.print(f"plan {job.plan_id} of {config.images}; nothing was written")
+    console.print(f"  samples    {totals.samples:,}")
+    console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
+    console.print(f"  committed  {totals.samples_before:,} samples in {totals.shards_before:,} shards, to be skipped")
+    console.print(f"  to label   {left:,} samples in {totals.shards - totals.shards_before:,} shards")
+    console.print(f"  bytes out  about {left * bytes_per_label(job) / 1e9:,.2f} GB, if images are 4:3")
 
 
 def bytes_per_label(job: Job) -> int:
-    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits (storage.md), about 1.27 at 16."""
+    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md)."""
     height, width = job.spec.size_rule(480, 640)
     return int(height * width * (0.62 if job.dataset.codec.bits <= 12 else 1.27))

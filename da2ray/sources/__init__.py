@@ -30,7 +30,8 @@ def open_source(url: str, client: Client = "auto") -> Source:
     root, key = split_uri(url)
     suffix = _suffix(url)
     try:
-        is_file = bool(key) and _is_file(root, key, client)
+        # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
+        is_file = bool(suffix) and _is_file(root, key, client)
     except OSError as error:
         raise UserError(f"cannot read {url}: {error}") from error
     if suffix in MANIFEST_SUFFIXES:

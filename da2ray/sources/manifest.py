@@ -50,9 +50,9 @@ class ManifestSource:
         store, key = self._open()
         try:
             etag = store.stat(key).etag
-            if self.url.startswith("/") or etag is None:
-                etag = hashlib.file_digest(StoreFile(store, key, BLOCK_BYTES), "sha256").hexdigest()  # type:
-                ignore[arg - type]
+            if etag is None or self.url.startswith("/"):
+                file: Any = StoreFile(store, key, BLOCK_BYTES)
+                etag = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"cannot read {self.url}: {error}") from error
         return {"kind": self.kind, "url": self.url, "etag": etag}
@@ -100,7 +100,7 @@ class ManifestSource:
             columns = self._columns(parquet.schema_arrow.names)
             batches: Iterable[pa.RecordBatch] = parquet.iter_batches(PARQUET_ROWS, columns=columns)
         elif self.url.lower().endswith(".csv"):
-            columns = self._columns(_csv_header(file))
+            columns = self._columns(_csv_header(StoreFile(store, key, BLOCK_BYTES)))
             batches = pyarrow.csv.open_csv(
                 file,
                 read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
@@ -188,16 +188,14 @@ def _repeated(hashes: list[np.ndarray]) -> np.ndarray:
     return np.unique(every[1:][every[1:] == every[:-1]])
 
 
-def _csv_header(file: StoreFile) -> list[str]:
+def _csv_header(file: Any) -> list[str]:
     """The names of the columns, by the same parser that reads the rows."""
-    with pyarrow.csv.open_csv(
+    reader = pyarrow.csv.open_csv(
         file,
-        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+        read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-    ) as reader:
-        names = reader.schema.names
-    file.seek(0)
-    return list(names)
+    )
+    return list(reader.schema.names)
 
 
 def _without_dots(uri: str) -> str:

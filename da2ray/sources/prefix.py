@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError
 from da2ray.sources.base import MEMBERS, Member, fetch
-from da2ray.storage import Client, Store, join, open_store
+from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")$"
@@ -79,7 +79,8 @@ class PrefixSource:
             yield from self._store().list()
             return
         stat = self._store().stat(self._name)
-        yield pa.record_batch({"key": [self._name], "size": [stat.size], "etag": [stat.etag]})
+        rows = [{"key": self._name, "size": stat.size, "etag": stat.etag}]
+        yield pa.RecordBatch.from_pylist(rows, schema=LIST_SCHEMA)
 
     def _images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
         keys = listed.column("key")
@@ -89,6 +90,4 @@ class PrefixSource:
             keys = listed.column("key")
         uris = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), keys, "")
         columns = [keys, uris, listed.column("size"), listed.column("etag")]
-        return pa.record_batch(
-            [column.cast(type_) for column, type_ in zip(columns, MEMBERS.types, strict=True)], MEMBERS
-        )
+        return pa.record_batch(columns, schema=MEMBERS)

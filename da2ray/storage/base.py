@@ -134,6 +134,7 @@ def unquoted(etag: str | None) -> str | None:
 
 _CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+_STATUS = re.compile(r"status code: (\d{3} [A-Za-z -]+)")
 _QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")
 
 
@@ -147,6 +148,9 @@ def short_message(text: str) -> str:
     if code:
         message = _MESSAGE.search(text)
         return f"{code[1]}: {message[1]}"[:300] if message else code[1]
+    status = _STATUS.search(text)  # An answer to a HEAD has no body.
+    if status:
+        return status[1].strip()
     lines = text.strip().splitlines()
     return _QUERY.sub(r"\1", lines[0])[:300] if lines else "no message"
 

@@ -67,7 +67,7 @@ def test_a_lost_answer_is_recognised_as_our_own_commit(store: Store) -> None:
 
 def test_data_is_there_before_the_commit(store: Store) -> None:
     class Dies(LostAnswers):
-        def create(self, key: str, data: bytes) -> bool:
+        def create(self, *_: object) -> bool:
             raise OSError("killed between data and commit")
 
     with pytest.raises(OSError, match="killed"):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from da2ray.errors import UserError
-from da2ray.labels.dataset import KEY, Codec, check_same, create_or_open, fingerprint, open_dataset
+from da2ray.labels.dataset import KEY, Codec, DatasetInfo, check_same, create_or_open, fingerprint, open_dataset
 from da2ray.storage import open_store
+from da2ray.teachers.base import Kind, TeacherSpec
 from tests.labels.samples import FINGERPRINT, info
 
 
@@ -67,3 +68,14 @@ def test_every_part_of_the_fingerprint_changes_it() -> None:
     found = {fingerprint(*base)} | {fingerprint(*base[:i], other[i], *base[i + 1 :]) for i in range(len(base))}
     assert len(found) == 1 + len(base)
     assert all(len(value) == len(FINGERPRINT) for value in found)
+
+
+def test_what_a_run_would_write_follows_from_its_teacher_and_options() -> None:
+    def unused(_: object) -> str:
+        raise AssertionError
+
+    spec = TeacherSpec("luminance", Kind.METRIC, "m", "Apache-2.0", lambda h, w: (h, w), "p1", unused, unused)
+    made = DatasetInfo.make(spec, "0" * 64, source="in", decode="exact", precision="fp32", bits=16, format="zarr")
+    assert (made.kind, made.unit, made.format, made.codec.name) == (Kind.METRIC, "m", "zarr", "blosc-zstd")
+    assert made.created_by.fingerprint == fingerprint("luminance", "0" * 64, "p1", "exact", "fp32", 16)
+    assert DatasetInfo.model_validate_json(made.model_dump_json()) == made

@@ -20,22 +20,22 @@ from da2ray.storage import open_store
 from tests.labels.samples import FINGERPRINT, info, mixed
 
 
-def dataset(path: Path, format: str = "parquet") -> list[np.ndarray | None]:  # noqa: A002 - the option's name
+def dataset(path: Path, shard_format: str = "parquet") -> list[np.ndarray | None]:
     """Three shards of seven samples; returns the maps they were made of."""
     store = open_store(str(path))
-    create_or_open(store, info(format=format))
+    create_or_open(store, info(format=shard_format))
     originals = []
     for shard in range(3):
         rows, qs, maps = mixed(shard=shard)
-        commit_shard(store, "p", shard, build_shard(rows, qs, format), FINGERPRINT)
+        commit_shard(store, "p", shard, build_shard(rows, qs, shard_format), FINGERPRINT)
         originals += maps
     create_snapshot(store, ["p"], FINGERPRINT)
     return originals
 
 
-@pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_both_formats_read_alike(tmp_path: Path, format: str) -> None:
-    originals = dataset(tmp_path, format)
+@pytest.mark.parametrize("shard_format", ["parquet", "zarr"])
+def test_both_formats_read_alike(tmp_path: Path, shard_format: str) -> None:
+    originals = dataset(tmp_path, shard_format)
     labels = da2ray.open_labels(str(tmp_path))
     assert len(labels) == len(originals) == 21
     assert labels.index.schema.equals(INDEX)
@@ -53,9 +53,9 @@ def test_both_formats_read_alike(tmp_path: Path, format: str) -> None:
 
 
 def test_formats_yield_equal_values(tmp_path: Path) -> None:
-    for format in ("parquet", "zarr"):
-        dataset(tmp_path / format, format)
-    pair = [da2ray.open_labels(str(tmp_path / format)) for format in ("parquet", "zarr")]
+    for shard_format in ("parquet", "zarr"):
+        dataset(tmp_path / shard_format, shard_format)
+    pair = [da2ray.open_labels(str(tmp_path / shard_format)) for shard_format in ("parquet", "zarr")]
     for one, other in zip(*pair, strict=True):
         assert one.key == other.key
         np.testing.assert_array_equal(one.depth, other.depth)
@@ -99,9 +99,9 @@ def test_an_older_snapshot_stays_readable(tmp_path: Path) -> None:
     assert [len(da2ray.open_labels(str(tmp_path), snapshot=number)) for number in (1, 2, None)] == [21, 28, 28]
 
 
-@pytest.mark.parametrize("format", ["parquet", "zarr"])
-def test_a_flipped_bit_is_noticed_and_named(tmp_path: Path, format: str) -> None:
-    dataset(tmp_path, format)
+@pytest.mark.parametrize("shard_format", ["parquet", "zarr"])
+def test_a_flipped_bit_is_noticed_and_named(tmp_path: Path, shard_format: str) -> None:
+    dataset(tmp_path, shard_format)
     labels = da2ray.open_labels(str(tmp_path))
     row = labels.index.slice(1, 1).to_pylist()[0]
     path = tmp_path / row["object"]

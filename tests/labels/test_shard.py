@@ -24,10 +24,10 @@ from tests.labels.samples import built, content, mixed
 FORMATS = ["parquet", "zarr"]
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_each_range_in_the_index_decodes_alone(format: str) -> None:
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_each_range_in_the_index_decodes_alone(shard_format: str) -> None:
     rows, qs, originals = mixed()
-    shard = build_shard(rows, qs, format)
+    shard = build_shard(rows, qs, shard_format)
     assert shard.rows.schema.equals(INDEX)
     for row, q, original in zip(shard.rows.to_pylist(), qs, originals, strict=True):
         if q is None:
@@ -35,7 +35,7 @@ def test_each_range_in_the_index_decodes_alone(format: str) -> None:
             continue
         value = shard.data[row["byte_offset"] : row["byte_offset"] + row["byte_length"]]
         assert zlib.crc32(value) == row["byte_crc32"]
-        found = read_value(value, row["network_height"], row["network_width"], format)
+        found = read_value(value, row["network_height"], row["network_width"], shard_format)
         np.testing.assert_array_equal(found, q)
         depth = dequantise(found, row["scale"], row["offset"])
         assert np.abs(depth - original).max() <= row["scale"] / 2 + 1e-6
@@ -43,14 +43,14 @@ def test_each_range_in_the_index_decodes_alone(format: str) -> None:
 
 def test_both_formats_yield_the_same_values() -> None:
     values = {}
-    for format in FORMATS:
-        shard = built(format)
-        values[format] = [
+    for shard_format in FORMATS:
+        shard = built(shard_format)
+        values[shard_format] = [
             read_value(
                 shard.data[row["byte_offset"] :][: row["byte_length"]],
                 row["network_height"],
                 row["network_width"],
-                format,
+                shard_format,
             )
             for row in shard.rows.to_pylist()
             if row["byte_offset"] is not None
@@ -59,13 +59,13 @@ def test_both_formats_yield_the_same_values() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_two_builds_are_equal_byte_for_byte_also_in_another_process(format: str) -> None:
-    first = built(format)
-    assert first.data == built(format).data
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_two_builds_are_equal_byte_for_byte_also_in_another_process(shard_format: str) -> None:
+    first = built(shard_format)
+    assert first.data == built(shard_format).data
     code = (
         "import hashlib; from tests.labels.samples import built;"
-        f"print(hashlib.sha256(built({format!r}).data).hexdigest())"
+        f"print(hashlib.sha256(built({shard_format!r}).data).hexdigest())"
     )
     root = Path(__file__).parents[2]
     other = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
@@ -110,10 +110,10 @@ def test_plain_zarr_reads_a_zarr_shard(tmp_path: Path) -> None:
     assert seen == sum(q is not None for q in qs)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_shard_without_labels_is_still_a_shard(format: str) -> None:
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_a_shard_without_labels_is_still_a_shard(shard_format: str) -> None:
     rows, qs, _ = content(["a", "b"], unlabelled={0: Reason.EMPTY, 1: Reason.CORRUPT})
-    shard = build_shard(rows, qs, format)
+    shard = build_shard(rows, qs, shard_format)
     assert shard.data
     assert shard.rows["byte_offset"].null_count == 2
 
@@ -150,13 +150,13 @@ def test_rows_and_maps_that_contradict_each_other_are_refused() -> None:
         build_shard(broken, qs, "zarr")
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_broken_values_raise_value_error(format: str) -> None:
-    row = built(format).rows.to_pylist()[1]
-    value = built(format).data[row["byte_offset"] :][: row["byte_length"]]
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_broken_values_raise_value_error(shard_format: str) -> None:
+    row = built(shard_format).rows.to_pylist()[1]
+    value = built(shard_format).data[row["byte_offset"] :][: row["byte_length"]]
     size = (row["network_height"], row["network_width"])
     for bad in (value[:-1], b"", value[:20], value + b"x"):
         with pytest.raises(ValueError, match="label"):
-            read_value(bad, *size, format)
+            read_value(bad, *size, shard_format)
     with pytest.raises(ValueError, match="label"):
-        read_value(value, size[0] + 1, size[1], format)
+        read_value(value, size[0] + 1, size[1], shard_format)

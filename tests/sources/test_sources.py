@@ -1,0 +1,249 @@
+"""A source lists every image once, in an order that repeats, and reading one never stops the others."""
+
+import json
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from da2ray.errors import UserError
+from da2ray.labels.schema import Reason, SampleError
+from da2ray.sources import MEMBERS, Member, Source, base, fetch, members_of, open_source
+from da2ray.storage import Store, open_store
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "images"))
+    return open_store(request.getfixturevalue("s3").create_bucket() + "/images")
+
+
+def listed(source: Source, limit: int | None = None) -> list[Member]:
+    batches = list(source.samples(limit))
+    assert all(batch.schema == MEMBERS for batch in batches)
+    return [member for batch in batches for member in members_of(batch)]
+
+
+def keys(source: Source, limit: int | None = None) -> list[str]:
+    return [member.key for member in listed(source, limit)]
+
+
+IMAGES = ["a.jpg", "b/c.JPEG", "b/d e.png", "ü.webp", "x.y.tif"]
+
+
+@pytest.fixture
+def images(store: Store) -> str:
+    for name in [*IMAGES, "readme.txt", "b/jpg", ".hidden.jpg", "b/.cache/e.jpg", "a.jpg.json"]:
+        store.put(name, name.encode())
+    return store.url
+
+
+def test_a_prefix_is_its_visible_image_files(images: str, store: Store) -> None:
+    source = open_source(images + "/")
+    members = listed(source)
+    assert [member.key for member in members] == sorted(IMAGES, key=str.encode)
+    for member in members:
+        assert member.uri == f"{images}/{member.key}"
+        assert member.size == len(member.key.encode())
+        assert member.etag == store.stat(member.key).etag
+    assert listed(source) == members
+    assert keys(source, limit=2) == [member.key for member in members[:2]]
+
+
+def test_an_empty_image_file_is_a_sample(store: Store) -> None:
+    store.put("a.jpg", b"")
+    assert [member.size for member in listed(open_source(store.url))] == [0]
+
+
+def test_one_image_file_is_a_source(images: str) -> None:
+    source = open_source(f"{images}/b/d e.png")
+    (member,) = listed(source)
+    assert (member.key, member.uri, member.size) == ("d e.png", f"{images}/b/d e.png", 9)
+    assert source.root == f"{images}/b"
+
+
+def test_a_source_travels_to_other_processes(images: str) -> None:
+    source = open_source(images)
+    copy = pickle.loads(pickle.dumps(source))  # noqa: S301
+    assert listed(copy) == listed(source)
+    assert copy.describe() == source.describe() == {"kind": "prefix", "url": images}
+
+
+def test_sources_that_cannot_be_read_are_user_errors(
+    store: Store, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="of no kind known"):
+        open_source(f"{images}/readme.txt")
+    with pytest.raises(UserError, match="no such manifest"):
+        open_source(f"{images}/none.csv")
+    if images.startswith("s3://"):
+        with pytest.raises(UserError, match="no-such-bucket"):
+            open_source("s3://no-such-bucket/images")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(UserError, match="SignatureDoesNotMatch"):
+            open_source(images)
+    else:
+        with pytest.raises(UserError, match="no such folder"):
+            open_source(f"{images}/none")
+
+
+def write_csv(path: Path, columns: dict[str, list[str]]) -> None:
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join([",".join(columns), *(",".join(f'"{cell}"' for cell in row) for row in rows)]) + "\n")
+
+
+def write_jsonl(path: Path, columns: dict[str, list[str]]) -> None:
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_parquet(path: Path, columns: dict[str, list[str]]) -> None:
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture(params=["csv", "jsonl", "ndjson", "parquet"])
+def manifest(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Callable[[dict[str, list[str]]], Source]:
+    write = {"csv": write_csv, "parquet": write_parquet}.get(request.param, write_jsonl)
+
+    def make(columns: dict[str, list[str]]) -> Source:
+        path = tmp_path / f"manifest.{request.param}"
+        write(path, columns)
+        store.put(path.name, path.read_bytes())
+        return open_source(f"{store.url}/{path.name}")
+
+    return make
+
+
+Manifest = Callable[[dict[str, list[str]]], Source]
+
+
+def test_a_manifest_is_its_rows_and_resolves_relative_uris(manifest: Manifest, store: Store) -> None:
+    uris = ["a b.jpg", "sub/../c,ü.jpg", "s3://other/d%20.jpg", "/e.jpg", "../up.jpg"]
+    source = manifest({"caption": ["one\ntwo" if "csv" in str(manifest) else "x"] * 5, "url": uris})
+    members = listed(source)
+    assert [member.key for member in members] == uris
+    folder, parent = store.url, store.url.rpartition("/")[0]
+    assert [member.uri for member in members] == [
+        f"{folder}/a b.jpg",
+        f"{folder}/c,ü.jpg",
+        "s3://other/d%20.jpg",
+        "/e.jpg",
+        f"{parent}/up.jpg",
+    ]
+    assert {member.size for member in members} == {member.etag for member in members} == {None}
+    assert keys(source, limit=2) == uris[:2]
+
+
+def test_a_manifest_may_name_its_keys(manifest: Manifest) -> None:
+    source = manifest({"key": ["k1", "k2"], "path": ["a.jpg", "a.jpg"]})
+    assert keys(source) == ["k1", "k2"]
+
+
+def test_the_first_known_column_holds_the_uris(manifest: Manifest) -> None:
+    source = manifest({"file": ["no.jpg"], "uri": ["yes.jpg"], "n": ["1"]})
+    assert keys(source) == ["yes.jpg"]
+
+
+def test_a_manifest_without_uris_is_a_user_error_that_lists_its_columns(manifest: Manifest) -> None:
+    with pytest.raises(UserError, match="its columns are id, link"):
+        listed(manifest({"id": ["1"], "link": ["a.jpg"]}))
+
+
+def test_an_empty_uri_is_a_user_error_that_names_its_row(manifest: Manifest) -> None:
+    with pytest.raises(UserError, match="row 3 has no uri"):
+        listed(manifest({"uri": ["a.jpg", "b.jpg", ""]}))
+
+
+def test_a_repeated_key_is_a_user_error_that_names_it(manifest: Manifest) -> None:
+    source = manifest({"uri": [f"{i}.jpg" for i in range(1000)] + ["7.jpg", "9.jpg"]})
+    with pytest.raises(UserError, match=r"rows 8 and 1001 have the same key '7.jpg'"):
+        listed(source)
+    assert len(keys(source, limit=1000)) == 1000
+
+
+def test_an_edited_manifest_is_another_source_and_a_rewritten_one_is_not(manifest: Manifest) -> None:
+    first = manifest({"uri": ["a.jpg"]}).describe()
+    again = manifest({"uri": ["a.jpg"]}).describe()
+    edited = manifest({"uri": ["b.jpg"]}).describe()
+    assert first == again
+    assert first != edited
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl", "m.parquet"])
+def test_a_broken_manifest_is_a_user_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for body in (b"", b"\x00\x01 nonsense", b'{"uri": "a.jpg"}\n{"uri": 3', b"uri,b\n1,2\n3\n"):
+        path.write_bytes(body)
+        with pytest.raises(UserError, match=r"m\."):
+            listed(open_source(str(path)))
+
+
+def test_a_manifest_longer_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("da2ray.sources.manifest.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("da2ray.sources.manifest.PARQUET_ROWS", 10)
+    uris = [f"{i:05d}.jpg" for i in range(5000)]
+    for suffix, write in (("csv", write_csv), ("jsonl", write_jsonl), ("parquet", write_parquet)):
+        write(tmp_path / f"m.{suffix}", {"uri": uris})
+        assert keys(open_source(str(tmp_path / f"m.{suffix}"))) == uris
+
+
+def test_what_fails_for_one_sample_is_its_reason_and_the_others_go_on(images: str, store: Store) -> None:
+    wanted = listed(open_source(images))
+    odd = [
+        Member("gone", f"{images}/gone.jpg", None, None),
+        Member("scheme", "nonsense://x/y.jpg", None, None),
+        Member("folder", f"{images}/b", None, None),
+        Member("root", "s3://", None, None),
+    ]
+    results = list(open_source(images).fetch([wanted[0], *odd, *wanted[1:]], concurrency=3))
+    assert [member.key for member, _ in results] == [wanted[0].key, *(m.key for m in odd), *(m.key for m in wanted[1:])]
+    reasons = [body.reason for _, body in results if isinstance(body, SampleError)]
+    assert reasons == [Reason.NOT_FOUND, Reason.UNREADABLE, Reason.NOT_FOUND, Reason.UNREADABLE]
+    assert [body for _, body in results if isinstance(body, bytes)] == [member.key.encode() for member in wanted]
+
+
+def test_a_forbidden_sample_shows_no_credential(
+    images: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if not images.startswith("s3://"):
+        pytest.skip("root reads every local file")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    ((_, body),) = fetch([Member("a", f"{images}/a.jpg", None, None)], 1)
+    assert isinstance(body, SampleError)
+    assert body.reason is Reason.FORBIDDEN
+    assert "not-the-secret" not in body.message
+    assert len(body.message) < 500
+
+
+def test_reading_looks_ahead_by_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = 0
+    lock = threading.Lock()
+
+    def read(stores: object, member: Member) -> bytes:
+        nonlocal started
+        with lock:
+            started += 1
+        return member.key.encode()
+
+    monkeypatch.setattr(base, "_read", read)
+
+    def endless() -> Iterator[Member]:
+        number = 0
+        while True:
+            yield Member(str(number), "", None, None)
+            number += 1
+
+    results = fetch(endless(), concurrency=4)
+    for number in range(10):
+        member, body = next(results)
+        assert member.key == str(number)
+        assert body == member.key.encode()
+        time.sleep(0.01)
+        assert started <= number + 4
+    results.close()
