@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from da2ray.errors import UserError
+from da2ray.labels.commits import commit_key
 from da2ray.sources.base import MEMBERS, Member, Source, members_of
 from da2ray.sources.prefix import IMAGE_SUFFIXES
 from da2ray.storage import Store, StoreFile, join
@@ -116,15 +117,6 @@ def plan_key(plan: str) -> str:
     return f"plans/{plan}.parquet"
 
 
-def commit_key(plan: str, shard: int) -> str:
-    """Where the commit of a shard lies; `Plan.remaining` counts objects of just this form."""
-    return f"{commit_folder(plan)}/{shard:08d}.parquet"
-
-
-def commit_folder(plan: str) -> str:
-    return f"commits/{plan}"
-
-
 class Plan:
     """A stored plan. Holds its footer (2 MB for 200,000 shards) and no member."""
 
@@ -157,7 +149,7 @@ class Plan:
             UserError: there is a commit of a shard that the plan does not have, so it is not this dataset's plan.
         """
         done = np.zeros(self.info.shards, np.bool_)
-        folder = commit_folder(self.id)
+        folder = commit_key(self.id, 0).rpartition("/")[0]
         for batch in store.list(folder):
             committed = _shard_numbers(batch.column("key"), folder)
             if committed.size and committed.max() >= self.info.shards:

@@ -209,6 +209,8 @@ def _is_free(port: int) -> bool:
 
 
 def main() -> None:
+    # Blocked, as `sigwait` needs: a signal then ends the wait and not the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     server = S3Server()
     for name, value in server.env.items():
         sys.stdout.write(f"export {name}={value}\n")

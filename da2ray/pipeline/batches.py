@@ -103,15 +103,18 @@ class LabelledBatch:
     errors: Sequence[tuple[str, str] | None]
 
 
-def large_binary(buffer: np.ndarray) -> pa.Array:
-    """One large_binary value over `buffer`'s memory, without a copy."""
-    offsets = np.array([0, buffer.nbytes], dtype=np.int64)
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(buffer)])
+def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
+    """large_binary values that lie one after another in `buffer`'s memory, without a copy; value i is [ends[i], ends[i + 1])."""
+    offsets = np.asarray(ends, dtype=np.int64)
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(buffer.reshape(-1))]
+    )
 
 
-def one_list(values: pa.Array) -> pa.Array:
-    """`values` as the single entry of a list array."""
-    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+def lists(values: Sequence[pa.Array]) -> pa.Array:
+    """A list array with an entry for each array."""
+    ends = np.cumsum([0, *map(len, values)])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.concat_arrays(values))
 
 
 def host_batch(row: pa.Table) -> HostBatch | None:
@@ -137,12 +140,12 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
         [pa.array(np.ascontiguousarray(column)) for column in labelled.scores.T], fields=list(SCORES)
     )
     columns = {
-        "reasons": one_list(pa.array([error and error[0] for error in labelled.errors], pa.string())),
-        "messages": one_list(pa.array([error and error[1] for error in labelled.errors], pa.string())),
-        "scales": one_list(pa.array(labelled.scales)),
-        "offsets": one_list(pa.array(labelled.offsets)),
-        "scores": one_list(scores),
-        "depths": large_binary(labelled.depths),
+        "reasons": lists([pa.array([error and error[0] for error in labelled.errors], pa.string())]),
+        "messages": lists([pa.array([error and error[1] for error in labelled.errors], pa.string())]),
+        "scales": lists([pa.array(labelled.scales)]),
+        "offsets": lists([pa.array(labelled.offsets)]),
+        "scores": lists([scores]),
+        "depths": large_binaries(labelled.depths, [0, labelled.depths.nbytes]),
     }
     kept = {name: row.column(name) for name in ("shard", "planned", "samples")}
     return pa.table(kept | columns, schema=LABELLED)

@@ -10,8 +10,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from da2ray.pipeline.coordinator import Stopped
-from da2ray.pipeline.reading import Reading
+from da2ray.pipeline.reading import Arena, Reading
 from da2ray.plan import Shard
+
+ARENA = Arena()
+"""This process's: a block is in shared memory when its task ends, and a process runs one read task at a time."""
 
 
 class ShardDatasource(Datasource):
@@ -26,7 +29,10 @@ class ShardDatasource(Datasource):
         return None
 
     def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+        self,
+        parallelism: int,  # noqa: ARG002 - one task a shard, whatever Ray suggests
+        per_task_row_limit: int | None = None,  # noqa: ARG002
+        data_context: Any = None,  # noqa: ARG002
     ) -> list[ReadTask]:
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(partial(_read, shard, self._reading, self._coordinator), metadata) for shard in self._shards]
@@ -35,6 +41,6 @@ class ShardDatasource(Datasource):
 def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
     if not ray.get(coordinator.begin.remote(shard.number)):
         raise Stopped
-    block = ray.get(reading).read(shard)
+    block = ray.get(reading).read(shard, ARENA)
     coordinator.read.remote(block.nbytes)
     yield block

@@ -27,7 +27,13 @@ class Labeler:
     """
 
     def __init__(
-        self, spec: TeacherSpec, options: LoadOptions, bits: int, scaled: bool, actors: int, coordinator: "ray.actor.ActorHandle"
+        self,
+        spec: TeacherSpec,
+        options: LoadOptions,
+        bits: int,
+        scaled: bool,
+        actors: int,
+        coordinator: "ray.actor.ActorHandle",
     ) -> None:
         torch.set_num_threads(torch_threads(actors))
         self._device = Device(spec.load(options), bits, scaled=scaled)

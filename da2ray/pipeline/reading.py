@@ -1,27 +1,75 @@
 """The read stage without Ray: a shard of the plan -> its micro-batches.
 
-Bodies are fetched ahead by threads and decoded here, one after another, so that a read task uses one core. Samples are grouped
-by network size in the plan's order, so that the micro-batches, and with them the labels, are fixed by the plan alone.
+Bodies are fetched by threads, headers read, samples grouped by network size in the plan's order, and then decoded one after
+another on one core, each into its place in the block. So the micro-batches, and with them the labels, are fixed by the plan
+alone, and pixels are copied once on their way to shared memory.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from da2ray.images import DecodeMode, Limits, admit, decode_pixels, read_header
+from da2ray.images import DecodeMode, Format, Header, Limits, admit, decode_pixels, read_header
 from da2ray.labels.schema import SampleError, Status
-from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binary, one_list
+from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists
 from da2ray.plan import Shard
 from da2ray.sources.base import Member, Source
 from da2ray.teachers.base import SizeRule
 
 FETCH_AHEAD = 16
 """GETs in flight for a read task: an S3 server gives 16 concurrent readers most of its rate (storage.md)."""
+
+
+class Arena:
+    """Memory for one block's pixels, kept by a process from task to task.
+
+    Fresh memory costs up to 2 ms a MB on virtual machines (page faults down to the host), twice the decoding; memory that was
+    used before costs nothing. Every call of `take` ends what the one before it gave.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def take(self, size: int) -> np.ndarray:
+        """uint8 (size,), contents undefined."""
+        if self._memory.size < size:
+            self._memory = np.empty(0, dtype=np.uint8)  # given back before the larger one is taken
+            self._memory = np.empty(size, dtype=np.uint8)
+        return self._memory[:size]
+
+
+@dataclass(slots=True)
+class _Sample:
+    """A sample on its way: the index fields known so far, and what decoding needs while it is still to be decoded."""
+
+    fields: dict[str, Any]
+    body: bytes = b""
+    header: Header | None = None
+
+    def refuse(self, error: SampleError) -> None:
+        reason = error.reason
+        self.fields |= {"status": reason.status.value, "reason": reason.value, "message": error.message}
+        self.fields |= {"network_height": None, "network_width": None}
+        self.body = b""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """A block in the making: rows of `READ` as columns."""
+
+    samples: list[list[dict[str, Any]]] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=lambda: [0])  # of each row's pixels in the arena
+
+    def add(self, samples: Sequence[_Sample], shapes: list[int], end: int) -> None:
+        self.samples.append([sample.fields for sample in samples])
+        self.shapes.append(shapes)
+        self.ends.append(end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +82,97 @@ class Reading:
     mode: DecodeMode
     batch_size: int
 
-    def read(self, shard: Shard) -> pa.Table:
+    def read(self, shard: Shard, arena: Arena | None = None) -> pa.Table:
         """Read, decode and group a shard.
+
+        Args:
+            shard: of a plan.
+            arena: where the pixels go; the block is valid until the arena's next use. None: memory of its own.
 
         Returns:
             A `READ` table: a row a micro-batch, at most one more for the samples without pixels. Every planned sample is in
             exactly one row.
         """
-        groups: dict[tuple[int, int], list[tuple[dict[str, Any], np.ndarray]]] = defaultdict(list)
-        without: list[dict[str, Any]] = []
+        groups: dict[tuple[int, int], list[_Sample]] = defaultdict(list)
+        without: list[_Sample] = []
         members = shard.samples()
         for row, (member, body) in enumerate(self.source.fetch(members, FETCH_AHEAD)):
-            sample, pixels = self._decode(row, member, body)
-            if pixels is None:
+            sample = _Sample(_fields(row, member))
+            try:
+                size = self._admit(sample, body)
+            except SampleError as error:
+                sample.refuse(error)
                 without.append(sample)
             else:
-                groups[sample["network_height"], sample["network_width"]].append((sample, pixels))
-        tables = [
-            _row(shard, len(members), [sample for sample, _ in batch], [pixels for _, pixels in batch])
-            for group in groups.values()
-            for batch in _even_parts(group, self.batch_size)
-        ]
-        if without or not tables:
-            tables.append(_row(shard, len(members), without, []))
-        return pa.concat_tables(tables)
+                groups[size].append(sample)
 
-    def _decode(self, row: int, member: Member, body: bytes | SampleError) -> tuple[dict[str, Any], np.ndarray | None]:
-        sample = dict.fromkeys(SAMPLE_FIELDS) | {"key": member.key, "uri": member.uri, "etag": member.etag, "row": row}
-        try:
-            if isinstance(body, SampleError):
-                raise body
-            sample["sha256"] = hashlib.sha256(body).digest()
-            header = read_header(body)
-            sample |= {"width": header.width, "height": header.height, "orientation": header.orientation}
-            height, width = admit(header, self.size_rule, self.limits)
-            pixels = decode_pixels(body, header, (height, width), self.mode)
-        except SampleError as error:
-            sample |= {"status": error.reason.status.value, "reason": error.reason.value, "message": error.message}
-            return sample, None
-        sample |= {"status": Status.LABELLED.value, "network_height": height, "network_width": width}
-        return sample, pixels
+        room = sum(self._room(sample, size) for size, group in groups.items() for sample in group)
+        pixels = (arena or Arena()).take(room)
+        rows, end = _Rows(), 0
+        for size, group in groups.items():
+            for batch in _even_parts(group, self.batch_size):
+                decoded, shapes = [], []
+                for sample in batch:
+                    try:
+                        image = self._decode(sample, size)
+                    except SampleError as error:
+                        sample.refuse(error)
+                        without.append(sample)
+                        continue
+                    pixels[end : end + image.size] = image.reshape(-1)
+                    end += image.size
+                    decoded.append(sample)
+                    shapes += image.shape[:2]
+                if decoded:
+                    rows.add(decoded, shapes, end)
+        if without:
+            rows.add(without, [], end)
+        return _table(shard, len(members), rows, pixels)
+
+    def _admit(self, sample: _Sample, body: bytes | SampleError) -> tuple[int, int]:
+        if isinstance(body, SampleError):
+            raise body
+        sample.fields["sha256"] = hashlib.sha256(body).digest()
+        header = read_header(body)
+        sample.fields |= {"width": header.width, "height": header.height, "orientation": header.orientation}
+        size = admit(header, self.size_rule, self.limits)
+        sample.fields |= {"network_height": size[0], "network_width": size[1], "status": Status.LABELLED.value}
+        sample.body, sample.header = body, header
+        return size
+
+    def _room(self, sample: _Sample, size: tuple[int, int]) -> int:
+        """Bytes that a sample's pixels take at most.
+
+        libjpeg's scales halve at most from one to the next, down to 1/8: a reduced JPEG is below twice the network's sides, or
+        an eighth of its own, each rounded up.
+        """
+        header = sample.header
+        assert header is not None  # noqa: S101 - admitted
+        if self.mode is DecodeMode.EXACT or header.format is not Format.JPEG:
+            return 3 * header.height * header.width
+        reduced = 2 / min(header.height / size[0], header.width / size[1])
+        share = min(1.0, max(reduced, 1 / 8))
+        return 3 * (int(header.height * share) + 2) * (int(header.width * share) + 2)
+
+    def _decode(self, sample: _Sample, size: tuple[int, int]) -> np.ndarray:
+        assert sample.header is not None  # noqa: S101 - admitted
+        image = decode_pixels(sample.body, sample.header, size, self.mode)
+        sample.body = b""
+        return image
 
 
-def _row(shard: Shard, planned: int, samples: list[dict[str, Any]], pixels: list[np.ndarray]) -> pa.Table:
-    shapes = np.array([image.shape[:2] for image in pixels], dtype=np.int32).reshape(-1)
-    flat = [image.reshape(-1) for image in pixels] or [np.zeros(0, dtype=np.uint8)]
+def _fields(row: int, member: Member) -> dict[str, Any]:
+    return dict.fromkeys(SAMPLE_FIELDS) | {"key": member.key, "uri": member.uri, "etag": member.etag, "row": row}
+
+
+def _table(shard: Shard, planned: int, rows: _Rows, pixels: np.ndarray) -> pa.Table:
+    count = len(rows.samples)
     columns = {
-        "shard": pa.array([shard.number], pa.int64()),
-        "planned": pa.array([planned], pa.int32()),
-        "samples": one_list(pa.array(samples, SAMPLE)),
-        "shapes": one_list(pa.array(shapes)),
-        "pixels": large_binary(flat[0] if len(flat) == 1 else np.concatenate(flat)),
+        "shard": pa.repeat(pa.scalar(shard.number, pa.int64()), count),
+        "planned": pa.repeat(pa.scalar(planned, pa.int32()), count),
+        "samples": lists([pa.array(samples, SAMPLE) for samples in rows.samples]),
+        "shapes": lists([pa.array(shapes, pa.int32()) for shapes in rows.shapes]),
+        "pixels": large_binaries(pixels, rows.ends),
     }
     return pa.table(columns, schema=READ)
 

@@ -151,7 +151,9 @@ def create_dataset(job: Job) -> None:
     try:
         create_or_open(job.store, job.dataset)
     except OSError as error:
-        raise UserError(f"cannot write to {job.store.url}: {error}\nchoose another --output or mend its permissions") from None
+        raise UserError(
+            f"cannot write to {job.store.url}: {error}\nchoose another --output or mend its permissions"
+        ) from None
 
 
 def stored_plan(job: Job, console: Console) -> Plan:
