@@ -1,9 +1,11 @@
 """Fixtures that several test files share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.photos import write_photos
 from tests.s3_server import S3Server
 
 
@@ -19,3 +21,9 @@ def s3() -> Iterator[S3Server]:
             patch.setenv(name, value)
         yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small photographs and broken files, `tests.photos.REASONS`; not to be changed."""
+    return write_photos(tmp_path_factory.mktemp("photos"))

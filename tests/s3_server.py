@@ -37,7 +37,7 @@ class S3Server:
 
     Attributes:
         endpoint: `http://127.0.0.1:<port>`.
-        access_key, secret_key: the only identity it accepts.
+        access_key, secret_key: of the identity that tests go through; `reader_env` has one that may not write.
         pid: of the server, for tests that kill it.
     """
 
@@ -47,10 +47,12 @@ class S3Server:
         self._directory = Path(tempfile.mkdtemp(prefix="da2ray-s3-"))
         self._config = self._directory / "s3.json"
         self._admin_secret = secrets.token_hex(16)
+        self._reader_secret = secrets.token_hex(16)
         # To an administrator SeaweedFS gives buckets that do not exist: tests go through an identity that is none.
         identities = [
             _identity("admin", "admin", self._admin_secret, ["Admin"]),
             _identity("test", self.access_key, self.secret_key, ["Read", "Write", "List", "Tagging"]),
+            _identity("reader", "da2rayreader", self._reader_secret, ["Read", "List"]),
         ]
         self._config.write_text(json.dumps({"identities": identities}))
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,6 +69,11 @@ class S3Server:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+    @property
+    def reader_env(self) -> dict[str, str]:
+        """As `env`, for an identity that may read and list but not write."""
+        return self.env | {"AWS_ACCESS_KEY_ID": "da2rayreader", "AWS_SECRET_ACCESS_KEY": self._reader_secret}
 
     @property
     def pid(self) -> int:

@@ -14,9 +14,6 @@ from da2ray.errors import UserError
 EMBEDDED_STORE_SHARE = 0.3
 """Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
 EMBEDDED_STORE_LARGEST = 8 << 30
-IN_FLIGHT_SHARE = 0.5
-"""Share of the object stores that shards in flight may fill: pixels and depth of a shard are there at the same time, and what
-a task is about to write needs room too. Nothing was spilled at this share (tests/pipeline/test_run.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +25,12 @@ class Resources:
         precision: "fp32", "bf16" or "fp16".
         actors: fewest and most teacher actors.
         cpus: CPUs of the cluster.
-        store_bytes: object store memory of the cluster.
     """
 
     device: str
     precision: str
     actors: tuple[int, int]
     cpus: int
-    store_bytes: int
 
 
 def connect(config: PseudolabelConfig) -> None:
@@ -56,14 +51,19 @@ def connect(config: PseudolabelConfig) -> None:
     address = cluster_address(config)
     # Workers take and give back tens of megabytes all the time; huge pages make that three to five times cheaper. Children of
     # an embedded Ray inherit it; on a cluster it belongs into the nodes' environment (cluster/).
+    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode (measured: 18 s of CPU
+    # where 6 s do, luminance on 400 images and 2 cores).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
     if address:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            reason = " ".join(str(error).split())[:160]
             raise UserError(
-                f"no Ray cluster at {address}: {' '.join(str(error).split())[:160]}\nset RAY_ADDRESS or --ray-address to a running cluster, or unset both for an embedded Ray"
+                f"no Ray cluster at {address}: {reason}\n"
+                "set RAY_ADDRESS or --ray-address to a running cluster, or neither for an embedded Ray"
             ) from None
     else:
         ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
@@ -115,7 +115,7 @@ def resources(config: PseudolabelConfig) -> Resources:
     gpus = int(cluster.get("GPU", 0))
     device, precision = resolve_device(config, gpus)
     actors = parse_range(config.actors) if config.actors else (1, gpus if device == "cuda" else 1)
-    return Resources(device, precision, actors, int(cluster.get("CPU", 1)), int(cluster.get("object_store_memory", 0)))
+    return Resources(device, precision, actors, int(cluster.get("CPU", 1)))
 
 
 def torch_threads(actors: int) -> int:

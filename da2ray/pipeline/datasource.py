@@ -9,7 +9,8 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from da2ray.pipeline.coordinator import Stopped
+from da2ray.pipeline.batches import READ
+from da2ray.pipeline.coordinator import Begin, Stopped
 from da2ray.pipeline.reading import Arena, Reading
 from da2ray.plan import Shard
 
@@ -39,8 +40,7 @@ class ShardDatasource(Datasource):
 
 
 def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
-    if not ray.get(coordinator.begin.remote(shard.number)):
+    begin = ray.get(coordinator.begin.remote(shard.number))
+    if begin is Begin.STOP:
         raise Stopped
-    block = ray.get(reading).read(shard, ARENA)
-    coordinator.read.remote(block.nbytes)
-    yield block
+    yield ray.get(reading).read(shard, ARENA) if begin is Begin.GO else READ.empty_table()

@@ -23,7 +23,7 @@ from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.cluster import IN_FLIGHT_SHARE, Resources, connect, gpu_count, resolve_device, resources
+from da2ray.pipeline.cluster import Resources, connect, gpu_count, resolve_device, resources
 from da2ray.pipeline.coordinator import Counts, Stopped, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
@@ -95,9 +95,11 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         console.print(
             f"resuming: {done.shards_before:,} of {done.shards:,} shards are committed ({done.samples_before:,} images)"
         )
-    if len(todo.shards) and not label_all(job, plan, todo, console):
-        console.print("stopped; run the same command again to go on")
-        return Exit.RESUMABLE
+    if len(todo.shards):
+        label_all(job, plan, todo, console)
+        if len(left := plan.remaining(job.store)):
+            console.print(f"stopped with {len(left):,} shards left; run the same command again to go on")
+            return Exit.RESUMABLE
     return publish(job, console)
 
 
@@ -172,18 +174,18 @@ def stored_plan(job: Job, console: Console) -> Plan:
     return plan
 
 
-def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> bool:
-    """Label the remaining shards, wave by wave. False where a signal stopped it; what was in flight is committed."""
+def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
+    """Label the remaining shards, wave by wave, or until a signal stops it; what was in flight then is committed."""
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     job.store.put(f"runs/{run}/config.json", job.config.model_dump_json(indent=1).encode())
     connect(job.config)
     try:
         has = resources(job.config)
+        low, high = has.actors
         console.print(
-            f"{job.spec.name} {has.precision} on {has.device}, {has.actors[0]}-{has.actors[1]} actors; {has.cpus} CPUs; run {run}",
-            highlight=False,
+            f"run {run}: {job.spec.name} {has.precision} on {has.device}, {low}-{high} actors; {has.cpus} CPUs"
         )
-        coordinator = start_coordinator(int(has.store_bytes * IN_FLIGHT_SHARE), first=max(2, has.cpus))
+        coordinator = start_coordinator()
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         progress = Progress(job.store, run, todo.totals, console, live=live)
         progress.start(lambda: ray.get(coordinator.counts.remote(), timeout=30))
@@ -191,20 +193,17 @@ def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> bool:
         try:
             with stop_on_signals(coordinator, progress) as stopping:
                 shards = plan.shards(todo.shards)
-                while wave := list(islice(shards, job.config.wave_size)):
-                    if stopping.is_set() or not label_wave(job, plan, wave, has, coordinator):
-                        state = "stopped"
-                        return False
-            state = "labelled"
-            return True
+                while not stopping.is_set() and (wave := list(islice(shards, job.config.wave_size))):
+                    label_wave(job, plan, wave, has, coordinator)
+            state = "stopped" if stopping.is_set() else "labelled"
         finally:
             progress.finish(state, last_counts(coordinator))
     finally:
         ray.shutdown()
 
 
-def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordinator: "ray.actor.ActorHandle") -> bool:
-    """One Ray Data execution. False where it was stopped."""
+def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordinator: "ray.actor.ActorHandle") -> None:
+    """One Ray Data execution, to its end or until it was asked to stop."""
     context = DataContext.get_current()
     context.target_max_block_size = None  # one block a shard, however large (invariant 1)
     context.enable_progress_bars = False
@@ -236,21 +235,21 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordi
             "actors": high,
             "coordinator": coordinator,
         },
-        **({"num_gpus": 1, "num_cpus": 1} if has.device == "cuda" else {"num_cpus": CPU_ACTOR_CPUS}),
+        # Actors ask for no CPU: on a node with few of them they would leave none for decoding.
+        num_cpus=0,
+        num_gpus=1 if has.device == "cuda" else None,
     )
     try:
         labels.write_datasink(sink, ray_remote_args={"num_cpus": TASK_CPUS})
     except Exception as error:
-        if is_stop(error):
-            return False
-        raise
-    return True
+        if not is_stop(error):
+            raise
 
 
 NO_PROGRESS_SECONDS = 24 * 3600
 """Ray Data's own limit of 30 minutes fails a job that waits for spot GPUs (ray#65060)."""
 TASK_CPUS = 0.5
-CPU_ACTOR_CPUS = 0.01
+"""CPUs that a read or write task asks for: two a core, so that one decodes or encodes while another waits for the store."""
 
 
 def is_stop(error: BaseException | None) -> bool:

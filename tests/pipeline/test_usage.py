@@ -1,0 +1,216 @@
+"""Bad usage ends with exit code 2 and one or two lines that say what to change: no traceback, no Ray, no image read."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+from safetensors.torch import save_file
+
+from da2ray.config import PseudolabelConfig, load
+from da2ray.console import run_command
+from da2ray.labels.dataset import create_or_open
+from da2ray.pipeline.run import pseudolabel
+from da2ray.storage import open_store
+from da2ray.teachers.depth_anything.dpt import TINY
+from da2ray.teachers.depth_anything.teacher import random_state
+from tests.jobs import JOB
+from tests.labels.samples import info
+from tests.s3_server import S3Server
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run the job's own code in this process; returns what it says on stderr, checked to be fit for a user."""
+
+    def no_ray(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started before the mistake was found")
+
+    monkeypatch.setattr(ray, "init", no_ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(*args: object) -> str:
+        argv = list(map(str, args))
+        code = run_command(lambda console: pseudolabel(load(PseudolabelConfig, argv, prog="pseudolabel.py"), console))
+        said = capsys.readouterr().err
+        assert code == 2, said
+        lines = said.splitlines()
+        assert lines[0].startswith("error: ")
+        assert 1 <= len(lines) <= 2, said
+        assert all(len(line) <= 500 for line in lines), said
+        assert "Traceback" not in said
+        return said.removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def job(photos: Path, tmp_path: Path) -> Callable[..., list[object]]:
+    """The options of a good command, some of them changed; None leaves one out."""
+
+    def make(**changes: object) -> list[object]:
+        options = {"images": photos, "output": tmp_path / "labels", "teacher": "luminance"} | changes
+        given = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value is not None}
+        return [part for option in given.items() for part in option]
+
+    return make
+
+
+Job = Callable[..., list[object]]
+
+
+def test_an_unknown_teacher_is_told_its_likely_name(refused: Refused, job: Job, tmp_path: Path) -> None:
+    said = refused(*job(teacher="depth-anything-v2-smal"))
+    assert "depth-anything-v2-smal" in said
+    assert "did you mean depth-anything-v2-small" in said
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_dataset_of_another_fingerprint_is_not_mixed(refused: Refused, job: Job, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "labels"))
+    create_or_open(store, info())
+    before = store.get("dataset.json")
+    said = refused(*job())
+    assert "--output" in said
+    assert str(tmp_path / "labels") in said
+    assert "weights_sha256" in said
+    assert store.get("dataset.json") == before
+    assert [key for batch in store.list() for key in batch["key"].to_pylist()] == ["dataset.json"]
+
+
+def test_a_dataset_of_the_other_format_names_the_option(refused: Refused, job: Job, tmp_path: Path) -> None:
+    create_or_open(open_store(str(tmp_path / "labels")), info(format="zarr"))
+    assert "--format zarr" in refused(*job())
+
+
+def test_a_source_that_is_not_there_is_named(refused: Refused, job: Job, tmp_path: Path) -> None:
+    said = refused(*job(images=tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in said
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_manifest_that_is_not_there_is_named(refused: Refused, job: Job, tmp_path: Path) -> None:
+    assert str(tmp_path / "nowhere.csv") in refused(*job(images=tmp_path / "nowhere.csv"))
+
+
+def test_a_source_without_images_says_what_was_looked_for(refused: Refused, job: Job, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    said = refused(*job(images=tmp_path / "empty"))
+    assert str(tmp_path / "empty") in said
+    assert ".jpg" in said
+
+
+def test_a_source_of_an_unknown_scheme_is_named(refused: Refused, job: Job) -> None:
+    assert "nothing://" in refused(*job(images="nothing://here"))
+
+
+def test_an_output_below_a_file_cannot_be_written_to(refused: Refused, job: Job, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("in the way")
+    said = refused(*job(output=tmp_path / "file.txt" / "labels"))
+    assert str(tmp_path / "file.txt") in said
+    assert "--output" in said
+
+
+def test_an_output_on_a_read_only_file_system_cannot_be_written_to(refused: Refused, job: Job) -> None:
+    said = refused(*job(output="/proc/da2ray/labels"))
+    assert "/proc/da2ray/labels" in said
+    assert "--output" in said
+
+
+@pytest.mark.parametrize("client", ["obstore", "fsspec"])
+def test_s3_credentials_that_are_wrong_are_said_to_be(
+    refused: Refused, job: Job, s3: S3Server, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    bucket = s3.create_bucket()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    said = refused(*job(images=f"{bucket}/photos", storage_client=client))
+    assert f"{bucket}/photos" in said
+
+
+@pytest.mark.parametrize("client", ["obstore", "fsspec"])
+def test_a_bucket_that_is_not_there_is_named(refused: Refused, job: Job, s3: S3Server, client: str) -> None:
+    said = refused(*job(images="s3://da2ray-no-such-bucket/photos", storage_client=client))
+    assert "s3://da2ray-no-such-bucket" in said
+
+
+@pytest.mark.parametrize("client", ["obstore", "fsspec"])
+def test_an_s3_identity_that_may_only_read_cannot_be_written_with(
+    refused: Refused, job: Job, s3: S3Server, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    bucket = s3.create_bucket()
+    for name, value in s3.reader_env.items():
+        monkeypatch.setenv(name, value)
+    said = refused(*job(output=f"{bucket}/labels", storage_client=client))
+    assert f"{bucket}/labels" in said
+    assert "--output" in said
+
+
+def test_weights_of_another_network_say_what_was_expected_and_found(refused: Refused, job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_file(random_state(TINY), path)
+    said = refused(*job(teacher="depth-anything-v2-small", weights=path))
+    assert str(path) in said
+    assert "depth-anything-v2-small" in said
+    assert not (tmp_path / "labels").exists()
+
+
+def test_weights_that_are_not_there_or_none_at_all_are_named(refused: Refused, job: Job, tmp_path: Path) -> None:
+    assert "gone.pth" in refused(*job(teacher="depth-anything-v2-small", weights=tmp_path / "gone.pth"))
+    (tmp_path / "text.pth").write_text("no weights")
+    assert "text.pth" in refused(*job(teacher="depth-anything-v2-small", weights=tmp_path / "text.pth"))
+    assert "--weights" in refused(*job(weights=tmp_path / "any.pth"))
+    assert "--weights" in refused(*job(teacher="depth-anything-v2-giant"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("shard_size", "0"),
+        ("batch_size", "many"),
+        ("limit", "-1"),
+        ("max_aspect", "0.5"),
+        ("max_failed", "lots"),
+        ("actors", "3:1"),
+        ("actors", "x"),
+        ("format", "csv"),
+        ("decode", "quick"),
+        ("precision", "int8"),
+        ("device", "tpu"),
+    ],
+)
+def test_a_value_that_is_wrong_names_its_option(refused: Refused, job: Job, option: str, value: str) -> None:
+    said = refused(*job(**{option: value}))
+    assert f"--{option.replace('_', '-')}" in said
+    assert value in said
+
+
+def test_an_option_that_is_not_one_or_is_missing_is_named(refused: Refused, job: Job, tmp_path: Path) -> None:
+    assert "--colour" in refused(*job(colour="red"))
+    assert "--images is required" in refused(*job(images=None))
+    assert "--output is required" in refused(*job(output=None))
+    config = tmp_path / "job.yaml"
+    config.write_text("colour: red\n")
+    assert "--colour" in refused(*job(config=config))
+    assert "nowhere.yaml" in refused(*job(config=tmp_path / "nowhere.yaml"))
+    config.write_text("- a\n- b\n")
+    assert "job.yaml" in refused(*job(config=config))
+
+
+def test_cuda_without_a_gpu_is_refused_and_not_replaced(
+    refused: Refused, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "--device cuda" in refused(*job(device="cuda"))
+
+
+def test_the_script_itself_exits_2_with_nothing_but_the_error(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, JOB, "--images", photos, "--output", tmp_path / "labels", "--teacher", "no-such"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: no teacher is named no-such")
+    assert len(finished.stderr.splitlines()) <= 2
