@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from da2ray.console import duration, run_command
 from da2ray.errors import UserError
@@ -48,11 +48,11 @@ def status(store: Store, console: Console, *, as_json: bool) -> int:
         console.print_json(json.dumps(found))
         return 0
     made, run, snapshot = found["dataset"]["created_by"], found["run"], found["snapshot"]
-    kind = found["dataset"]["kind"] + (f" ({found['dataset']['unit']})" if found["dataset"]["unit"] else "")
-    console.print(
-        f"{store.url}: {kind} by {made['teacher']} {made['precision']}, {found['dataset']['format']} shards, fingerprint {made['fingerprint']}"
-    )
-    table = Table("plan", "source", "samples", "shards", "committed", "left", box=None)
+    dataset = found["dataset"]
+    kind = dataset["kind"] + (f" ({dataset['unit']})" if dataset["unit"] else "")
+    made_by = f"{made['teacher']} {made['precision']}, fingerprint {made['fingerprint']}"
+    console.print(f"{store.url}: {kind} by {made_by}; {dataset['format']} shards")
+    table = Table("plan", source, "samples", "shards", "committed", "left", box=None)
     for plan in found["plans"]:
         left = plan["shards"] - plan["committed"]
         table.add_row(
@@ -60,10 +60,12 @@ def status(store: Store, console: Console, *, as_json: bool) -> int:
         )
     console.print(table)
     if run:
-        samples = run["samples"]
-        eta = f", ETA {duration(run['eta_seconds'])}" if run["eta_seconds"] and run["state"] == "running" else ""
+        samples, pace = run["samples"], f"{run['images_per_second']}/s"
+        if run["eta_seconds"] and run["state"] == "running":
+            pace += f", ETA {duration(run['eta_seconds'])}"
         console.print(
-            f"run {run['run']}: {run['state']}, {samples['done']:,} of {samples['total']:,} images, {run['images_per_second']}/s{eta}, updated {run['updated']}"
+            f"run {run['run']}: {run['state']}, {samples['done']:,} of {samples['total']:,} images, "
+            f"{pace}, updated {run['updated']}"
         )
     if snapshot:
         console.print(f"snapshot {snapshot['number']} of {snapshot['created']}: {snapshot['rows']:,} rows")
@@ -117,7 +119,7 @@ def snapshots(store: Store, console: Console, *, create: bool) -> int:
         raise UserError(f"no dataset at {store.url}: nothing there, or not written by da2ray")
     if create:
         create_snapshot(store, [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
-    table = Table("snapshot", "created", "rows", "counts", "parts", box=None)
+    table = Table("snapshot", Column("created", overflow="fold"), "rows", "counts", "parts", box=None)
     for number in list_snapshots(store):
         found = open_snapshot(store, number)
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(found.by_status.items()))

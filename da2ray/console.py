@@ -8,12 +8,15 @@ from rich.console import Console
 from da2ray.errors import UserError
 
 USAGE = 2
+PIPE_WIDTH = 1000
+"""Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
 
 
 def run_command(command: Callable[[Console], int]) -> int:
     """Run a command with a console on stdout and return its exit code."""
     try:
-        return command(Console(highlight=False, soft_wrap=True))
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        return command(Console(highlight=False, soft_wrap=True, width=width))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from da2ray.labels.reader import Labels, open_labels
+from tests.jobs import run_job
 from tests.photos import write_photos
 from tests.s3_server import S3Server
 
@@ -27,3 +29,12 @@ def s3() -> Iterator[S3Server]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small photographs and broken files, `tests.photos.REASONS`; not to be changed."""
     return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """Labels of `photos` by a run of the job, Parquet, local, shards of 4; not to be changed. Starts Ray."""
+    output = tmp_path_factory.mktemp("luminance")
+    finished = run_job("--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4)
+    assert finished.code == 0, finished
+    return open_labels(str(output))

@@ -18,7 +18,7 @@ from skimage import data
 
 from da2ray.images import DecodeMode, Format, Image, Limits, admit, decode, decode_pixels, read_header
 from da2ray.labels.schema import Reason, SampleError
-from da2ray.teachers.depth_anything.preprocess import OfficialSize
+from da2ray.teachers.depth_anything.size import OfficialSize
 
 SIZE = OfficialSize()
 ANY = Limits(min_side=1, max_aspect=1000, max_tokens=10**6)

@@ -7,11 +7,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SKIMAGE = (
-    "astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png coins.png grass.png gravel.png "
-    "hubble_deep_field.jpg ihc.png microaneurysms.png moon.png motorcycle_left.png motorcycle_right.png "
-    "no_time_for_that_tiny.gif page.png retina.jpg rocket.jpg text.png"
-).split()
+SKIMAGE = [
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "microaneurysms.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "no_time_for_that_tiny.gif",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "text.png",
+]
 SKLEARN = ("china.jpg", "flower.jpg")
 SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "china.jpg", "flower.jpg")
 """Those in colour and of ordinary subjects: what a mixed set is made of."""

@@ -4,6 +4,7 @@ python -m da2ray.benchmark.plain_ray '{"images": …, "output": …, "teacher": 
 """
 
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -41,8 +42,7 @@ class PlainLabeler:
 def main(argument: str) -> None:
     """Label a folder the plain way."""
     job = json.loads(argument)
-    gpus = int(job["device"] == "cuda")
-    ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     images = ray.data.read_images(job["images"], mode="RGB", include_paths=True)
@@ -54,7 +54,7 @@ def main(argument: str) -> None:
             "teacher": job["teacher"],
             "options": LoadOptions(job["weights"], job["device"], job["precision"]),
         },
-        **({"num_gpus": 1} if gpus else {}),
+        num_gpus=1 if job["device"] == "cuda" else None,
     )
     labels.write_parquet(job["output"])
     ray.shutdown()

@@ -2,11 +2,9 @@
 
 import json
 import os
-import resource
 import shutil
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from da2ray.benchmark.photos import write_mixed_set
-from da2ray.benchmark.processes import Usage, timed
+from da2ray.benchmark.processes import timed
+from da2ray.benchmark.resume import measure_resume
 from da2ray.benchmark.stages import Measured, decode_only, teacher_only, write_only
+from da2ray.benchmark.weights import write_seeded_weights
 from da2ray.config import BenchmarkConfig
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode, Limits
@@ -40,7 +40,7 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     """Measure and print; see `BenchmarkConfig`."""
     work = Path(config.work)
     if config.resume_shards:
-        return resume(config.resume_shards, work, console)
+        return measure_resume(config.resume_shards, work, console)
     shutil.rmtree(work, ignore_errors=True)
     images = config.images or str(work / "images")
     if config.make_images:
@@ -54,20 +54,18 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     cores = os.cpu_count() or 1
     console.print(f"{config.teacher} {options.precision} on {_device_name(device)}; {cores} cores; {images}")
 
-    plain = (
-        _slope("plain Ray Data", _plain_command(config, images, options, work), config, images, work, cores)
-        if config.plain
-        else None
-    )
-    if plain:
+    parts = _parts(images, work, config.limit)
+    plain = None
+    if config.plain:
+        plain = _slope("plain Ray Data", lambda part: _plain_command(config, part, options, work), parts, work)
         _print(console, "the plain way", [plain], plain)
     for mode in config.decode:
         stages = _stages(config, images, DecodeMode(mode), options, work)
-        command = _job_command(config, images, mode, options, work)
-        whole = _slope("end to end", command, config, images, work, cores)
+        whole = _slope(
+            "end to end", lambda part, mode=mode: _job_command(config, part, mode, options, work), parts, work
+        )
         _print(console, f"--decode {mode}", [*stages, whole], plain)
-        teacher = stages[1]
-        console.print(f"  end to end / teacher only: {whole.per_second / teacher.per_second:.2f}")
+        console.print(f"  end to end / teacher only: {whole.per_second / stages[1].per_second:.2f}")
     return 0
 
 
@@ -90,27 +88,25 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     return [decoded, labelled, written]
 
 
-Command = tuple[list[str], str]
-"""A command, and the option or field by which it takes a folder of images."""
-
-
-def _job_command(config: BenchmarkConfig, images: str, mode: str, options: LoadOptions, work: Path) -> list[str]:
-    command = [sys.executable, str(JOB), "--images", images, "--output", str(work / f"labels-{mode}"), "--decode", mode]
-    command += ["--teacher", config.teacher, "--device", options.device, "--precision", options.precision]
-    command += [
-        "--shard-size",
-        str(config.shard_size),
-        "--batch-size",
-        str(config.batch_size),
-        "--format",
-        config.format.value,
+def _job_command(config: BenchmarkConfig, part: Path, mode: str, options: LoadOptions, work: Path) -> list[str]:
+    command = [
+        sys.executable,
+        str(JOB),
+        "--images",
+        str(part),
+        "--output",
+        str(work / f"labels-{mode}"),
+        "--decode",
+        mode,
     ]
-    return command + (["--weights", options.weights] if options.weights else [])
+    command += ["--teacher", config.teacher, "--device", options.device, "--precision", options.precision]
+    command += ["--shard-size", str(config.shard_size), "--batch-size", str(config.batch_size)]
+    return [*command, "--format", config.format.value, *(["--weights", options.weights] if options.weights else [])]
 
 
-def _plain_command(config: BenchmarkConfig, images: str, options: LoadOptions, work: Path) -> list[str]:
+def _plain_command(config: BenchmarkConfig, part: Path, options: LoadOptions, work: Path) -> list[str]:
     job = {
-        "images": images,
+        "images": str(part.absolute()),
         "output": str((work / "plain").absolute()),
         "teacher": config.teacher,
         "weights": options.weights,
@@ -121,44 +117,36 @@ def _plain_command(config: BenchmarkConfig, images: str, options: LoadOptions, w
     return [sys.executable, "-m", "da2ray.benchmark.plain_ray", json.dumps(job)]
 
 
-def _slope(name: str, command: Sequence[str], config: BenchmarkConfig, images: str, work: Path, cores: int) -> Measured:
-    """A command on a quarter of the images and on all of them: what the rest cost."""
-    small = _link_part(images, work / "small", SMALL_SHARE, config.limit)
-    whole = _link_part(images, work / "whole", 1, config.limit)
-    usages: list[Usage] = []
-    for folder in (small, whole):
-        arguments = [part.replace(images, str(folder)) if part == images else part for part in command]
-        if name.startswith("plain"):
-            arguments[-1] = json.dumps(json.loads(command[-1]) | {"images": str(folder.absolute())})
-        _clear_outputs(work)
-        usage = timed(arguments, work / "logs" / f"{name}-{folder.name}.log".replace(" ", "-"))
+def _slope(name: str, command: Callable[[Path], list[str]], parts: Sequence[Path], work: Path) -> Measured:
+    """A command on a quarter of the images and on all of them: what the rest cost is what is beyond start-up."""
+    usages = []
+    for part in parts:
+        for output in (*work.glob("labels-*"), work / "plain"):
+            shutil.rmtree(output, ignore_errors=True)
+        log = work / "logs" / f"{name}-{part.name}.log".replace(" ", "-")
+        usage = timed(command(part), log)
         if usage.exit_code:
-            raise UserError(f"{name} ended with exit code {usage.exit_code}: see {work}/logs")
+            raise UserError(f"{name} ended with exit code {usage.exit_code}: see {log}")
         usages.append(usage)
-    count = len(list(whole.iterdir())) - len(list(small.iterdir()))
-    return Measured(name, count, usages[1].wall - usages[0].wall, usages[1].cpu - usages[0].cpu, cores)
+    small, whole = usages
+    images = len(list(parts[1].iterdir())) - len(list(parts[0].iterdir()))
+    return Measured(name, images, whole.wall - small.wall, whole.cpu - small.cpu, os.cpu_count() or 1)
 
 
-def _link_part(images: str, folder: Path, every: int, limit: int | None) -> Path:
-    """A folder of links to every n-th image of a local folder."""
-    if not folder.exists():
+def _parts(images: str, work: Path, limit: int | None) -> tuple[Path, Path]:
+    """Two folders of links: a quarter of the images, mixed like the whole, and all of them."""
+    found = sorted(path for path in Path(images).rglob("*") if path.is_file())[:limit]
+    # In runs of two: a made set alternates between small and large.
+    quarter = [path for index, path in enumerate(found) if index // 2 % SMALL_SHARE == 0]
+    folders = work / "small", work / "whole"
+    for folder, paths in zip(folders, (quarter, found), strict=True):
         folder.mkdir(parents=True)
-        found = sorted(path for path in Path(images).rglob("*") if path.is_file())[:limit]
-        # Neighbouring images alternate in size: take whole runs, so that a part is mixed like the whole.
-        for index, path in enumerate(found):
-            if index // 2 % every == 0:
-                os.link(path, folder / f"{index:06d}{path.suffix}")
-    return folder
-
-
-def _clear_outputs(work: Path) -> None:
-    for output in (*work.glob("labels-*"), work / "plain"):
-        shutil.rmtree(output, ignore_errors=True)
+        for index, path in enumerate(paths):
+            (folder / f"{index:06d}{path.suffix}").symlink_to(path.absolute())
+    return folders
 
 
 def _seeded_weights(config: BenchmarkConfig, work: Path) -> str:
-    from da2ray.benchmark.weights import write_seeded_weights  # noqa: PLC0415
-
     return str(write_seeded_weights(config.teacher, work / "weights"))
 
 
@@ -168,30 +156,10 @@ def _device_name(device: str) -> str:
 
 def _print(console: Console, title: str, rows: Sequence[Measured], plain: Measured | None) -> None:
     table = Table(title=title, title_justify="left")
-    for column in ("", "images", "images/s", "core-ms/image", "cores", "x plain"):
+    for column in ("", "images", "images/s", "CPU ms/image", "wall x cores ms/image", "x plain"):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         against = f"{row.per_second / plain.per_second:.1f}" if plain and row.cores == plain.cores else ""
-        table.add_row(row.name, str(row.images), f"{row.per_second:.1f}", f"{row.core_ms:.1f}", str(row.cores), against)
+        figures = (f"{row.per_second:.1f}", f"{row.cpu_ms:.1f}", f"{row.wall_ms:.1f}")
+        table.add_row(row.name, str(row.images), *figures, against)
     console.print(table)
-
-
-def resume(shards: int, work: Path, console: Console) -> int:
-    """How long a run over a plan of that many shards, three quarters of them committed, takes to know what is left."""
-    from da2ray.benchmark.resume import simulate  # noqa: PLC0415
-
-    output, plan_id = simulate(shards, work / "resume", console)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
-    from da2ray.plan import open_plan  # noqa: PLC0415
-
-    store = open_store(str(output))
-    plan = open_plan(store, plan_id)
-    assert plan is not None  # noqa: S101 - simulate wrote it
-    remaining = plan.remaining(store)
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    console.print(
-        f"{len(remaining):,} of {shards:,} shards left: known after {seconds:.1f} s, peak memory {peak / 1024:.0f} MB (before: {before / 1024:.0f} MB)"
-    )
-    return 0

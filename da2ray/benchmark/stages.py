@@ -19,12 +19,12 @@ from da2ray.teachers.base import Teacher
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A row of the table: a stage's images, wall seconds, and CPU seconds of all threads (None where not known)."""
+    """A row of the table: images, wall seconds, CPU seconds of all threads and processes, and the cores it could use."""
 
     name: str
     images: int
     wall: float
-    cpu: float | None
+    cpu: float
     cores: int
 
     @property
@@ -32,9 +32,14 @@ class Measured:
         return self.images / self.wall
 
     @property
-    def core_ms(self) -> float:
-        """Core-milliseconds an image: CPU time where it was measured, else wall time on all cores it had."""
-        return 1000 * (self.cpu if self.cpu is not None else self.wall * self.cores) / self.images
+    def cpu_ms(self) -> float:
+        """CPU milliseconds an image."""
+        return 1000 * self.cpu / self.images
+
+    @property
+    def wall_ms(self) -> float:
+        """Wall milliseconds an image on all cores, idle ones too."""
+        return 1000 * self.wall * self.cores / self.images
 
 
 def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, list[pa.Table]]:

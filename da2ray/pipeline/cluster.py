@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import ray
@@ -55,7 +56,7 @@ def connect(config: PseudolabelConfig) -> None:
     # where 6 s do, luminance on 400 images and 2 cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    quiet = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": True}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **quiet)

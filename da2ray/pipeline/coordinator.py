@@ -96,6 +96,16 @@ def start_coordinator() -> "ray.actor.ActorHandle":
     return Coordinator.options(scheduling_strategy=here).remote()
 
 
+def counts_of(coordinator: "ray.actor.ActorHandle", timeout: float) -> Counts:
+    """What is done so far; waits `timeout` seconds at most.
+
+    Raises:
+        ray.exceptions.RayError: the actor does not answer.
+    """
+    counts: Counts = ray.get(coordinator.counts.remote(), timeout=timeout)
+    return counts
+
+
 class Meter:
     """Reports a device's share of busy time to the coordinator, every second at most."""
 

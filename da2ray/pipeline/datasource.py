@@ -40,7 +40,7 @@ class ShardDatasource(Datasource):
 
 
 def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
-    begin = ray.get(coordinator.begin.remote(shard.number))
+    begin: Begin = ray.get(coordinator.begin.remote(shard.number))
     if begin is Begin.STOP:
         raise Stopped
     yield ray.get(reading).read(shard, ARENA) if begin is Begin.GO else READ.empty_table()

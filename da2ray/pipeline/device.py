@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from da2ray.labels.codec import quantise
+from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import SCORES, Reason
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
 from da2ray.teachers.base import PixelBatch, Teacher

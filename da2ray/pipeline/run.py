@@ -24,7 +24,7 @@ from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.pipeline.cluster import Resources, connect, gpu_count, resolve_device, resources
-from da2ray.pipeline.coordinator import Counts, Stopped, start_coordinator
+from da2ray.pipeline.coordinator import Counts, Stopped, counts_of, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
@@ -188,7 +188,7 @@ def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
         coordinator = start_coordinator()
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         progress = Progress(job.store, run, todo.totals, console, live=live)
-        progress.start(lambda: ray.get(coordinator.counts.remote(), timeout=30))
+        progress.start(lambda: counts_of(coordinator, timeout=30))
         state = "failed"
         try:
             with stop_on_signals(coordinator, progress) as stopping:
@@ -263,9 +263,10 @@ def is_stop(error: BaseException | None) -> bool:
 
 
 def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
+    """None where the cluster is what failed: the last polled counts stand."""
     try:
-        return ray.get(coordinator.counts.remote(), timeout=10)
-    except Exception:  # noqa: BLE001 - the cluster may be what failed; the last polled counts stand
+        return counts_of(coordinator, timeout=10)
+    except ray.exceptions.RayError:
         return None
 
 

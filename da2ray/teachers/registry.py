@@ -8,7 +8,7 @@ from da2ray.teachers import luminance
 from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
 from da2ray.teachers.depth_anything import teacher as depth_anything
 from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, Config
-from da2ray.teachers.depth_anything.preprocess import OfficialSize
+from da2ray.teachers.depth_anything.size import OfficialSize
 
 DEFAULT = "depth-anything-v2-small"
 """The one of the trained teachers whose weights may be used for anything."""

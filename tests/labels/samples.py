@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from da2ray.labels.codec import quantise
 from da2ray.labels.commits import CommitOutcome, commit_shard
 from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo
+from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import INDEX, Reason
 from da2ray.labels.shard import BuiltShard, build_shard
 from da2ray.storage import Store

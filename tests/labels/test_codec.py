@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from da2ray.labels.codec import decode, default_bits, dequantise, encode, quantise
+from da2ray.labels.codec import decode, default_bits, dequantise, encode
+from da2ray.labels.quantise import quantise
 from da2ray.teachers.base import Kind
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)

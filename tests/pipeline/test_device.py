@@ -25,10 +25,11 @@ class Ramp:
         return Prediction(torch.where(firsts[:, None, None] == 254, torch.nan, depth))
 
 
-
 def host_batch(*firsts: int) -> HostBatch:
     shapes = [(3 + index, 5) for index in range(len(firsts))]
-    images = [np.full(height * width * 3, first, np.uint8) for first, (height, width) in zip(firsts, shapes, strict=True)]
+    images = [
+        np.full(height * width * 3, first, np.uint8) for first, (height, width) in zip(firsts, shapes, strict=True)
+    ]
     return HostBatch(np.concatenate(images), shapes, SIZE)
 
 
@@ -82,7 +83,7 @@ def test_scores_are_of_the_depth_before_it_was_quantised(device: Device) -> None
 
 def test_a_device_thread_that_dies_tells_every_caller() -> None:
     class Dying(Ramp):
-        def predict(self, batch: PixelBatch) -> Prediction:
+        def predict(self, batch: PixelBatch) -> Prediction:  # noqa: ARG002
             raise KeyboardInterrupt
 
     device = Device(Dying(), bits=12, scaled=False)

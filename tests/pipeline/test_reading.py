@@ -18,7 +18,7 @@ from da2ray.plan import Shard, make_plan
 from da2ray.sources import open_source
 from da2ray.storage import open_store
 from da2ray.teachers.base import SizeRule
-from da2ray.teachers.depth_anything.preprocess import OfficialSize
+from da2ray.teachers.depth_anything.size import OfficialSize
 from tests.photos import EXIF_ORIENTATION, REASONS, jpeg
 
 LIMITS = Limits(max_aspect=20, max_tokens=1_000_000)

@@ -12,7 +12,7 @@ import pytest
 from da2ray.errors import UserError
 from da2ray.teachers import registry
 from da2ray.teachers.base import Kind, LoadOptions
-from da2ray.teachers.depth_anything.preprocess import OfficialSize
+from da2ray.teachers.depth_anything.size import OfficialSize
 
 SIZES = ("small", "base", "large")
 METRIC = [f"depth-anything-v2-metric-{scene}-{size}" for scene in ("indoor", "outdoor") for size in SIZES]

@@ -15,11 +15,11 @@ from da2ray.teachers.depth_anything import preprocess as module
 from da2ray.teachers.depth_anything.preprocess import (
     MEAN,
     STD,
-    OfficialSize,
     gather_resize,
     preprocess,
     sampling_tables,
 )
+from da2ray.teachers.depth_anything.size import OfficialSize
 
 SIZE = OfficialSize()
 

@@ -1,0 +1,110 @@
+"""`da2ray status` and `da2ray snapshots` say what a run left behind."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from da2ray.cli import main
+from da2ray.labels.commits import commit_key
+from da2ray.labels.reader import Labels
+from da2ray.labels.snapshots import list_snapshots, open_snapshot
+from da2ray.storage import open_store
+from tests.photos import REASONS
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+Command = Callable[..., tuple[int, str, str]]
+LABELLED = sum(reason is None for reason in REASONS.values())
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `da2ray …` in this process: exit code, stdout, stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = main([str(arg) for arg in args])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def dataset(luminance_labels: Labels, tmp_path: Path) -> Path:
+    """A copy of a finished run's dataset, to be changed at will."""
+    return Path(shutil.copytree(luminance_labels.store.url, tmp_path / "labels"))
+
+
+def test_status_tells_plans_run_snapshot_and_reasons(command: Command, dataset: Path) -> None:
+    code, said, _ = command("status", dataset)
+    assert code == 0
+    assert f"{dataset}: disparity by luminance fp32, parquet shards, fingerprint " in said
+    (plan,) = [line.split() for line in said.splitlines() if "/photos" in line]
+    assert plan[2:] == [str(len(REASONS)), "3", "3", "0"]  # samples, shards, committed, left
+    assert f"labelled, {len(REASONS)} of {len(REASONS)} images" in said
+    assert f"{len(REASONS)} rows" in said
+    for count in (f"labelled: {LABELLED}", "failed: 4", "rejected: 1", "truncated: 1", "too_small: 1"):
+        assert count in said
+
+
+def test_status_as_json_is_json_and_nothing_else(command: Command, dataset: Path) -> None:
+    code, said, err = command("status", "--json", dataset)
+    assert (code, err) == (0, "")
+    found = json.loads(said)
+    assert found["dataset"]["created_by"]["teacher"] == "luminance"
+    assert [(plan["samples"], plan["shards"], plan["committed"]) for plan in found["plans"]] == [(len(REASONS), 3, 3)]
+    assert found["run"]["state"] == "labelled"
+    assert found["snapshot"]["number"] == 1
+    assert found["snapshot"]["by_status"] == {"failed": 4, "labelled": LABELLED, "rejected": 1}
+
+
+def test_status_of_a_dataset_that_is_not_finished_tells_what_is_left(command: Command, dataset: Path) -> None:
+    shutil.rmtree(dataset / "snapshots")
+    (plan,) = [path.stem for path in (dataset / "plans").iterdir()]
+    (dataset / commit_key(plan, 1)).unlink()
+    code, said, _ = command("status", dataset)
+    assert code == 0
+    assert [line.split()[2:] for line in said.splitlines() if "/photos" in line] == [[str(len(REASONS)), "3", "2", "1"]]
+    assert "no snapshot yet" in said
+    assert json.loads(command("status", "--json", dataset)[1])["snapshot"] is None
+
+
+def test_snapshots_are_listed_and_made_of_what_is_committed_now(command: Command, dataset: Path) -> None:
+    store = open_store(str(dataset))
+    code, said, _ = command("snapshots", dataset)
+    assert code == 0
+    assert f"4 failed, {LABELLED} labelled, 1 rejected" in said
+
+    assert command("snapshots", "--create", dataset)[0] == 0
+    assert list_snapshots(store) == [1], "nothing changed, so there is nothing to make"
+
+    (plan,) = [path.stem for path in (dataset / "plans").iterdir()]
+    (dataset / commit_key(plan, 0)).unlink()
+    code, said, _ = command("snapshots", dataset, "--create")
+    assert code == 0
+    assert list_snapshots(store) == [1, 2]
+    assert open_snapshot(store, 2).rows == len(REASONS) - 4
+    assert len([line for line in said.splitlines() if line.split()[0] in "12"]) == 2
+
+
+@pytest.mark.parametrize("name", ["status", "snapshots"])
+def test_a_place_without_dataset_is_exit_2_and_one_line(command: Command, tmp_path: Path, name: str) -> None:
+    code, said, err = command(name, tmp_path / "nothing")
+    assert code == 2
+    assert said == ""
+    assert err.startswith(f"error: no dataset at {tmp_path / 'nothing'}")
+    assert len(err.splitlines()) <= 2
+
+
+def test_a_command_that_is_none_is_exit_2(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command("paint")
+    assert ended.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["da2ray", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0

@@ -1,0 +1,45 @@
+"""The demo runs the real job and shows each photograph beside its depth."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from da2ray.benchmark.photos import packaged_photos
+from da2ray.demo import demo
+from da2ray.labels.reader import open_labels
+from da2ray.report.contact_sheet import CAPTION_HEIGHT, TILE_HEIGHT, contact_sheet
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = io.StringIO()
+    assert demo(Console(file=said, soft_wrap=True), tmp_path) == 0
+    labels = open_labels(str(tmp_path / "labels"))
+    labelled = [label for label in labels if label.depth is not None]
+    assert len(labels) == len(packaged_photos())
+    assert len(labelled) > 20
+    assert f"{len(labelled)} photographs beside their depth: {tmp_path / 'contact_sheet.png'}" in said.getvalue()
+    assert str(tmp_path / "labels") in said.getvalue()
+    assert "means nothing yet" in said.getvalue()
+
+    sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png").convert("RGB"))
+    columns, line = 4, TILE_HEIGHT + CAPTION_HEIGHT
+    assert sheet.shape[0] == line * -(-len(labelled) // columns)
+    tile = sheet.shape[1] // columns
+    for number, label in enumerate(labelled):
+        row, column = divmod(number, columns)
+        pair = sheet[row * line + CAPTION_HEIGHT : (row + 1) * line, column * tile : (column + 1) * tile]
+        half = round(TILE_HEIGHT * label.size[1] / label.size[0])
+        for name, part in (("photograph", pair[:, :half]), ("depth", pair[:, half : 2 * half])):
+            assert part.std() > 1, f"{name} of {label.key} is one colour"
+
+    assert contact_sheet(labels, tmp_path / "few.png", columns=2, most=3) == 3
+    assert Image.open(tmp_path / "few.png").height == 2 * line
