@@ -52,7 +52,7 @@ def status(store: Store, console: Console, *, as_json: bool) -> int:
     kind = dataset["kind"] + (f" ({dataset['unit']})" if dataset["unit"] else "")
     made_by = f"{made['teacher']} {made['precision']}, fingerprint {made['fingerprint']}"
     console.print(f"{store.url}: {kind} by {made_by}; {dataset['format']} shards")
-    table = Table("plan", source, "samples", "shards", "committed", "left", box=None)
+    table = Table("plan", "source", "samples", "shards", "committed", "left", box=None)
     for plan in found["plans"]:
         left = plan["shards"] - plan["committed"]
         table.add_row(

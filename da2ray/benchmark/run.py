@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +58,12 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     parts = _parts(images, work, config.limit)
     plain = None
     if config.plain:
-        plain = _slope("plain Ray Data", lambda part: _plain_command(config, part, options, work), parts, work)
+        plain = _slope("plain Ray Data", partial(_plain_command, config, options=options, work=work), parts, work)
         _print(console, "the plain way", [plain], plain)
     for mode in config.decode:
+        command = partial(_job_command, config, mode=mode, options=options, work=work)
         stages = _stages(config, images, DecodeMode(mode), options, work)
-        whole = _slope(
-            "end to end", lambda part, mode=mode: _job_command(config, part, mode, options, work), parts, work
-        )
+        whole = _slope("end to end", command, parts, work)
         _print(console, f"--decode {mode}", [*stages, whole], plain)
         console.print(f"  end to end / teacher only: {whole.per_second / stages[1].per_second:.2f}")
     return 0

@@ -60,8 +60,8 @@ def teacher_only(
     first = next(batch for batch in batches if batch is not None)
     device.submit(first).result()  # warms up kernels and caches
     began, cpu = time.perf_counter(), time.process_time()
-    futures = [batch and device.submit(batch) for batch in batches]
-    results = [future and future.result() for future in futures]
+    futures = [None if batch is None else device.submit(batch) for batch in batches]
+    results = [None if future is None else future.result() for future in futures]
     wall, used = time.perf_counter() - began, time.process_time() - cpu
     device.close()
     images = sum(len(batch) for batch in batches if batch is not None)

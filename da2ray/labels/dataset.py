@@ -75,7 +75,7 @@ class DatasetInfo(_Stored):
         decode: str,
         precision: str,
         bits: int,
-        format: Format,  # noqa: A002 - the option's name
+        format: str,  # noqa: A002 - the option's name
     ) -> "DatasetInfo":
         """What a run of this teacher with these options would write."""
         found = fingerprint(spec.name, weights_sha256, spec.preprocessing, decode, precision, bits)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -46,7 +47,6 @@ class Counts:
         return self.busy / self.alive if self.alive > 0 else None
 
 
-@ray.remote(num_cpus=0)
 class Coordinator:
     """See the module. Calls are short, and served one at a time."""
 
@@ -93,7 +93,8 @@ class Coordinator:
 def start_coordinator() -> "ray.actor.ActorHandle":
     """Start it on this node: it lives and dies with the driver, not with a spot node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Coordinator.options(scheduling_strategy=here).remote()
+    actor: Any = ray.remote(Coordinator)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def counts_of(coordinator: "ray.actor.ActorHandle", timeout: float) -> Counts:
@@ -102,8 +103,7 @@ def counts_of(coordinator: "ray.actor.ActorHandle", timeout: float) -> Counts:
     Raises:
         ray.exceptions.RayError: the actor does not answer.
     """
-    counts: Counts = ray.get(coordinator.counts.remote(), timeout=timeout)
-    return counts
+    return cast(Counts, ray.get(coordinator.counts.remote(), timeout=timeout))
 
 
 class Meter:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -40,7 +40,7 @@ class ShardDatasource(Datasource):
 
 
 def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
-    begin: Begin = ray.get(coordinator.begin.remote(shard.number))
+    begin = cast(Begin, ray.get(coordinator.begin.remote(shard.number)))
     if begin is Begin.STOP:
         raise Stopped
     yield ray.get(reading).read(shard, ARENA) if begin is Begin.GO else READ.empty_table()

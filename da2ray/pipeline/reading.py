@@ -111,7 +111,8 @@ class Reading:
         rows, end = _Rows(), 0
         for size, group in groups.items():
             for batch in _even_parts(group, self.batch_size):
-                decoded, shapes = [], []
+                decoded: list[_Sample] = []
+                shapes: list[int] = []
                 for sample in batch:
                     try:
                         image = self._decode(sample, size)

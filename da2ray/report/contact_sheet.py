@@ -49,6 +49,7 @@ def _tile(label: Label) -> Image.Image:
     data = open_store(root).get(key)
     header = read_header(data)
     assert label.depth is not None  # noqa: S101 - contact_sheet passes labelled ones only
+    assert label.kind is not None  # noqa: S101
     size = (label.depth.shape[0], label.depth.shape[1])
     pair = [
         _scaled(decode_pixels(data, header, size, DecodeMode.SCALED)),

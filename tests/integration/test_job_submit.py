@@ -1,5 +1,7 @@
 """`ray job submit` on a Ray head of our own: the job finishes there, and `ray job stop` leaves it resumable."""
 
+import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -39,6 +41,7 @@ def ray_head() -> Iterator[JobSubmissionClient]:
         for each in held:
             each.bind(("127.0.0.1", 0))
         gcs, dashboard, agent, agent_grpc, client, metrics = (each.getsockname()[1] for each in held)
+    token = secrets.token_hex(32)  # of this head alone: whether Ray asks for one by itself depends on the machine
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # paths of Unix sockets below it are 107 long at most
     process = subprocess.Popen(
         [
@@ -50,10 +53,11 @@ def ray_head() -> Iterator[JobSubmissionClient]:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
         start_new_session=True,
     )
     try:
-        yield _connected(f"http://127.0.0.1:{dashboard}")
+        yield _connected(f"http://127.0.0.1:{dashboard}", {"Authorization": f"Bearer {token}"})
     finally:
         # Not `ray stop`, which ends every Ray on the machine.
         started = psutil.Process(process.pid).children(recursive=True)
@@ -69,11 +73,11 @@ def ray_head() -> Iterator[JobSubmissionClient]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _connected(address: str) -> JobSubmissionClient:
+def _connected(address: str, headers: dict[str, str]) -> JobSubmissionClient:
     deadline = time.monotonic() + 90
     while True:
         try:
-            client = JobSubmissionClient(address)
+            client = JobSubmissionClient(address, headers=headers)
             client.list_jobs()
         except (ConnectionError, RuntimeError):
             if time.monotonic() > deadline:
