@@ -134,7 +134,10 @@ class BenchmarkConfig(JobConfig):
     shard_size: int = Field(64, ge=1, description="images in a shard")
     batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
     limit: int | None = Field(None, ge=8, description="measure on the first N images only")
-    plain: bool = Field(True, description="measure the plain Ray Data way too")
+    plain: Literal["official", "shared", "none"] = Field(
+        "official",
+        description="measure the plain Ray Data way too, preprocessing as the official repository does or with da2ray's code",
+    )
     resume_shards: int | None = Field(
         None, ge=1, description="measure only how fast a resume finds what is left of N shards"
     )

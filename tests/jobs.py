@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +87,19 @@ class RunningJob:
 
     def kill(self) -> None:
         """SIGKILL to the driver and all that it started, Ray's processes among them."""
-        started = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
-        self._process.kill()
-        # Ray's daemons end by themselves with their driver, and workers with their raylet; a test leaves no doubt.
-        for process in started:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(started, timeout=30)
+        kill_with_children(self._process)
+
+
+def kill_with_children(process: subprocess.Popen) -> None:
+    """SIGKILL to a process and all that it started."""
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.kill()
+    # Ray's daemons end by themselves with their driver, and workers with their raylet; a test leaves no doubt.
+    for each in started:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(started, timeout=30)
+    process.wait(30)
 
 
 def commits_of(store: Store) -> dict[int, Commit]:

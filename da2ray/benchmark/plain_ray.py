@@ -1,4 +1,4 @@
-"""The plain Ray Data way, as its user guide for batch inference does it, with the same teacher: what da2ray is measured against.
+"""The plain Ray Data way, as its user guide for batch inference does it, with the same network: what da2ray is measured against.
 
 python -m da2ray.benchmark.plain_ray '{"images": …, "output": …, "teacher": …, "limit": …}'
 """
@@ -9,34 +9,52 @@ import os
 import sys
 from typing import Any
 
+import cv2
 import numpy as np
 import ray
 import torch
 from ray.data import ActorPoolStrategy
 
 from da2ray.teachers.base import LoadOptions, PixelBatch
+from da2ray.teachers.depth_anything.preprocess import MEAN, STD, preprocess
+from da2ray.teachers.depth_anything.teacher import DepthAnything
 from da2ray.teachers.registry import resolve
 
 
 class PlainLabeler:
-    """`map_batches` class: images of a batch have many sizes, so they go through the teacher one by one."""
+    """`map_batches` class: images of a batch have many sizes, so they go through the teacher one by one.
 
-    def __init__(self, teacher: str, options: LoadOptions) -> None:
+    Args:
+        preprocessing: "official" does what the official repository's `image2tensor` does; "shared" uses da2ray's own.
+    """
+
+    def __init__(self, teacher: str, options: LoadOptions, preprocessing: str) -> None:
         self._spec = resolve(teacher)
         self._teacher = self._spec.load(options)
+        self._preprocess = official_input if preprocessing == "official" else shared_input
         torch.set_num_threads(os.cpu_count() or 1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         depths = np.empty(len(batch["image"]), dtype=object)
         with torch.inference_mode():
             for index, image in enumerate(batch["image"]):
-                height, width = image.shape[:2]
-                pixels = torch.from_numpy(np.array(image).reshape(-1)).to(self._teacher.device)
-                size = self._spec.size_rule(height, width)
-                depths[index] = (
-                    self._teacher.predict(PixelBatch(pixels, [(height, width)], size)).depth[0].cpu().numpy()
-                )
+                inputs = self._preprocess(np.array(image), self._spec.size_rule(*image.shape[:2]))
+                depths[index] = self._network(inputs.to(self._teacher.device))[0].cpu().numpy()
         return {"path": batch["path"], "depth": depths}
+
+    def _network(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._teacher.depth(inputs) if isinstance(self._teacher, DepthAnything) else inputs.mean(1)
+
+
+def official_input(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 (H, W, 3) -> float32 (1, 3, h, w): divide, resize and normalise in float64 with OpenCV, then cast."""
+    resized = cv2.resize(image / 255.0, size[::-1], interpolation=cv2.INTER_CUBIC)
+    normal = (resized - np.array(MEAN)) / np.array(STD)
+    return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32))[None]
+
+
+def shared_input(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    return preprocess(PixelBatch(torch.from_numpy(image.reshape(-1)), [image.shape[:2]], size))
 
 
 def main(argument: str) -> None:
@@ -53,6 +71,7 @@ def main(argument: str) -> None:
         fn_constructor_kwargs={
             "teacher": job["teacher"],
             "options": LoadOptions(job["weights"], job["device"], job["precision"]),
+            "preprocessing": job["preprocessing"],
         },
         num_gpus=1 if job["device"] == "cuda" else None,
     )

@@ -57,9 +57,9 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
 
     parts = _parts(images, work, config.limit)
     plain = None
-    if config.plain:
+    if config.plain != "none":
         plain = _slope("plain Ray Data", partial(_plain_command, config, options=options, work=work), parts, work)
-        _print(console, "the plain way", [plain], plain)
+        _print(console, f"the plain way, {config.plain} preprocessing", [plain], plain)
     for mode in config.decode:
         command = partial(_job_command, config, mode=mode, options=options, work=work)
         stages = _stages(config, images, DecodeMode(mode), options, work)
@@ -113,6 +113,7 @@ def _plain_command(config: BenchmarkConfig, part: Path, options: LoadOptions, wo
         "device": options.device,
         "precision": options.precision,
         "batch_size": config.batch_size,
+        "preprocessing": config.plain,
     }
     return [sys.executable, "-m", "da2ray.benchmark.plain_ray", json.dumps(job)]
 

@@ -139,7 +139,7 @@ class Device:
     def _launch(self, work: _Work) -> None:
         if work.pixels is None:
             # Read-only shared memory: nothing writes to it, so the warning that torch gives does not apply.
-            work.pixels = torch.frombuffer(memoryview(work.batch.pixels), dtype=torch.uint8)
+            work.pixels = torch.frombuffer(work.batch.pixels.data, dtype=torch.uint8)
         if self._cuda:
             stream = torch.cuda.current_stream(self._teacher.device)
             stream.wait_event(work.copied)
@@ -212,11 +212,11 @@ class Device:
             self._finish(single)
             parts.append(single.future.result())
         return LabelledBatch(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("depths", "scales", "offsets", "scores")
-            ),
-            [error for part in parts for error in part.errors],
+            depths=np.concatenate([part.depths for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            errors=[error for part in parts for error in part.errors],
         )
 
     def _refuse_broken_device(self, error: Exception) -> None:

@@ -9,16 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import da2ray
 from da2ray.storage import open_store
-from tests.jobs import commits_of, count_commits, progress_of, run_job, shard_objects
+from tests.jobs import commits_of, count_commits, kill_with_children, progress_of, run_job, shard_objects
 from tests.photos import REASONS, write_crops
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -59,17 +58,8 @@ def ray_head() -> Iterator[JobSubmissionClient]:
     try:
         yield _connected(f"http://127.0.0.1:{dashboard}", {"Authorization": f"Bearer {token}"})
     finally:
-        # Not `ray stop`, which ends every Ray on the machine.
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        _, left = psutil.wait_procs(started, timeout=5)
-        for each in left:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.kill()
-        process.wait(10)
+        # Not `ray stop`, which ends every Ray on the machine; and killed, for it has nothing left to save.
+        kill_with_children(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -31,7 +31,7 @@ from tests.photos import REASONS, jpeg, write_crops
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-CROPS = 40
+CROPS = 28
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         lines = said.splitlines()
         assert lines[0].startswith("error: ")
         assert 1 <= len(lines) <= 2, said
-        assert all(len(line) <= 500 for line in lines), said
+        assert len(said) <= 600, said  # the list of all teachers takes most of it
         assert "Traceback" not in said
         return said.removeprefix("error: ")
 
