@@ -1,5 +1,6 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
+import logging
 import secrets
 import signal
 import tempfile
@@ -284,6 +285,8 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
         while not ended.is_set():
             if stopping.wait(0.2):
                 progress.say("stopping, finishing what is in flight:")
+                # The execution will end with `Stopped`, which Ray Data would log as an error with its traceback.
+                logging.getLogger("ray.data").setLevel(logging.CRITICAL)
                 coordinator.stop.remote()
                 return
 
