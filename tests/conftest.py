@@ -8,6 +8,7 @@ import pytest
 from da2ray.labels.reader import Labels, open_labels
 from tests.jobs import run_job
 from tests.photos import write_photos
+from tests.ray_head import RayHead
 from tests.s3_server import S3Server
 
 
@@ -23,6 +24,14 @@ def s3() -> Iterator[S3Server]:
             patch.setenv(name, value)
         yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def ray_head(s3: S3Server) -> Iterator[RayHead]:
+    """A small Ray cluster; only for tests of the xdist group "ray"."""
+    head = RayHead()
+    yield head
+    head.close()
 
 
 @pytest.fixture(scope="session")

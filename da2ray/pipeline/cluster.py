@@ -56,6 +56,8 @@ def connect(config: PseudolabelConfig) -> None:
     # where 6 s do, luminance on 400 images and 2 cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    # By default a worker that idles for a second is ended; the next task then pays for all its imports again.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:

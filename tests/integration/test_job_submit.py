@@ -1,15 +1,7 @@
 """`ray job submit` on a Ray head of our own: the job finishes there, and `ray job stop` leaves it resumable."""
 
-import os
-import secrets
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,8 +9,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import da2ray
 from da2ray.storage import open_store
-from tests.jobs import commits_of, count_commits, kill_with_children, progress_of, run_job, shard_objects
+from tests.jobs import commits_of, count_commits, progress_of, run_job, shard_objects
 from tests.photos import REASONS, write_crops
+from tests.ray_head import RayHead
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -30,51 +23,6 @@ RUNTIME_ENV = {
     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"},
 }
 ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
-
-
-@pytest.fixture(scope="module")
-def ray_head() -> Iterator[JobSubmissionClient]:
-    """A Ray head on free ports and in a folder of its own, ended with its processes."""
-    with ExitStack() as sockets:
-        held = [sockets.enter_context(socket.socket()) for _ in range(6)]
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        gcs, dashboard, agent, agent_grpc, client, metrics = (each.getsockname()[1] for each in held)
-    token = secrets.token_hex(32)  # of this head alone: whether Ray asks for one by itself depends on the machine
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # paths of Unix sockets below it are 107 long at most
-    process = subprocess.Popen(
-        [
-            *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
-            *("--num-cpus=2", f"--object-store-memory={512 << 20}", f"--temp-dir={folder}", f"--port={gcs}"),
-            *("--include-dashboard=true", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-            *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--ray-client-server-port={client}"),
-            *(f"--metrics-export-port={metrics}", "--disable-usage-stats"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
-        start_new_session=True,
-    )
-    try:
-        yield _connected(f"http://127.0.0.1:{dashboard}", {"Authorization": f"Bearer {token}"})
-    finally:
-        # Not `ray stop`, which ends every Ray on the machine; and killed, for it has nothing left to save.
-        kill_with_children(process)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _connected(address: str, headers: dict[str, str]) -> JobSubmissionClient:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            client = JobSubmissionClient(address, headers=headers)
-            client.list_jobs()
-        except (ConnectionError, RuntimeError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-        else:
-            return client
 
 
 def submit(client: JobSubmissionClient, *args: object) -> str:
@@ -91,32 +39,30 @@ def wait_until_ended(client: JobSubmissionClient, job: str, timeout: float = 150
 
 
 def test_a_submitted_job_labels_on_the_cluster(
-    ray_head: JobSubmissionClient, photos: Path, tmp_path: Path, luminance_labels: da2ray.Labels
+    ray_head: RayHead, photos: Path, tmp_path: Path, luminance_labels: da2ray.Labels
 ) -> None:
     output = tmp_path / "labels"
-    job = submit(ray_head, "--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4)
-    assert wait_until_ended(ray_head, job) == JobStatus.SUCCEEDED, ray_head.get_job_logs(job)
+    job = submit(ray_head.client, "--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4)
+    assert wait_until_ended(ray_head.client, job) == JobStatus.SUCCEEDED, ray_head.client.get_job_logs(job)
     labels = da2ray.open_labels(str(output))
     assert {label.key: label.reason for label in labels} == REASONS
     assert labels.index.drop_columns("object").equals(luminance_labels.index.drop_columns("object"))
-    assert f"snapshot 1: {len(REASONS)} rows" in ray_head.get_job_logs(job)
+    assert f"snapshot 1: {len(REASONS)} rows" in ray_head.client.get_job_logs(job)
 
 
-def test_a_job_that_is_stopped_commits_what_is_in_flight_and_can_go_on(
-    ray_head: JobSubmissionClient, tmp_path: Path
-) -> None:
+def test_a_job_that_is_stopped_commits_what_is_in_flight_and_can_go_on(ray_head: RayHead, tmp_path: Path) -> None:
     shards = 200
     images = write_crops(tmp_path / "images", 2 * shards)
     output = tmp_path / "labels"
     command = ["--images", images, "--output", output, "--teacher", "luminance", "--shard-size", 2]
     store = open_store(str(output))
-    job = submit(ray_head, *command)
+    job = submit(ray_head.client, *command)
     deadline = time.monotonic() + 90
     while count_commits(store) < 2:
-        assert time.monotonic() < deadline, ray_head.get_job_logs(job)
+        assert time.monotonic() < deadline, ray_head.client.get_job_logs(job)
         time.sleep(0.05)
-    ray_head.stop_job(job)
-    assert wait_until_ended(ray_head, job) == JobStatus.STOPPED, ray_head.get_job_logs(job)
+    ray_head.client.stop_job(job)
+    assert wait_until_ended(ray_head.client, job) == JobStatus.STOPPED, ray_head.client.get_job_logs(job)
 
     committed = commits_of(store)
     assert 2 <= len(committed) < shards, "stopped too late to show anything"

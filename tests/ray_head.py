@@ -1,0 +1,82 @@
+"""A Ray head of our own, on free ports and in a folder of its own, as a small cluster for tests."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from ray.job_submission import JobSubmissionClient
+
+from tests.jobs import kill_with_children
+
+BIN = Path(sys.executable).parent
+START_TIMEOUT_S = 90
+
+
+class RayHead:
+    """Runs until `close`.
+
+    Attributes:
+        client: of its job API.
+        env: what `ray job submit` needs in its environment to reach it.
+    """
+
+    def __init__(self) -> None:
+        with ExitStack() as sockets:
+            held = [sockets.enter_context(socket.socket()) for _ in range(6)]
+            for each in held:
+                each.bind(("127.0.0.1", 0))
+            gcs, dashboard, agent, agent_grpc, client, metrics = (each.getsockname()[1] for each in held)
+        # A token of this head alone: whether Ray asks for one by itself depends on the machine.
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # paths of Unix sockets below it are 107 long at most
+        self._process = subprocess.Popen(
+            [
+                *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+                *("--num-cpus=2", f"--object-store-memory={512 << 20}", f"--temp-dir={self._folder}", f"--port={gcs}"),
+                *(
+                    "--include-dashboard=true",
+                    f"--dashboard-port={dashboard}",
+                    f"--dashboard-agent-listen-port={agent}",
+                ),
+                *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--ray-client-server-port={client}"),
+                *(f"--metrics-export-port={metrics}", "--disable-usage-stats"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # `python` in a job's entrypoint is this environment's.
+            env=os.environ | auth | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+            start_new_session=True,
+        )
+        address = f"http://127.0.0.1:{dashboard}"
+        self.env = {"RAY_ADDRESS": address, **auth}
+        try:
+            self.client = _connected(address, {"Authorization": f"Bearer {auth['RAY_AUTH_TOKEN']}"})
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Not `ray stop`, which ends every Ray on the machine; and killed, for it has nothing left to save."""
+        kill_with_children(self._process)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _connected(address: str, headers: dict[str, str]) -> JobSubmissionClient:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            client = JobSubmissionClient(address, headers=headers)
+            client.list_jobs()
+        except (ConnectionError, RuntimeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return client

@@ -1,0 +1,88 @@
+"""Every command of the README runs as it is written, in the order in which a reader comes to it."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from da2ray.storage import open_store
+from tests.ray_head import BIN, RayHead
+from tests.s3_server import S3Server
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TIMEOUT_S = 240
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path, s3: S3Server) -> Path:
+    """What a reader has: a clone, a folder `photos`, and the same photos in a bucket of that name."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("jobs", "da2ray", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(photos, folder / "photos")
+    bucket = open_store(s3.create_bucket("bucket"))
+    for path in photos.iterdir():
+        bucket.put(f"photos/{path.name}", path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(ray_head: RayHead, s3: S3Server) -> dict[str, str]:
+    return os.environ | s3.env | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0", **ray_head.env}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_works(command: str, clone: Path, environment: dict[str, str]) -> None:
+    if command.startswith("make "):
+        # What they do is what this suite, `tests/test_demo.py` and CI do; here: make knows how.
+        command = command.replace("make", "make --dry-run", 1)
+    if not command.startswith("ray "):
+        environment = {name: value for name, value in environment.items() if not name.startswith("RAY_A")}
+    ended = subprocess.run(  # noqa: S602 - as a reader's shell would
+        command,
+        shell=True,
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_readme_s_python_runs_on_what_its_commands_made(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone)
+    assert (clone / "labels").exists(), "its commands run before it"
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
+
+
+def test_the_readme_shows_the_options_that_there_are() -> None:
+    from da2ray.config import PseudolabelConfig
+
+    known = {"--" + name.replace("_", "-") for name in PseudolabelConfig.model_fields} | {"--config", "--help"}
+    table = README[README.index("| option | meaning |") : README.index("Exit codes:")]
+    named = set(re.findall(r"(--[a-z-]+)", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line)))
+    assert named <= known
+
+
+def test_the_picture_of_the_readme_is_there() -> None:
+    for target in re.findall(r"!?\[[^\]]*\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
