@@ -8,6 +8,7 @@ from rich.console import Console
 from da2ray.errors import UserError
 
 USAGE = 2
+STOPPED = 75
 PIPE_WIDTH = 1000
 """Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
 
@@ -20,6 +21,9 @@ def run_command(command: Callable[[Console], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:  # `da2ray status URL | head`
         sys.stderr.close()
         return 0

@@ -157,7 +157,7 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
     Raises:
         UserError: names what differs.
     """
-    for name in ("format_version", "kind", "unit", "format"):
+    for name in ("format_version", "kind", "unit", "format", "source"):
         there, here = getattr(stored, name), getattr(wanted, name)
         if there != here:
             change = f"--format {there} or another --output" if name == "format" else "another --output"

@@ -1,8 +1,7 @@
-"""Joining or starting Ray, and settling what the cluster decides: device, precision, actors, memory."""
+"""Joining or starting Ray, and settling what the cluster decides: device, precision, actors."""
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -17,21 +16,16 @@ EMBEDDED_STORE_SHARE = 0.3
 EMBEDDED_STORE_LARGEST = 8 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What the label stage runs on.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        precision: "fp32", "bf16" or "fp16".
-        actors: fewest and most teacher actors.
-        cpus: CPUs of the cluster.
-    """
-
-    device: str
-    precision: str
-    actors: tuple[int, int]
-    cpus: int
+WORKER_ENVIRONMENT = {
+    # Workers take and give back tens of megabytes all the time; huge pages make that three to five times cheaper.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode: 18 s of CPU where
+    # 6 s do (luminance, 400 images, 2 cores). Alone on its cores, a real network is 8 % slower for it.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # By default a worker that idles for a second is ended; the next task then pays for all its imports again.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+}
+"""What an embedded Ray's processes inherit; on a cluster it belongs into the nodes' environment (cluster/Dockerfile)."""
 
 
 def connect(config: PseudolabelConfig) -> None:
@@ -50,14 +44,8 @@ def connect(config: PseudolabelConfig) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = cluster_address(config)
-    # Workers take and give back tens of megabytes all the time; huge pages make that three to five times cheaper. Children of
-    # an embedded Ray inherit it; on a cluster it belongs into the nodes' environment (cluster/).
-    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode (measured: 18 s of CPU
-    # where 6 s do, luminance on 400 images and 2 cores).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    # By default a worker that idles for a second is ended; the next task then pays for all its imports again.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
@@ -97,28 +85,24 @@ def _embedded_store() -> int:
 
 
 def resolve_device(config: PseudolabelConfig, gpus: int) -> tuple[str, str]:
-    """(device, precision) for a cluster with that many GPUs.
+    """(device, precision) where there are that many GPUs now.
 
     Raises:
-        UserError: cuda was asked for and the cluster has no GPU.
+        UserError: cuda was asked for, and this machine has no GPU. A cluster may start its GPU nodes when they are asked for.
     """
-    if config.device == "cuda" and not gpus:
-        raise UserError("--device cuda: the cluster has no GPU; use --device cpu, or add GPU nodes")
+    if config.device == "cuda" and not gpus and not cluster_address(config):
+        raise UserError(
+            "--device cuda: this machine has no GPU; use --device cpu, or --ray-address of a cluster that has"
+        )
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     return device, config.precision or ("bf16" if device == "cuda" else "fp32")
 
 
-def resources(config: PseudolabelConfig) -> Resources:
-    """Settle what is left open, after `connect`.
-
-    Raises:
-        UserError: --device or --actors asks for GPUs that the cluster does not have.
-    """
-    cluster = ray.cluster_resources()
-    gpus = int(cluster.get("GPU", 0))
-    device, precision = resolve_device(config, gpus)
-    actors = parse_range(config.actors) if config.actors else (1, gpus if device == "cuda" else 1)
-    return Resources(device, precision, actors, int(cluster.get("CPU", 1)))
+def actor_range(config: PseudolabelConfig, device: str) -> tuple[int, int]:
+    """Fewest and most teacher actors, after `connect`: as asked for, else up to one a GPU that the cluster has now."""
+    if config.actors:
+        return parse_range(config.actors)
+    return 1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1
 
 
 def torch_threads(actors: int) -> int:

@@ -171,3 +171,16 @@ class Progress:
             self._store.put(f"runs/{self._run}/progress.json", json.dumps(self.as_json(), indent=1).encode())
         except OSError as error:
             print(f"progress.json not written: {error}", file=sys.stderr)
+
+
+class Ticker:
+    """Says how far some long work is, every ten seconds at most, and nothing where it is done before."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = time.monotonic()
+
+    def tick(self, text: str) -> None:
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(text)

@@ -1,12 +1,8 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
-import logging
+import contextlib
 import secrets
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -24,13 +20,14 @@ from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.cluster import Resources, connect, gpu_count, resolve_device, resources
+from da2ray.pipeline.cluster import actor_range, connect, gpu_count, resolve_device
 from da2ray.pipeline.coordinator import Counts, Stopped, counts_of, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
-from da2ray.pipeline.progress import Progress, Totals
+from da2ray.pipeline.progress import Progress, Ticker, Totals
 from da2ray.pipeline.reading import Reading
+from da2ray.pipeline.stopping import cause_of, stop_on_signals
 from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan, plan_id
 from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
@@ -97,7 +94,8 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
             f"resuming: {done.shards_before:,} of {done.shards:,} shards are committed ({done.samples_before:,} images)"
         )
     if len(todo.shards):
-        label_all(job, plan, todo, console)
+        with contextlib.suppress(KeyboardInterrupt):  # the second signal: what was in flight is lost, and nothing else
+            label_all(job, plan, todo, console)
         if len(left := plan.remaining(job.store)):
             console.print(f"stopped with {len(left):,} shards left; run the same command again to go on")
             return Exit.RESUMABLE
@@ -130,7 +128,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)
     dataset = DatasetInfo.make(
-        spec, sha256, source=config.images, decode=config.decode, precision=precision, bits=bits, format=config.format
+        spec, sha256, source=source.url, decode=config.decode, precision=precision, bits=bits, format=config.format
     )
     stored = open_dataset(store)
     if stored:
@@ -164,13 +162,13 @@ def stored_plan(job: Job, console: Console) -> Plan:
     source = job.reading.source
     plan = open_plan(job.store, job.plan_id)
     if plan is None:
-        with console.status(f"listing {source.url}") as shown:
-            plan = make_plan(
-                source,
-                job.store,
-                **job.plan_options,
-                on_progress=lambda samples: shown.update(f"listing {source.url}: {samples:,} images"),
-            )
+        said = Ticker(console)
+        plan = make_plan(
+            source,
+            job.store,
+            **job.plan_options,
+            on_progress=lambda samples: said.tick(f"listing {source.url}: {samples:,} images"),
+        )
     console.print(f"plan {plan.id}: {plan.info.samples:,} images in {plan.info.shards:,} shards")
     return plan
 
@@ -181,11 +179,8 @@ def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
     job.store.put(f"runs/{run}/config.json", job.config.model_dump_json(indent=1).encode())
     connect(job.config)
     try:
-        has = resources(job.config)
-        low, high = has.actors
-        console.print(
-            f"run {run}: {job.spec.name} {has.precision} on {has.device}, {low}-{high} actors; {has.cpus} CPUs"
-        )
+        low, high = actor_range(job.config, job.load.device)
+        console.print(f"run {run}: {job.spec.name} {job.load.precision} on {job.load.device}, {low}-{high} actors")
         coordinator = start_coordinator()
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         progress = Progress(job.store, run, todo.totals, console, live=live)
@@ -195,7 +190,7 @@ def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
             with stop_on_signals(coordinator, progress) as stopping:
                 shards = plan.shards(todo.shards)
                 while not stopping.is_set() and (wave := list(islice(shards, job.config.wave_size))):
-                    label_wave(job, plan, wave, has, coordinator)
+                    label_wave(job, plan, wave, coordinator)
             state = "stopped" if stopping.is_set() else "labelled"
         finally:
             progress.finish(state, last_counts(coordinator))
@@ -203,7 +198,7 @@ def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
         ray.shutdown()
 
 
-def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordinator: "ray.actor.ActorHandle") -> None:
+def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.actor.ActorHandle") -> None:
     """One Ray Data execution, to its end or until it was asked to stop."""
     context = DataContext.get_current()
     context.target_max_block_size = None  # one block a shard, however large (invariant 1)
@@ -213,7 +208,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordi
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     scaled = job.reading.mode is DecodeMode.SCALED
     sink = ShardSink(Writing(job.store, plan.id, job.config.format, job.spec.kind.value, job.fingerprint), coordinator)
-    low, high = has.actors
+    low, high = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
         ShardDatasource(shards, job.reading, coordinator),
         override_num_blocks=len(shards),
@@ -230,7 +225,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordi
         ),
         fn_constructor_kwargs={
             "spec": job.spec,
-            "options": LoadOptions(job.load.weights, has.device, has.precision, job.load.compile),
+            "options": job.load,
             "bits": job.dataset.codec.bits,
             "scaled": scaled,
             "actors": high,
@@ -238,13 +233,16 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], has: Resources, coordi
         },
         # Actors ask for no CPU: on a node with few of them they would leave none for decoding.
         num_cpus=0,
-        num_gpus=1 if has.device == "cuda" else None,
+        num_gpus=1 if job.load.device == "cuda" else None,
     )
     try:
         labels.write_datasink(sink, ray_remote_args={"num_cpus": task_cpus(job.store.url)})
     except Exception as error:
-        if not is_stop(error):
-            raise
+        if cause_of(error, Stopped):
+            return
+        if mistake := cause_of(error, UserError):  # on a worker: a weights file that only the driver has, say
+            raise UserError(str(mistake)) from None
+        raise
 
 
 NO_PROGRESS_SECONDS = 24 * 3600
@@ -259,16 +257,6 @@ def task_cpus(url: str) -> float:
     return 1.0 if url.startswith("/") else 0.5
 
 
-def is_stop(error: BaseException | None) -> bool:
-    """Whether an execution ended because readers raised `Stopped`."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, Stopped) or isinstance(getattr(error, "cause", None), Stopped):
-            return True
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return False
-
-
 def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
     """None where the cluster is what failed: the last polled counts stand."""
     try:
@@ -277,41 +265,15 @@ def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
         return None
 
 
-@contextmanager
-def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C finish what is in flight; a second one ends at once. Installed after `ray.init`, which overrides."""
-    stopping, ended = threading.Event(), threading.Event()
-
-    def request(_number: int, _frame: object) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-
-    def pass_on() -> None:
-        while not ended.is_set():
-            if stopping.wait(0.2):
-                progress.say("stopping, finishing what is in flight:")
-                # The execution will end with `Stopped`, which Ray Data would log as an error with its traceback.
-                logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-                coordinator.stop.remote()
-                return
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    # A thread: a signal handler may run inside a Ray call, and must not make another.
-    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
-    thread.start()
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ended.set()
-        thread.join()
-
-
 def publish(job: Job, console: Console) -> Exit:
     """Fold the commits into the next snapshot and say what the dataset holds."""
-    snapshot = create_snapshot(job.store, [stored.id for stored in list_plans(job.store)], job.fingerprint)
+    said = Ticker(console)
+    snapshot = create_snapshot(
+        job.store,
+        [stored.id for stored in list_plans(job.store)],
+        job.fingerprint,
+        on_progress=lambda done, of: said.tick(f"snapshot: {done:,} of {of:,} shards"),
+    )
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(snapshot.by_status.items()))
     console.print(f"snapshot {snapshot.number}: {snapshot.rows:,} rows ({counts})")
     for reason, count in sorted(snapshot.by_reason.items()):
