@@ -44,6 +44,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
     """Labels of `photos` by a run of the job, Parquet, local, shards of 4; not to be changed. Starts Ray."""
     output = tmp_path_factory.mktemp("luminance")
-    finished = run_job("--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4)
+    # Two shards an execution: what other runs make in one wave must equal what this one makes in several.
+    finished = run_job(
+        *("--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4, "--wave-size", 2)
+    )
     assert finished.code == 0, finished
     return open_labels(str(output))
