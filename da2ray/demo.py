@@ -24,8 +24,9 @@ def demo(console: Console, folder: Path) -> int:
     for name, data in packaged_photos().items():
         (images / name).write_bytes(data)
     command = [sys.executable, str(JOB), "--images", str(images), "--output", str(labels), "--teacher", TEACHER]
+    command += ["--shard-size", "8"]
     console.print(f"$ python jobs/pseudolabel.py {' '.join(command[2:])}")
-    code = subprocess.run([*command, "--shard-size", "8"], check=False).returncode  # noqa: S603 - our own job
+    code = subprocess.run(command, check=False).returncode  # noqa: S603 - our own job
     if code:
         raise UserError(f"the main job ended with exit code {code}")
     shown = contact_sheet(open_labels(str(labels)), folder / "contact_sheet.png")
