@@ -30,7 +30,7 @@ def demo(console: Console, folder: Path) -> int:
     if code:
         raise UserError(f"the main job ended with exit code {code}")
     shown = contact_sheet(open_labels(str(labels)), folder / "contact_sheet.png")
-    console.print(f"\n{shown} photographs beside their depth: {folder / 'contact_sheet.png'}")
+    console.print(f"\n{len(shown)} photographs beside their depth: {folder / 'contact_sheet.png'}")
     console.print(f"labels, to be read with da2ray.open_labels: {labels}")
     console.print(f"{TEACHER} has random weights: its depth means nothing yet, the rest is real.")
     return 0

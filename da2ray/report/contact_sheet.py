@@ -1,6 +1,7 @@
 """A contact sheet: each image beside its depth in colours, as one picture."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -12,28 +13,37 @@ from da2ray.labels.reader import Label, Labels
 from da2ray.storage import open_store, split_uri
 from da2ray.teachers.base import Kind
 
-TILE_HEIGHT = 180
+TILE_HEIGHT = 150
 CAPTION_HEIGHT = 16
+GAP = 8
+SHEET_WIDTH = 1600
 
 
-def contact_sheet(labels: Labels, path: Path, *, columns: int = 4, most: int = 24) -> int:
-    """Write a PNG of the first `most` labelled images, `columns` pairs a line.
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
+
+
+def contact_sheet(labels: Labels, path: Path, *, most: int = 24) -> dict[str, Box]:
+    """Write a PNG of the first `most` labelled images, pairs side by side in lines of up to 1600 pixels.
 
     Returns:
-        How many pairs it shows.
+        Where each pair lies, its caption left out, by key.
     """
-    shown = [label for label in labels if label.depth is not None][:most]
+    shown = list(islice((label for label in labels if label.depth is not None), most))
     tiles = [_tile(label) for label in shown]
-    width = max((tile.width for tile in tiles), default=1)
-    lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    height = TILE_HEIGHT + CAPTION_HEIGHT
-    sheet = Image.new("RGB", (width * min(columns, max(len(tiles), 1)), height * max(len(lines), 1)), "white")
-    for row, line in enumerate(lines):
-        for column, tile in enumerate(line):
-            sheet.paste(tile, (column * width, row * height))
+    boxes: list[Box] = []
+    left, top = 0, CAPTION_HEIGHT
+    for tile in tiles:
+        if left and left + tile.width > SHEET_WIDTH:
+            left, top = 0, top + TILE_HEIGHT + CAPTION_HEIGHT
+        boxes.append((left, top, left + tile.width, top + TILE_HEIGHT))
+        left += tile.width + GAP
+    sheet = Image.new("RGB", (max((box[2] for box in boxes), default=1), top + TILE_HEIGHT), "white")
+    for tile, box in zip(tiles, boxes, strict=True):
+        sheet.paste(tile, (box[0], box[1] - CAPTION_HEIGHT))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
-    return len(tiles)
+    return {label.key: box for label, box in zip(shown, boxes, strict=True)}
 
 
 def colour(depth: np.ndarray, kind: Kind) -> np.ndarray:
@@ -66,7 +76,7 @@ def _scaled(pixels: np.ndarray) -> Image.Image:
 
 
 def _captioned(pair: Sequence[Image.Image], caption: str) -> Image.Image:
-    tile = Image.new("RGB", (sum(part.width for part in pair) + 8, TILE_HEIGHT + CAPTION_HEIGHT), "white")
+    tile = Image.new("RGB", (sum(part.width for part in pair), TILE_HEIGHT + CAPTION_HEIGHT), "white")
     left = 0
     for part in pair:
         tile.paste(part, (left, CAPTION_HEIGHT))
