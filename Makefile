@@ -3,16 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
 
-.PHONY: demo test lint format soak benchmark clean
+.PHONY: demo test lint format clean
 demo: .venv/demo
 	$(RUN)/python -m da2ray.demo
 
 test: .venv/test
 	# Two workers on two cores: threads that spin while they wait would take the other one's.
 	OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -m "not soak" -n 2 --dist loadgroup --durations 15
-
-soak: .venv/test
-	$(RUN)/python -m pytest -m soak --timeout 7200
 
 lint: .venv/test
 	$(BIN)/ruff check .

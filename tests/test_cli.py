@@ -42,7 +42,7 @@ def dataset(luminance_labels: Labels, tmp_path: Path) -> Path:
 def test_status_tells_plans_run_snapshot_and_reasons(command: Command, dataset: Path) -> None:
     code, said, _ = command("status", dataset)
     assert code == 0
-    assert f"{dataset}: disparity by luminance fp32, parquet shards, fingerprint " in said
+    assert f"{dataset}: disparity by luminance fp32, fingerprint " in said
     (plan,) = [line.split() for line in said.splitlines() if "/photos" in line]
     assert plan[2:] == [str(len(REASONS)), "3", "3", "0"]  # samples, shards, committed, left
     assert f"labelled, {len(REASONS)} of {len(REASONS)} images" in said

@@ -17,7 +17,7 @@ def test_the_first_run_creates_it_and_later_runs_get_what_is_stored(tmp_path: Pa
     assert open_dataset(store) is None
     assert create_or_open(store, info()) == info()
     before = store.get(KEY)
-    assert create_or_open(store, info(source="/other/images")) == info()
+    assert create_or_open(store, info()) == info()
     assert store.get(KEY) == before
 
 
@@ -27,6 +27,7 @@ def test_the_first_run_creates_it_and_later_runs_get_what_is_stored(tmp_path: Pa
         ({"format": "zarr"}, "--format parquet"),
         ({"kind": "metric"}, "kind disparity"),
         ({"unit": "m"}, "another --output"),
+        ({"source": "/other/images"}, "source /images; this run would write /other/images"),
         (
             {"created_by": info().created_by.model_copy(update={"precision": "bf16", "fingerprint": "7" * 16})},
             r"luminance fp32 \(fingerprint ffff.*would write fingerprint 7777.*precision fp32 -> bf16",

@@ -70,9 +70,11 @@ def test_an_unknown_teacher_is_told_its_likely_name(refused: Refused, job: Job, 
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_dataset_of_another_fingerprint_is_not_mixed(refused: Refused, job: Job, tmp_path: Path) -> None:
+def test_a_dataset_of_another_fingerprint_is_not_mixed(
+    refused: Refused, job: Job, photos: Path, tmp_path: Path
+) -> None:
     store = open_store(str(tmp_path / "labels"))
-    create_or_open(store, info())
+    create_or_open(store, info(source=str(photos)))
     before = store.get("dataset.json")
     said = refused(*job())
     assert "--output" in said

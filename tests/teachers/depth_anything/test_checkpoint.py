@@ -8,7 +8,6 @@ from typing import Any
 import fsspec
 import huggingface_hub
 import pytest
-import reference
 import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from da2ray.teachers.depth_anything import checkpoint
 from da2ray.teachers.depth_anything.dpt import TINY, VITB, VITS, DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import Layout, to_hf
 from da2ray.teachers.depth_anything.teacher import random_state
+from tests.teachers.depth_anything import reference
 
 State = dict[str, Tensor]
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import reference
 import torch
 from safetensors.torch import load_file
 
@@ -11,6 +10,7 @@ from da2ray.teachers.depth_anything.dinov2 import EncoderConfig
 from da2ray.teachers.depth_anything.dpt import TINY, Config
 from da2ray.teachers.depth_anything.keymap import Layout, from_layout, layout_of, shapes_in, to_hf
 from da2ray.teachers.depth_anything.teacher import random_state
+from tests.teachers.depth_anything import reference
 
 SWIGLU = Config("giant", "vitg", EncoderConfig(96, 5, 3, (0, 1, 2, 4), swiglu=True), 32, (16, 24, 32, 48))
 

@@ -1,7 +1,6 @@
 """The network is Depth Anything V2: its counts, and its output against transformers' for the same random weights."""
 
 import pytest
-import reference
 import torch
 from torch import Tensor, nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
@@ -10,6 +9,7 @@ from da2ray.teachers.depth_anything.dinov2 import EncoderConfig
 from da2ray.teachers.depth_anything.dpt import TINY, VITB, VITG, VITL, VITS, Config, DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import Layout, shapes_in
 from da2ray.teachers.depth_anything.teacher import random_state
+from tests.teachers.depth_anything import reference
 
 TOLERANCE = 5e-5
 """Largest difference allowed, as a share of the output's standard deviation. Measured: at most 9e-6."""
