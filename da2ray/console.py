@@ -1,6 +1,8 @@
 """What every command shares: a console, and mistakes of the user as one or two lines and exit code 2."""
 
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from rich.console import Console
@@ -9,24 +11,32 @@ from da2ray.errors import UserError
 
 USAGE = 2
 STOPPED = 75
+BROKEN = 70
 PIPE_WIDTH = 1000
 """Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
 
 
 def run_command(command: Callable[[Console], int]) -> int:
     """Run a command with a console on stdout and return its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         return command(Console(highlight=False, soft_wrap=True, width=width))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return STOPPED
     except BrokenPipeError:  # `da2ray status URL | head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a store: no such bucket, no permission, not reachable
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return STOPPED
+    except Exception:  # noqa: BLE001 - a bug, or a cluster that broke; not to be taken for failed samples
+        traceback.print_exc()
+        return BROKEN
 
 
 def duration(seconds: float) -> str:

@@ -256,8 +256,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
             if on_progress:
                 on_progress(samples)
         if not shards:
-            looked = " ".join(sorted(IMAGE_SUFFIXES)) if source.kind == "prefix" else "rows"
-            raise UserError(f"no images under {source.url}; looked for {looked}")
+            raise no_images(source)
         values = asdict(info) | {"shards": shards, "samples": samples, "bytes": total}
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(values)})
 
@@ -330,6 +329,12 @@ def _shard_numbers(keys: pa.StringArray, folder: str) -> np.ndarray:
     names = pc.utf8_slice_codeunits(keys, len(folder) + 1)
     commits = names.filter(pc.match_substring_regex(names, r"^[0-9]{8,18}\.parquet$"))
     return pc.utf8_slice_codeunits(commits, 0, -len(".parquet")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def no_images(source: Source) -> UserError:
+    """What to say of a source without samples."""
+    looked = " ".join(sorted(IMAGE_SUFFIXES)) if source.kind == "prefix" else "rows"
+    return UserError(f"no images under {source.url}; looked for {looked}")
 
 
 def list_plans(store: Store) -> list[Plan]:

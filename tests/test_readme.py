@@ -3,12 +3,16 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from da2ray.storage import open_store
+from da2ray.teachers.depth_anything.dpt import VITS
+from da2ray.teachers.depth_anything.teacher import random_state
 from tests.ray_head import BIN, RayHead
 from tests.s3_server import S3Server
 
@@ -35,6 +39,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path, s3: S3Server) 
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(photos, folder / "photos")
+    torch.save(random_state(VITS), folder / "depth_anything_v2_vits.pth")
     bucket = open_store(s3.create_bucket("bucket"))
     for path in photos.iterdir():
         bucket.put(f"photos/{path.name}", path.read_bytes())
@@ -57,10 +62,26 @@ def test_every_command_of_the_readme_works_in_its_order(
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
 
 
+def serve(command: str, clone: Path, environment: dict[str, str]) -> None:
+    """Start a server as a reader would, wait for what it says, and end it with Ctrl-C."""
+    with subprocess.Popen(
+        [BIN / "python", *command.split()[1:]], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            assert any("AWS_ENDPOINT_URL" in line for line in server.stdout)
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+
+
 def run(command: str, clone: Path, environment: dict[str, str]) -> None:
-    if command.startswith("make "):
-        # What they do is what this suite, `tests/test_demo.py` and CI do; here: make knows how.
-        command = command.replace("make", "make --dry-run", 1)
+    if command == "python -m tests.s3_server":
+        serve(command, clone, environment)
+        return
+    if command.startswith(("make ", "pip install ")):
+        # What these do is what this suite, `tests/test_demo.py` and CI do; here: make and pip know how.
+        command = command.replace("make ", "make --dry-run ").replace("install ", "install --dry-run --no-deps ")
     if not command.startswith("ray "):
         environment = {name: value for name, value in environment.items() if not name.startswith("RAY_A")}
     ended = subprocess.run(  # noqa: S602 - as a reader's shell would

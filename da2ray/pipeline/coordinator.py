@@ -52,6 +52,7 @@ class Coordinator:
 
     def __init__(self) -> None:
         self._in_flight: set[int] = set()
+        self._done: set[int] = set()
         self._stopping = False
         self._counts = Counts()
         self._devices: dict[str, tuple[float, float]] = {}
@@ -64,9 +65,10 @@ class Coordinator:
         return Begin.GO
 
     def done(self, shard: int, statuses: dict[str, int], reasons: dict[str, int], bytes_out: int) -> None:
-        """A shard is committed. One that was written twice, since Ray retried the task, counts once."""
-        if shard in self._in_flight:
-            self._in_flight.remove(shard)
+        """A shard is committed. One that was read or written twice, since Ray retried a task, counts once."""
+        self._in_flight.discard(shard)
+        if shard not in self._done:
+            self._done.add(shard)
             self._counts.shards += 1
             self._counts.samples += sum(statuses.values())
             self._counts.by_status.update(statuses)

@@ -101,14 +101,23 @@ class Device:
 
     def _stage(self) -> None:
         while (work := self._submitted.get()) is not None:
-            pinned = torch.empty(work.batch.pixels.size, dtype=torch.uint8, pin_memory=True)
-            np.copyto(pinned.numpy(), work.batch.pixels)
-            with torch.cuda.stream(self._copies):
-                work.pixels = pinned.to(self._teacher.device, non_blocking=True)
-                work.copied = torch.cuda.Event()
-                work.copied.record(self._copies)
+            try:
+                self._copy(work)
+            except BaseException as error:
+                work.future.set_exception(error)
+                raise
             self._staged.put(work)
+            if self._fatal is not None:  # the device thread died while this one waited for room
+                self._refuse_queued()
         self._staged.put(None)
+
+    def _copy(self, work: _Work) -> None:
+        pinned = torch.empty(work.batch.pixels.size, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), work.batch.pixels)
+        with torch.cuda.stream(self._copies):
+            work.pixels = pinned.to(self._teacher.device, non_blocking=True)
+            work.copied = torch.cuda.Event()
+            work.copied.record(self._copies)
 
     def _run(self) -> None:
         incoming: Any = self._staged if self._cuda else self._submitted
@@ -119,7 +128,7 @@ class Device:
                     try:
                         work = incoming.get(block=not launched)
                     except queue.Empty:
-                        self._finish(launched.popleft())
+                        self._finish_first(launched)
                         continue
                     if work is None:
                         break
@@ -127,14 +136,18 @@ class Device:
                     self._launch(work)
                     # One micro-batch stays queued behind the running one on CUDA; on CPU the call has already ended.
                     while len(launched) > (1 if self._cuda else 0):
-                        self._finish(launched.popleft())
+                        self._finish_first(launched)
                 while launched:
-                    self._finish(launched.popleft())
+                    self._finish_first(launched)
         except BaseException as error:
             for work in launched:
                 if not work.future.done():
                     work.future.set_exception(error)
             raise
+
+    def _finish_first(self, launched: deque[_Work]) -> None:
+        self._finish(launched[0])  # CUDA reports a launch's errors here: until it is done the work stays in sight
+        launched.popleft()
 
     def _launch(self, work: _Work) -> None:
         if work.pixels is None:
@@ -148,11 +161,16 @@ class Device:
             work.started.record(stream)
         else:
             work.started = time.perf_counter()
+        trouble: Exception | None = None
         try:
             outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
         except Exception as error:  # noqa: BLE001 - one image's trouble must not end the job
-            self._refuse_broken_device(error)
-            work.future.set_result(self._isolate(work, error))
+            trouble = error
+        if trouble is not None:
+            # Outside of `except` and without its traceback, whose frames hold the failed call's tensors on the device.
+            trouble.__traceback__ = None
+            self._refuse_broken_device(trouble)
+            work.future.set_result(self._isolate(work, trouble))
             return
         if self._cuda:
             work.outputs = tuple(torch.empty_like(part, device="cpu", pin_memory=True) for part in outputs)
@@ -211,6 +229,8 @@ class Device:
             self._launch(single)
             self._finish(single)
             parts.append(single.future.result())
+        if all(error is not None for part in parts for error in part.errors):
+            raise error  # not an image, but the teacher or its machine: no row may say otherwise
         return LabelledBatch(
             depths=np.concatenate([part.depths for part in parts]),
             scales=np.concatenate([part.scales for part in parts]),
@@ -222,6 +242,7 @@ class Device:
     def _refuse_broken_device(self, error: Exception) -> None:
         """A CUDA context that a fault has poisoned fails every later call: no image is to blame, the actor must die."""
         if self._cuda:
+            torch.cuda.empty_cache()
             try:
                 torch.zeros(1, device=self._teacher.device).item()
             except Exception as broken:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import ray
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -109,6 +110,8 @@ class Progress:
         while not self._end.wait(POLL_SECONDS):
             try:
                 self._counts = counts()
+            except ray.exceptions.GetTimeoutError:
+                continue  # busy; the next answer says it all
             except Exception:  # noqa: BLE001 - Ray is gone; whoever waits for the run learns why
                 return
             now = time.monotonic()

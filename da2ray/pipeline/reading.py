@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from da2ray.images import DecodeMode, Format, Header, Limits, admit, decode_pixels, read_header
-from da2ray.labels.schema import SampleError, Status
+from da2ray.labels.schema import Reason, SampleError, Status
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists
 from da2ray.plan import Shard
 from da2ray.sources.base import Member, Source
@@ -157,8 +157,13 @@ class Reading:
 
     def _decode(self, sample: _Sample, size: tuple[int, int]) -> np.ndarray:
         assert sample.header is not None  # noqa: S101 - admitted
-        image = decode_pixels(sample.body, sample.header, size, self.mode)
+        try:
+            image = decode_pixels(sample.body, sample.header, size, self.mode)
+        except MemoryError as error:
+            raise SampleError(Reason.TOO_MANY_PIXELS, f"{sample.header.format}: no memory for its pixels") from error
         sample.body = b""
+        if image.size > self._room(sample, size):
+            raise SampleError(Reason.CORRUPT, f"{sample.header.format}: header and pixels disagree about the size")
         return image
 
 

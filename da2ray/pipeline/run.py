@@ -1,6 +1,5 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
-import contextlib
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.pipeline.progress import Progress, Ticker, Totals
 from da2ray.pipeline.reading import Reading
 from da2ray.pipeline.stopping import cause_of, stop_on_signals
-from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan, plan_id
+from da2ray.plan import Plan, Shard, list_plans, make_plan, no_images, open_plan, plan_id
 from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import LoadOptions, TeacherSpec
@@ -93,13 +92,23 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         console.print(
             f"resuming: {done.shards_before:,} of {done.shards:,} shards are committed ({done.samples_before:,} images)"
         )
-    if len(todo.shards):
-        with contextlib.suppress(KeyboardInterrupt):  # the second signal: what was in flight is lost, and nothing else
+    try:
+        if len(todo.shards):
             label_all(job, plan, todo, console)
-        if len(left := plan.remaining(job.store)):
-            console.print(f"stopped with {len(left):,} shards left; run the same command again to go on")
-            return Exit.RESUMABLE
-    return publish(job, console)
+        left = len(plan.remaining(job.store))
+        if not left:
+            return publish(job, console)
+        console.print(f"stopped with {left:,} shards left; run the same command again to go on")
+    except UserError:
+        raise
+    except KeyboardInterrupt:
+        console.print("ended at once; run the same command again to go on")
+    except Exception as error:
+        trouble = cause_of(error, OSError)
+        if trouble is None:
+            raise
+        console.print(f"a store failed: {trouble}\nrun the same command again to go on")
+    return Exit.RESUMABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,8 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     console.print(licence_line(spec), highlight=False)
     sha256 = spec.identify(LoadOptions(weights=config.weights))
     source = open_source(config.images, config.storage_client)
+    if not any(batch.num_rows for batch in source.samples(1)):
+        raise no_images(source)  # before anything is written
     store = open_store(config.output, config.storage_client)
     device, precision = resolve_device(config, gpu_count(config))
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
@@ -213,6 +224,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         ShardDatasource(shards, job.reading, coordinator),
         override_num_blocks=len(shards),
         num_cpus=task_cpus(job.reading.source.url),
+        ray_remote_args={"max_retries": TASK_RETRIES},
     ).map_batches(
         Labeler,
         batch_size=1,
@@ -234,9 +246,10 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         # Actors ask for no CPU: on a node with few of them they would leave none for decoding.
         num_cpus=0,
         num_gpus=1 if job.load.device == "cuda" else None,
+        max_task_retries=TASK_RETRIES,
     )
     try:
-        labels.write_datasink(sink, ray_remote_args={"num_cpus": task_cpus(job.store.url)})
+        labels.write_datasink(sink, ray_remote_args={"num_cpus": task_cpus(job.store.url), "max_retries": TASK_RETRIES})
     except Exception as error:
         if cause_of(error, Stopped):
             return
@@ -247,6 +260,10 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
 
 NO_PROGRESS_SECONDS = 24 * 3600
 """Ray Data's own limit of 30 minutes fails a job that waits for spot GPUs (ray#65060)."""
+
+
+TASK_RETRIES = 3
+"""After a worker died. Ray Data's default is for ever: an image that kills its process would be tried 15 times a minute."""
 
 
 def task_cpus(url: str) -> float:

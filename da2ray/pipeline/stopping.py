@@ -30,15 +30,17 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
                 coordinator.stop.remote()
                 return
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request)
     # A thread: a signal handler may run inside a Ray call, and must not make another.
     thread = threading.Thread(target=pass_on, name="stop", daemon=True)
     thread.start()
     try:
         yield stopping
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # Not what was there before: that is Ray's handler, which would exit 1.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         ended.set()
         thread.join()
 

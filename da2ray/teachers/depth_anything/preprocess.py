@@ -19,6 +19,7 @@ Nothing here sets a global. OpenCV and torch each run as many threads as the pro
 `torch.set_num_threads`): a caller that runs several processes a machine sets both.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,7 +95,10 @@ def sampling_tables(
     """Tables for `gather_resize`, computed on `device` from the images' (H, W) and the network's (h, w)."""
     areas = np.array([height * width for height, width in shapes], dtype=np.int64)
     host = np.column_stack([np.array(shapes, dtype=np.int64), np.cumsum(areas) - areas])
-    heights, widths, starts = torch.from_numpy(host).to(device).unbind(1)  # one copy for the three
+    sizes = torch.from_numpy(host)
+    if torch.device(device).type == "cuda":  # from pageable memory the copy would wait for all that is queued
+        sizes = sizes.pin_memory()
+    heights, widths, starts = sizes.to(device, non_blocking=True).unbind(1)  # one copy for the three
     rows, row_weights = _taps(heights, size[0])
     columns, column_weights = _taps(widths, size[1])
     rows = rows * widths[:, None, None] + starts[:, None, None]
@@ -208,7 +212,12 @@ def _taps(lengths: Tensor, out: int) -> tuple[Tensor, Tensor]:
     return taps.clamp_(min=0).minimum((lengths - 1)[:, None, None]), weights
 
 
+@functools.cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 (3, 1, 1) each: normalised = gain * (value in 0..255) + bias."""
-    mean, std = torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)
-    return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
+    """float32 (3, 1, 1) each: normalised = gain * (value in 0..255) + bias.
+
+    Kept a device: a copy to an accelerator in every call would wait for all that is queued there.
+    """
+    with torch.inference_mode(False):
+        mean, std = torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)
+        return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)

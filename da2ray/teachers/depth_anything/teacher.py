@@ -22,7 +22,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 SIZES_KEPT = 64
 """Position embeddings kept on the device, one a network size: 2.8 MB each for small at 518 x 686, 11 MB for giant."""
 
-COMPILED_SHAPES = 256
+COMPILED_SHAPES = 8192
 """Micro-batch shapes that `torch.compile` specialises for, instead of its 8, before it refuses."""
 
 
@@ -59,7 +59,8 @@ class DepthAnything:
         self._positions = functools.lru_cache(maxsize=SIZES_KEPT)(self.network.pretrained.positions)
         self._forward = self.network.__call__
         if compiled:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_SHAPES)
+            for limit in ("recompile_limit", "accumulated_recompile_limit"):
+                setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), COMPILED_SHAPES))
             # Whole graph: past the limit it raises, where it would otherwise go on uncompiled without a word.
             self._forward = torch.compile(self.network, dynamic=False, fullgraph=True)
 
