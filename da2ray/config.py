@@ -16,8 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from da2ray.errors import UserError
+from da2ray.images import Limits
 
 Model = TypeVar("Model", bound="JobConfig")
+_LIMITS = Limits()
 
 
 class ShardFormat(StrEnum):
@@ -67,10 +69,14 @@ class PseudolabelConfig(JobConfig):
     compile: bool = Field(
         False, description="torch.compile the network: one compilation for each image size, faster from then on"
     )
-    min_side: int = Field(32, ge=1, description="reject images whose smaller side has fewer pixels")
-    max_aspect: float = Field(8.0, ge=1, description="reject images whose sides have a larger ratio")
-    max_tokens: int = Field(9216, ge=1, description="reject images that make more patches than this in the network")
-    max_pixels: int = Field(200_000_000, ge=1, description="reject images of more pixels, before they are decoded")
+    min_side: int = Field(_LIMITS.min_side, ge=1, description="reject images whose smaller side has fewer pixels")
+    max_aspect: float = Field(_LIMITS.max_aspect, ge=1, description="reject images whose sides have a larger ratio")
+    max_tokens: int = Field(
+        _LIMITS.max_tokens, ge=1, description="reject images that make more patches than this in the network"
+    )
+    max_pixels: int = Field(
+        _LIMITS.max_pixels, ge=1, description="reject images of more pixels, before they are decoded"
+    )
     limit: int | None = Field(None, ge=1, description="label only the first N samples")
     max_failed: str = Field("100%", description="exit 1 where more samples failed: a count, or a share such as 2%%")
     dry_run: bool = Field(

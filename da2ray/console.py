@@ -4,14 +4,23 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from enum import IntEnum
 
 from rich.console import Console
 
 from da2ray.errors import UserError
 
-USAGE = 2
-STOPPED = 75
-BROKEN = 70
+
+class Exit(IntEnum):
+    """Exit codes that schedulers build on (design.md), and 70 for what is none of them."""
+
+    DONE = 0
+    TOO_MANY_FAILED = 1
+    USAGE = 2
+    BROKEN = 70
+    RESUMABLE = 75
+
+
 PIPE_WIDTH = 1000
 """Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
 
@@ -24,19 +33,19 @@ def run_command(command: Callable[[Console], int]) -> int:
         return command(Console(highlight=False, soft_wrap=True, width=width))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USAGE
+        return Exit.USAGE
     except BrokenPipeError:  # `da2ray status URL | head`
         sys.stderr.close()
-        return 0
+        return Exit.DONE
     except OSError as error:  # of a store: no such bucket, no permission, not reachable
         print(f"error: {error}", file=sys.stderr)
-        return USAGE
+        return Exit.USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return STOPPED
+        return Exit.RESUMABLE
     except Exception:  # noqa: BLE001 - a bug, or a cluster that broke; not to be taken for failed samples
         traceback.print_exc()
-        return BROKEN
+        return Exit.BROKEN
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ import secrets
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from itertools import islice
 from typing import Any
 
@@ -14,6 +13,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from rich.console import Console
 
 from da2ray.config import PseudolabelConfig
+from da2ray.console import Exit
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
@@ -32,15 +32,6 @@ from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import LoadOptions, TeacherSpec
 from da2ray.teachers.registry import licence_line, resolve
-
-
-class Exit(IntEnum):
-    """Exit codes that schedulers build on (design.md)."""
-
-    DONE = 0
-    TOO_MANY_FAILED = 1
-    USAGE = 2
-    RESUMABLE = 75
 
 
 @dataclass(frozen=True, slots=True)
