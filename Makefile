@@ -3,13 +3,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
 
-.PHONY: demo test lint format clean
+.PHONY: demo test soak lint format clean
 demo: .venv/demo
 	$(RUN)/python -m da2ray.demo
 
 test: .venv/test
 	# Two workers on two cores: threads that spin while they wait would take the other one's.
 	OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -m "not soak" -n 2 --dist loadgroup --durations 15
+
+soak: .venv/test
+	$(RUN)/python -m tests.faults --kills 200
 
 lint: .venv/test
 	$(BIN)/ruff check .

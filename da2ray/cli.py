@@ -1,4 +1,4 @@
-"""`da2ray`: look at a dataset from a terminal."""
+"""`da2ray`: look at a dataset from a terminal, and look after it."""
 
 import argparse
 import json
@@ -10,11 +10,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from da2ray.console import duration, run_command
-from da2ray.errors import UserError
-from da2ray.labels.dataset import open_dataset
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
 from da2ray.plan import list_plans
 from da2ray.storage import Store, open_store
+from da2ray.upkeep import (
+    DEFAULT_GRACE_HOURS,
+    hours,
+    print_collected,
+    print_repaired,
+    print_verified,
+    require_dataset,
+    share,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,13 +38,44 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
     snapshots_parser.add_argument(
         "--create", action="store_true", help="make one of what is committed now, finished or not"
     )
-    for command in (status_parser, snapshots_parser):
+    verify_parser = commands.add_parser(
+        "verify", help="check every live shard and the newest snapshot; exit 1 if anything is wrong"
+    )
+    verify_parser.add_argument("--json", action="store_true", help="for machines")
+    repair_parser = commands.add_parser(
+        "repair", help="verify, and remove the commits of broken shards: the next run labels those again"
+    )
+    for command in (verify_parser, repair_parser):
+        command.add_argument(
+            "--sample",
+            type=share,
+            default=1.0,
+            metavar="P",
+            help="a share of the shards, such as 0.05 or 5%%; always the same ones",
+        )
+    gc_parser = commands.add_parser("gc", help="remove what no commit and no snapshot names, and expired leases")
+    gc_parser.add_argument(
+        "--grace",
+        type=hours,
+        default=DEFAULT_GRACE_HOURS,
+        metavar="HOURS",
+        help="leave what is younger (default %(default)g); less than a shard takes only while nothing writes to the dataset",
+    )
+    for command in (repair_parser, gc_parser):
+        command.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    for command in commands.choices.values():
         command.add_argument("url", metavar="URL", help="URL or path of a dataset")
         command.add_argument("--storage-client", choices=["auto", "obstore", "fsspec"], default="auto")
     options = parser.parse_args(argv)
     store = open_store(options.url, options.storage_client)
     if options.command == "status":
         return status(store, console, as_json=options.json)
+    if options.command == "verify":
+        return print_verified(store, console, sample=options.sample, as_json=options.json)
+    if options.command == "repair":
+        return print_repaired(store, console, sample=options.sample, dry_run=options.dry_run)
+    if options.command == "gc":
+        return print_collected(store, console, grace_hours=options.grace, dry_run=options.dry_run)
     return snapshots(store, console, create=options.create)
 
 
@@ -45,7 +83,7 @@ def status(store: Store, console: Console, *, as_json: bool) -> int:
     """Dataset, plans with what is committed, the newest run's progress and the newest snapshot."""
     found = describe(store)
     if as_json:
-        console.print_json(json.dumps(found))
+        print(json.dumps(found, indent=2))  # not by rich, which may colour it
         return 0
     made, run, snapshot = found["dataset"]["created_by"], found["run"], found["snapshot"]
     dataset = found["dataset"]
@@ -83,9 +121,7 @@ def describe(store: Store) -> dict[str, Any]:
     Raises:
         UserError: there is no dataset.
     """
-    dataset = open_dataset(store)
-    if dataset is None:
-        raise UserError(f"no dataset at {store.url}: nothing there, or not written by da2ray")
+    dataset = require_dataset(store)
     plans = [
         {
             "id": plan.id,
@@ -114,9 +150,7 @@ def newest_progress(store: Store) -> dict[str, Any] | None:
 
 def snapshots(store: Store, console: Console, *, create: bool) -> int:
     """List the versions, after making one where asked."""
-    dataset = open_dataset(store)
-    if dataset is None:
-        raise UserError(f"no dataset at {store.url}: nothing there, or not written by da2ray")
+    dataset = require_dataset(store)
     if create:
         create_snapshot(store, [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
     table = Table("snapshot", Column("created", overflow="fold"), "rows", "counts", "parts", box=None)

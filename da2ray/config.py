@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from da2ray.errors import UserError
 from da2ray.images import Limits
+from da2ray.labels.schema import Reason, Status
 
 Model = TypeVar("Model", bound="JobConfig")
 _LIMITS = Limits()
@@ -78,7 +79,28 @@ class PseudolabelConfig(JobConfig):
         _LIMITS.max_pixels, ge=1, description="reject images of more pixels, before they are decoded"
     )
     limit: int | None = Field(None, ge=1, description="label only the first N samples")
-    max_failed: str = Field("100%", description="exit 1 where more samples failed: a count, or a share such as 2%%")
+    max_failed: str = Field(
+        "100%",
+        description="stop, and exit 1, where more failed: a count, or a share such as 2%% of what is done (of 1,000 at least)",
+    )
+    retry_failed: list[str] | None = Field(
+        None,
+        description="label only samples that failed in the newest snapshot again: all of them, or those of these classes "
+        "(unreadable, timeout, …); what comes of it takes their place in the next snapshot",
+    )
+    sample_timeout: float = Field(
+        60, gt=0, description="seconds that decoding an image, or labelling one, may take: then it is failed as timeout"
+    )
+    allow_scheme: list[str] = Field(
+        [],
+        description="schemes besides its own that a manifest's URIs may have: http, https, file, s3, … ; file and http(s) also "
+        "as file:/folder and https:host to allow just those; hosts at private addresses only by name",
+    )
+    lease_seconds: float = Field(
+        60,
+        ge=1,
+        description="how long other jobs on the same output leave this one's shards alone after it was last heard of",
+    )
     dry_run: bool = Field(
         False, description="print the plan and stop: samples, shards, bytes out, what is already done"
     )
@@ -95,6 +117,19 @@ class PseudolabelConfig(JobConfig):
         "auto", description="live line on a terminal, plain log lines elsewhere"
     )
 
+    @field_validator("retry_failed", "allow_scheme", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _failure_classes(cls, value: list[str] | None) -> list[str] | None:
+        known = [reason.value for reason in Reason if reason.status is Status.FAILED]
+        if unknown := sorted(set(value or ()) - set(known)):
+            raise ValueError(f"{unknown[0]} is no failure class: there are {', '.join(known)}")
+        return None if value is None else sorted(set(value))
+
     @field_validator("actors")
     @classmethod
     def _actors_in_order(cls, value: str | None) -> str | None:
@@ -110,12 +145,6 @@ class PseudolabelConfig(JobConfig):
         if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value):
             raise ValueError("a count such as 100, or a share such as 2%")
         return value
-
-    def failures_allowed(self, samples: int) -> int:
-        """How many of `samples` may fail before the job exits 1."""
-        if self.max_failed.endswith("%"):
-            return int(samples * float(self.max_failed[:-1]) / 100)
-        return int(self.max_failed)
 
 
 class BenchmarkConfig(JobConfig):
@@ -137,21 +166,30 @@ class BenchmarkConfig(JobConfig):
         None, description="of the network [bf16 on cuda, fp32 on cpu]"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
-    shard_size: int = Field(64, ge=1, description="images in a shard")
+    shard_size: int = Field(128, ge=1, description="images in a shard")
     batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
     limit: int | None = Field(None, ge=8, description="measure on the first N images only")
-    plain: Literal["official", "shared", "none"] = Field(
-        "official",
-        description="measure the plain Ray Data way too, preprocessing as the official repository does or with da2ray's code",
+    plain: list[Literal["infer-image", "network-size", "shared"]] = Field(
+        ["infer-image", "network-size"],
+        description="plain Ray Data ways to measure beside it, comma-separated: the official infer_image; the same "
+        "without its last step, which brings depth to the image's size; with da2ray's preprocessing, too; none",
     )
     resume_shards: int | None = Field(
         None, ge=1, description="measure only how fast a resume finds what is left of N shards"
     )
 
-    @field_validator("decode", mode="before")
+    @field_validator("decode", "plain", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return value.split(",") if isinstance(value, str) else value
+        return [] if value in ("none", ["none"]) else split_list(value)
+
+
+def split_list(value: object) -> object:
+    """`"a,b"` and `["a,b", "c"]` -> a list of words; anything else as it is, for pydantic to judge."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return value
+    return [part for word in words for part in word.split(",") if part]
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -198,6 +236,8 @@ def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         elif get_origin(kind) is Literal:
             parser.add_argument(option, choices=get_args(kind), help=text)
+        elif get_origin(kind) is list:
+            parser.add_argument(option, nargs="*", metavar="NAME", help=text)
         elif isinstance(kind, type) and issubclass(kind, StrEnum):
             parser.add_argument(option, choices=[member.value for member in kind], help=text)
         else:

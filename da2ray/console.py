@@ -1,14 +1,18 @@
 """What every command shares: a console, and mistakes of the user as one or two lines and exit code 2."""
 
+import contextlib
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from da2ray.errors import UserError
+from da2ray.storage import printable
 
 
 class Exit(IntEnum):
@@ -16,13 +20,20 @@ class Exit(IntEnum):
 
     DONE = 0
     TOO_MANY_FAILED = 1
+    WRONG = 1  # what `verify` says where it finds anything
     USAGE = 2
     BROKEN = 70
     RESUMABLE = 75
 
 
+ERROR_CHARS = 1000
 PIPE_WIDTH = 1000
 """Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
+
+LINE_SECONDS = 10.0
+
+OnProgress = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
 
 
 def run_command(command: Callable[[Console], int]) -> int:
@@ -30,15 +41,16 @@ def run_command(command: Callable[[Console], int]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
-        return command(Console(highlight=False, soft_wrap=True, width=width))
+        # Keys and messages are the users': what looks like markup or an emoji in them is none.
+        return command(Console(highlight=False, soft_wrap=True, width=width, markup=False, emoji=False))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", _lines(error), file=sys.stderr)
         return Exit.USAGE
     except BrokenPipeError:  # `da2ray status URL | head`
         sys.stderr.close()
         return Exit.DONE
     except OSError as error:  # of a store: no such bucket, no permission, not reachable
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", _lines(error), file=sys.stderr)
         return Exit.USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -46,6 +58,38 @@ def run_command(command: Callable[[Console], int]) -> int:
     except Exception:  # noqa: BLE001 - a bug, or a cluster that broke; not to be taken for failed samples
         traceback.print_exc()
         return Exit.BROKEN
+
+
+def _lines(error: Exception) -> str:
+    """Its lines as a terminal may show them: others may have written the names in it."""
+    return "\n".join(printable(line, ERROR_CHARS) for line in str(error).splitlines())
+
+
+class Ticker:
+    """Says how far some long work is, every ten seconds at most, and nothing where it is done before."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = time.monotonic()
+
+    def tick(self, text: str) -> None:
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(text)
+
+
+@contextlib.contextmanager
+def progress(what: str, unit: str) -> Iterator[OnProgress]:
+    """How far `what` is, on stderr, which leaves stdout to the result: a bar on a terminal, lines elsewhere."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        said = Ticker(console)
+        yield lambda done, total: said.tick(f"{what}: {done:,} of {total:,} {unit}")
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ it by themselves. Pillow's warnings are silenced; libtiff's own lines about a br
 
 import io
 import re
+import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import DecompressionBombError
 
-from da2ray.image_headers import Format, Header, png_chunks, read_header
+from da2ray.image_headers import JPEG_FRAMES, JPEG_SCAN, Format, Header, jpeg_segments, png_chunks, read_header
 from da2ray.labels.schema import Reason, SampleError
 from da2ray.teachers.base import SizeRule
 
@@ -61,7 +62,8 @@ class Limits:
         max_aspect: most long side over short side.
         max_tokens: most 14 x 14 patches of the network's size: memory grows with it, attention with its square. The
             default, 96 x 96, is five times a 4:3 photograph and, at short side 518, reached at an aspect of 6.7.
-        max_pixels: most pixels at full size, which bounds the memory of decoding (3 bytes each, 6 while it is turned).
+        max_pixels: most pixels at full size, which bounds the memory of decoding: bytes a pixel are 3 for a JPEG (6 where it
+            is turned, up to 12 where it is progressive or CMYK), 6 to 14 for other formats, 18 for a WebP.
     """
 
     min_side: int = 32
@@ -166,7 +168,7 @@ def _decode_jpeg(data: bytes, header: Header, size: tuple[int, int], mode: Decod
     height, width = 0, 0  # no lower bound: full size
     if mode is DecodeMode.SCALED:
         height, width = size[::-1] if header.orientation >= 5 else size
-    options = {
+    options: dict[str, object] = {
         "colorspace": "CMYK" if header.components == 4 else "RGB",
         "fastdct": False,  # as Pillow and cv2: equal bit for bit; the faster ones gain nothing measurable
         "fastupsample": False,
@@ -175,28 +177,86 @@ def _decode_jpeg(data: bytes, header: Header, size: tuple[int, int], mode: Decod
         # Scales of 7/8 to 5/8 have no vector code: they take up to twice the time of full size (17, 14, 11 ms to 8).
         "min_factor": 1 if mode is DecodeMode.EXACT else 2,
     }
-    try:
-        pixels = simplejpeg.decode_jpeg(data, strict=True, **options)
-    except ValueError as error:
-        # The one warning after which every pixel is known to be there: libjpeg reports the first, and at the end of the
-        # image (0xd9) entropy decoding is over. Web crawls are full of them.
-        if not str(error).endswith("extraneous bytes before marker 0xd9"):
-            raise
-        pixels = simplejpeg.decode_jpeg(data, strict=False, **options)
+    _check_scans(data, header.components)
+    pixels = _decode_strictly(data, options)
     if header.components == 4:
         pixels = _cmyk_to_rgb(pixels)
     return _turn(pixels, header.orientation)
 
 
+def _decode_strictly(data: bytes, options: dict[str, object]) -> Pixels:
+    """Decode, and raise at a warning after which pixels may be made up. libjpeg reports the first of its warnings."""
+    try:
+        return simplejpeg.decode_jpeg(data, strict=True, **options)
+    except ValueError as error:
+        warning = str(error)
+        # At the end of the image (0xd9) entropy decoding is over. Web crawls are full of these.
+        if warning.endswith("extraneous bytes before marker 0xd9"):
+            return simplejpeg.decode_jpeg(data, strict=False, **options)
+        bare = _without_profile(data) if warning.endswith("bad ICC marker") else data
+        if len(bare) == len(data):
+            raise
+    return _decode_strictly(bare, options)
+
+
+def _without_profile(data: bytes) -> bytes:
+    """A JPEG less its colour profile, whose damage is none to the pixels."""
+    kept, at = [], 0
+    for marker, start, end in jpeg_segments(data):
+        if marker == JPEG_SCAN:
+            break
+        if marker == 0xE2 and data[start : start + 12] == b"ICC_PROFILE\0":
+            kept.append(data[at : start - 4])
+            at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _check_scans(data: bytes, components: int) -> None:
+    """Each scan is a pass over all blocks, in as little as 10 bytes: 300 kB of them would take minutes.
+
+    Raises:
+        SampleError: `corrupt` with too many scans, or with stray bytes between segments, which libjpeg would warn of.
+    """
+    scans, progressive = 0, False
+    try:
+        for marker, start, _ in jpeg_segments(data):
+            if marker in JPEG_FRAMES:
+                progressive = marker in {0xC2, 0xCA}
+            elif marker == JPEG_SCAN:
+                scans += 1
+                if scans > _MOST_SCANS or (not progressive and data[start] == components):
+                    break  # of a sequential JPEG, a scan with all components is the only one that libjpeg reads
+    except (struct.error, IndexError):
+        pass  # cut off, perhaps only behind its pixels: the decoder will say
+    if scans > _MOST_SCANS:
+        raise SampleError(Reason.CORRUPT, f"jpeg: more than {_MOST_SCANS} scans")
+
+
+_MOST_SCANS = 100
+# Encoders make some 10; libtiff draws the line here too.
+
+
 def _cmyk_to_rgb(inverted: Pixels) -> Pixels:
     """(H, W, 4) as Adobe stores it, 255 = no ink, -> (H, W, 3): c * k / 255, as cv2 and Pillow do, rounded."""
-    black = inverted[..., 3:].astype(np.uint16)
-    product = inverted[..., :3] * black + 127
-    return (product // 255).astype(np.uint8)
+    rgb = np.empty((*inverted.shape[:2], 3), dtype=np.uint8)
+    for top in range(0, len(inverted), _ROWS):
+        part = inverted[top : top + _ROWS]
+        product = part[..., :3] * part[..., 3:].astype(np.uint16)
+        product += 127
+        product //= 255
+        rgb[top : top + _ROWS] = product
+    return rgb
+
+
+_ROWS = 64
+# At a time: of a whole image the products take 21 bytes a pixel.
 
 
 def _decode_pillow(data: bytes, header: Header) -> Pixels:
-    _check_complete(data, header.format)
+    if header.format is Format.PNG:
+        data = _critical_chunks(data)
+    if header.format is Format.WEBP and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise SampleError(Reason.TRUNCATED, f"webp ends at byte {len(data)}, before the length it says")
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _PLUGINS[header.format](io.BytesIO(data))
@@ -214,25 +274,41 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
             raise SampleError(Reason.CORRUPT, f"{header.format}: pixels are neither 8 nor 16 bits")
         else:
             straight = image.convert(_STRAIGHT_ALPHA[image.mode]) if image.mode in _STRAIGHT_ALPHA else image
-            pixels = np.asarray(straight.convert("RGB"))
+            pixels = np.asarray(straight if straight.mode == "RGB" else straight.convert("RGB"))
     return pixels if turned else _turn(pixels, header.orientation)
 
 
-def _check_complete(data: bytes, kind: Format) -> None:
-    """Pillow's own check is off where a process sets ImageFile.LOAD_TRUNCATED_IMAGES; these two tell their end."""
-    if kind is Format.PNG and not any(name == b"IEND" for name, _, _ in png_chunks(data)):
+def _critical_chunks(data: bytes) -> bytes:
+    """A PNG less its text, profiles and the like, at whose damage or size Pillow would give up pixels that are there.
+
+    Raises:
+        SampleError: `truncated` without a last chunk: Pillow's own check is off where a process sets
+            ImageFile.LOAD_TRUNCATED_IMAGES.
+    """
+    chunks = [(name, start, end) for name, start, end in png_chunks(data) if name[0] < 0x60]  # a capital: critical
+    if not any(name == b"IEND" for name, _, _ in chunks):
         raise SampleError(Reason.TRUNCATED, f"png ends at byte {len(data)}, before its last chunk")
-    if kind is Format.WEBP and int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise SampleError(Reason.TRUNCATED, f"webp ends at byte {len(data)}, before the length it says")
+    view = memoryview(data)
+    return b"".join([view[:8], *(view[start - 8 : end + 4] for _, start, end in chunks)])
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
-    """Strips (tags 273, 279) or tiles (324, 325) must end within the file: codecs in a TIFF may fill in what lacks."""
+    """Strips (tags 273, 279) or tiles (324, 325) must end within the file: codecs in a TIFF may fill in what lacks.
+    Memory is taken for a whole tile (322 x 323), whatever the image needs of it.
+    """
     for offsets, counts in ((273, 279), (324, 325)):
         ends = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ()), strict=False)
         if any(offset + count > length for offset, count in ends):
             raise SampleError(Reason.TRUNCATED, f"tiff ends at byte {length}, before its pixels do")
+    width, height = image.tag_v2.get(322, 0), image.tag_v2.get(323, 0)
+    if width * height > max(image.width * image.height, _LARGEST_TILE):
+        raise SampleError(
+            Reason.CORRUPT, f"tiff: tiles of {width} x {height} for {image.width} x {image.height} pixels"
+        )
 
+
+_LARGEST_TILE = 2048 * 2048
+# Pixels of a tile that may be larger than its image. Usual are 256 x 256 to 1024 x 1024.
 
 _PILLOW = threading.Lock()
 # Pillow warns (malformed metadata) where there is nothing to do. warnings.catch_warnings is process-wide state: two

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from da2ray.cli import main
 from da2ray.labels.reader import Labels, open_labels
-from tests.jobs import run_job
+from tests.jobs import Command, run_job
 from tests.photos import write_photos
 from tests.ray_head import RayHead
 from tests.s3_server import S3Server
@@ -50,3 +51,15 @@ def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     assert finished.code == 0, finished
     return open_labels(str(output))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `da2ray …` in this process: exit code, stdout, stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = main([str(arg) for arg in args])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run

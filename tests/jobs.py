@@ -20,6 +20,9 @@ from da2ray.storage import Store
 JOB = Path(__file__).parent.parent / "jobs" / "pseudolabel.py"
 TIMEOUT_S = 240
 
+Command = Callable[..., tuple[int, str, str]]
+"""What the fixture `command` is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -58,6 +61,14 @@ class RunningJob:
             env=inherited | {"RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200"} | dict(env or {}),
             start_new_session=True,
         )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     def wait(self, timeout: float = TIMEOUT_S) -> Finished:
         """Its exit code and all that it said."""

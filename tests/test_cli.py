@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,12 @@ from da2ray.labels.commits import commit_key
 from da2ray.labels.reader import Labels
 from da2ray.labels.snapshots import list_snapshots, open_snapshot
 from da2ray.storage import open_store
+from tests.jobs import Command
 from tests.photos import REASONS
 
 pytestmark = pytest.mark.xdist_group("ray")
 
-Command = Callable[..., tuple[int, str, str]]
 LABELLED = sum(reason is None for reason in REASONS.values())
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `da2ray …` in this process: exit code, stdout, stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        code = main([str(arg) for arg in args])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

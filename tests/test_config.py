@@ -96,10 +96,13 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load(PseudolabelConfig, ["--config", str(tmp_path / "nowhere.yaml")])
 
 
-def test_max_failed_is_a_count_or_a_share_of_all_samples() -> None:
-    allowed = {"0": 0, "7": 7, "100%": 200, "2%": 4, "0.5%": 1, "0%": 0}
-    for text, count in allowed.items():
-        assert load(PseudolabelConfig, [*NEEDED, "--max-failed", text]).failures_allowed(200) == count, text
+def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> None:
+    tried = load(PseudolabelConfig, [*NEEDED, "--retry-failed", "timeout", "corrupt,crashed"]).retry_failed
+    assert tried == ["corrupt", "crashed", "timeout"]
+    assert load(PseudolabelConfig, [*NEEDED, "--retry-failed"]).retry_failed == []
+    assert load(PseudolabelConfig, NEEDED).retry_failed is None
+    with pytest.raises(UserError, match="--retry-failed: too_small is no failure class: there are not_found"):
+        load(PseudolabelConfig, [*NEEDED, "--retry-failed", "too_small"])
 
 
 def test_ranges_are_one_number_or_two() -> None:

@@ -3,6 +3,7 @@
 import io
 import struct
 import threading
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -19,6 +20,7 @@ from skimage import data
 from da2ray.images import DecodeMode, Format, Image, Limits, admit, decode, decode_pixels, read_header
 from da2ray.labels.schema import Reason, SampleError
 from da2ray.teachers.depth_anything.size import OfficialSize
+from tests.fuzz import BOMBS, HUGE, PNG_SIGNATURE, many_scans, png_chunk, riff, rle_bmp, tiff, tiled_tiff
 
 SIZE = OfficialSize()
 ANY = Limits(min_side=1, max_aspect=1000, max_tokens=10**6)
@@ -231,20 +233,6 @@ def test_limits_let_the_sizes_at_their_edge_pass() -> None:
     assert admit(wide, SIZE, Limits(max_tokens=rows * columns // 196)) == (rows, columns)
 
 
-def png_chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-BOMBS = {
-    "png": b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)),
-    "jpeg": b"\xff\xd8\xff\xc0\0\x11\x08" + struct.pack(">HHB", 60000, 60000, 3) + bytes(40),
-    "gif": b"GIF89a" + struct.pack("<HH", 60000, 60000) + bytes(40),
-    "bmp": b"BM" + bytes(12) + struct.pack("<Iii", 40, 60000, -60000) + bytes(40),
-    "webp": b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\x5f\xea\0\x5f\xea\0" + bytes(20),
-    "tiff": b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHII", 256, 4, 1, 60000, 257, 4, 1, 60000) + bytes(4),
-}
-
-
 @pytest.mark.parametrize("kind", BOMBS)
 def test_bomb_is_refused_before_its_pixels_are_allocated(kind: str) -> None:
     tracemalloc.start()
@@ -253,7 +241,7 @@ def test_bomb_is_refused_before_its_pixels_are_allocated(kind: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-    assert read_header(BOMBS[kind]).width == 60000
+    assert read_header(BOMBS[kind]).width == HUGE
 
 
 def test_gif_whose_frame_is_larger_than_its_screen_is_refused_before_decoding() -> None:
@@ -271,6 +259,53 @@ def test_large_images_need_no_change_of_pillows_limit(monkeypatch: pytest.Monkey
                 assert reason(save(PHOTO, kind)) is Reason.TOO_MANY_PIXELS
             else:
                 assert read(save(PHOTO, kind)).width == 120
+
+
+def test_sides_beyond_what_the_index_holds_are_corrupt() -> None:
+    for side in (0, 2**31, 2**32 - 1):
+        assert (
+            reason(PNG_SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, 60, 8, 2, 0, 0, 0)))
+            is Reason.CORRUPT
+        )
+        assert reason(tiff({256: (60,), 257: (side,)})) is Reason.CORRUPT
+    assert reason(BOMBS["bmp"][:18] + struct.pack("<ii", 60, -(2**31)) + bytes(40)) is Reason.CORRUPT
+
+
+def test_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> None:
+    start = time.process_time()
+    assert reason(many_scans(1500, 2000)) is Reason.CORRUPT
+    assert time.process_time() - start < 1  # 1.7 s each 2,000
+    assert read(many_scans(64, 0)).width == 64
+
+
+def test_damaged_or_huge_metadata_costs_no_pixels() -> None:
+    file = save(PHOTO, "PNG")
+    profile = png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000)))
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000)))
+    damaged = profile[:-1] + bytes([profile[-1] ^ 1])
+    for chunk in (profile, text, damaged):
+        assert np.array_equal(read(file[:33] + chunk + file[33:]).pixels, shown(file))
+    jpeg = save(PHOTO, "JPEG", icc_profile=bytes(500))
+    at = jpeg.index(b"ICC_PROFILE\0") + 12
+    wrong = jpeg[:at] + b"\x09" + jpeg[at + 1 :]  # part 9 of 1
+    with pytest.raises(ValueError, match="bad ICC marker"):
+        simplejpeg.decode_jpeg(wrong)
+    assert np.array_equal(read(wrong).pixels, read(jpeg).pixels)
+    assert reason(wrong[: len(wrong) // 2]) is Reason.TRUNCATED
+
+
+def test_of_two_sizes_in_a_webp_the_first_counts() -> None:
+    huge = b"VP8X\x0a\0\0\0" + bytes(4) + struct.pack("<I", HUGE)[:3] * 2
+    chunk = save(PHOTO, "WEBP")[12:]
+    assert reason(riff(huge + huge[:12] + bytes(6) + chunk)) is Reason.TOO_MANY_PIXELS
+    assert read_header(riff(chunk + huge)).width == 120
+
+
+def test_tiff_whose_tiles_are_far_larger_than_its_image_is_refused() -> None:
+    tile = zlib.compress(bytes(3 * 2064 * 2064), 1)
+    assert reason(tiled_tiff(64, 64, 2064, 2064, tile, compression=8)) is Reason.CORRUPT
+    tile = zlib.compress(bytes(3 * 256 * 256), 1)
+    assert read(tiled_tiff(64, 64, 256, 256, tile, compression=8)).pixels.shape == (64, 64, 3)
 
 
 def test_classes_of_what_cannot_be_read() -> None:
@@ -303,15 +338,6 @@ def test_jpeg_with_stray_bytes_before_its_end_is_whole() -> None:
         simplejpeg.decode_jpeg(stray)
     assert np.array_equal(read(stray).pixels, read(file).pixels)
     assert np.array_equal(read(file + b"trailer").pixels, read(file).pixels)
-
-
-def rle_bmp() -> bytes:
-    """64 x 48, 8 bits, run-length encoded: each row one run, end of line; end of bitmap."""
-    rows = b"".join(b"\x40" + bytes([row]) + b"\0\0" for row in range(48)) + b"\0\1"
-    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
-    head = struct.pack("<IiiHHIIiiII", 40, 64, 48, 1, 8, 1, len(rows), 0, 0, 256, 0)
-    offset = 14 + len(head) + len(palette)
-    return b"BM" + struct.pack("<IHHI", offset + len(rows), 0, 0, offset) + head + palette + rows
 
 
 TRUNCATABLE: dict[str, Callable[[], bytes]] = {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
-from da2ray.plan import Plan, Shard, cut, make_plan, open_plan, plan_id, plan_key
+from da2ray.plan import UNKNOWN_BYTES, Plan, Shard, cut, make_plan, open_plan, plan_id, plan_key
 from da2ray.sources import MEMBERS, open_source
 from da2ray.sources.base import Member, Source
 from da2ray.storage import Store, join, open_store
@@ -139,12 +139,16 @@ def test_unknown_sizes_give_unknown_bytes(tmp_path: Path) -> None:
     assert plan.sizes().tolist() == [4, 4, 2]
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=60), st.integers(1, 8), st.integers(1, 100))
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=60),
+    st.integers(1, 8),
+    st.sampled_from([1, 30, 100, 3 * UNKNOWN_BYTES]),
+)
 def test_shards_are_as_long_as_the_bounds_allow(sizes: list[int | None], shard_size: int, shard_bytes: int) -> None:
     bounds = cut(pa.array(sizes, pa.int64()), shard_size, shard_bytes).tolist()
     assert bounds[0] == 0
     assert bounds[-1] == len(sizes)
-    known = [size or 0 for size in sizes]
+    known = [UNKNOWN_BYTES if size is None else size for size in sizes]
     for begin, end in itertools.pairwise(bounds):
         assert 0 < end - begin <= shard_size
         assert end - begin == 1 or sum(known[begin:end]) <= shard_bytes

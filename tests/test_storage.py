@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from da2ray.errors import UserError
-from da2ray.storage import LIST_SCHEMA, Store, StoreError, StoreFile, base, join, open_store, split_uri
+from da2ray.storage import LIST_SCHEMA, Store, StoreError, StoreFile, join, open_store, split_uri
 from tests.s3_server import S3Server
 
 BACKENDS = ["local", "memory", "s3-obstore", "s3-fsspec"]
@@ -268,7 +268,7 @@ class TestS3:
         self, backend: str, root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        monkeypatch.setattr(base, "MAX_RETRIES", 1)
+        monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
         started = time.monotonic()
         with pytest.raises(StoreError, match=root.split("/")[2]):
             open_backend(backend, root).get("a")
@@ -276,7 +276,7 @@ class TestS3:
 
     @pytest.mark.usefixtures("s3")
     def test_a_body_shorter_than_declared_is_an_error(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(base, "MAX_RETRIES", 2)
+        monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
         with short_answers() as endpoint:
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
             store = open_backend(backend, "s3://bucket")

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import ray
 import torch
+import torch.nn.functional as F
 from ray.data import ActorPoolStrategy
 
 from da2ray.teachers.base import LoadOptions, PixelBatch
@@ -25,13 +26,15 @@ class PlainLabeler:
     """`map_batches` class: images of a batch have many sizes, so they go through the teacher one by one.
 
     Args:
-        preprocessing: "official" does what the official repository's `image2tensor` does; "shared" uses da2ray's own.
+        way: "infer-image" does what the official repository's `infer_image` does, whose depth has the image's size;
+            "network-size" keeps the depth as the network makes it, as da2ray does; "shared" uses da2ray's preprocessing too.
     """
 
-    def __init__(self, teacher: str, options: LoadOptions, preprocessing: str) -> None:
+    def __init__(self, teacher: str, options: LoadOptions, way: str) -> None:
         self._spec = resolve(teacher)
         self._teacher = self._spec.load(options)
-        self._preprocess = official_input if preprocessing == "official" else shared_input
+        self._preprocess = shared_input if way == "shared" else official_input
+        self._full_size = way == "infer-image"
         torch.set_num_threads(os.cpu_count() or 1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +42,10 @@ class PlainLabeler:
         with torch.inference_mode():
             for index, image in enumerate(batch["image"]):
                 inputs = self._preprocess(np.array(image), self._spec.size_rule(*image.shape[:2]))
-                depths[index] = self._network(inputs.to(self._teacher.device))[0].cpu().numpy()
+                depth = self._network(inputs.to(self._teacher.device))
+                if self._full_size:
+                    depth = F.interpolate(depth[:, None], image.shape[:2], mode="bilinear", align_corners=True)[:, 0]
+                depths[index] = depth[0].cpu().numpy()
         return {"path": batch["path"], "depth": depths}
 
     def _network(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -71,7 +77,7 @@ def main(argument: str) -> None:
         fn_constructor_kwargs={
             "teacher": job["teacher"],
             "options": LoadOptions(job["weights"], job["device"], job["precision"]),
-            "preprocessing": job["preprocessing"],
+            "way": job["way"],
         },
         num_gpus=1 if job["device"] == "cuda" else None,
     )

@@ -69,7 +69,7 @@ def measure_resume(shards: int, work: Path, console: Console) -> int:
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(
-        f"{len(left.shards):,} of {shards:,} shards are left: known in {seconds:.1f} s; "
+        f"{left.shards - left.shards_before:,} of {shards:,} shards are left: known in {seconds:.1f} s; "
         f"peak memory of planning and resuming {peak:.0f} MB"
     )
     return 0

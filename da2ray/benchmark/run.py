@@ -22,7 +22,7 @@ from da2ray.config import BenchmarkConfig
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
-from da2ray.pipeline.cluster import torch_threads
+from da2ray.pipeline.cluster import share_cores
 from da2ray.pipeline.reading import Reading
 from da2ray.plan import make_plan
 from da2ray.sources import open_source
@@ -56,15 +56,17 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     console.print(f"{config.teacher} {options.precision} on {_device_name(device)}; {cores} cores; {images}")
 
     parts = _parts(images, work, config.limit)
-    plain = None
-    if config.plain != "none":
-        plain = _slope("plain Ray Data", partial(_plain_command, config, options=options, work=work), parts, work)
-        _print(console, f"the plain way, {config.plain} preprocessing", [plain], plain)
+    plains = [
+        _slope(way, partial(_plain_command, config, way=way, options=options, work=work), parts, work)
+        for way in config.plain
+    ]
+    if plains:
+        _print(console, "plain Ray Data", plains, plains)
     for mode in config.decode:
         command = partial(_job_command, config, mode=mode, options=options, work=work)
         stages = _stages(config, images, DecodeMode(mode), options, work)
         whole = _slope("end to end", command, parts, work)
-        _print(console, f"--decode {mode}", [*stages, whole], plain)
+        _print(console, f"--decode {mode}", [*stages, whole], plains)
         console.print(f"  end to end / teacher only: {whole.per_second / stages[1].per_second:.2f}")
     return 0
 
@@ -81,9 +83,9 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     reading = Reading(source, spec.size_rule, Limits(), mode, config.batch_size)
     shards = list(plan.shards(np.arange(plan.info.shards)))
     bits = default_bits(spec.kind)
-    torch.set_num_threads(torch_threads(1))
+    workers = share_cores(spec, options, actors=1)
     decoded, blocks = decode_only(reading, shards)
-    labelled, labels = teacher_only(spec.load(options), bits, blocks, scaled=mode is DecodeMode.SCALED)
+    labelled, labels = teacher_only(spec.load(options), bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers)
     written = write_only(labels, store, kind=spec.kind.value, format=config.format.value)
     return [decoded, labelled, written]
 
@@ -104,7 +106,7 @@ def _job_command(config: BenchmarkConfig, part: Path, mode: str, options: LoadOp
     return [*command, "--format", config.format.value, *(["--weights", options.weights] if options.weights else [])]
 
 
-def _plain_command(config: BenchmarkConfig, part: Path, options: LoadOptions, work: Path) -> list[str]:
+def _plain_command(config: BenchmarkConfig, part: Path, way: str, options: LoadOptions, work: Path) -> list[str]:
     job = {
         "images": str(part.absolute()),
         "output": str((work / "plain").absolute()),
@@ -113,7 +115,7 @@ def _plain_command(config: BenchmarkConfig, part: Path, options: LoadOptions, wo
         "device": options.device,
         "precision": options.precision,
         "batch_size": config.batch_size,
-        "preprocessing": config.plain,
+        "way": way,
     }
     return [sys.executable, "-m", "da2ray.benchmark.plain_ray", json.dumps(job)]
 
@@ -155,12 +157,13 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
-def _print(console: Console, title: str, rows: Sequence[Measured], plain: Measured | None) -> None:
+def _print(console: Console, title: str, rows: Sequence[Measured], plains: Sequence[Measured]) -> None:
     table = Table(title=title, title_justify="left")
-    for column in ("", "images", "images/s", "CPU ms/image", "wall x cores ms/image", "x plain"):
+    against = [f"x {plain.name}" for plain in plains]
+    for column in ("", "images", "images/s", "CPU ms/image", "wall x cores ms/image", *against):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
-        against = f"{row.per_second / plain.per_second:.1f}" if plain and row.cores == plain.cores else ""
+        ratios = [f"{row.per_second / plain.per_second:.1f}" if row.cores == plain.cores else "" for plain in plains]
         figures = (f"{row.per_second:.1f}", f"{row.cpu_ms:.1f}", f"{row.wall_ms:.1f}")
-        table.add_row(row.name, str(row.images), *figures, against)
+        table.add_row(row.name, str(row.images), *figures, *ratios)
     console.print(table)

@@ -51,10 +51,10 @@ def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, li
 
 
 def teacher_only(
-    teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool
+    teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool, workers: int
 ) -> tuple[Measured, list[pa.Table]]:
     """Preprocess, teacher, quantise: every micro-batch waits at the device, which is never short of work."""
-    device = Device(teacher, bits, scaled=scaled)
+    device = Device(teacher, bits, scaled=scaled, workers=workers)
     rows = [block.slice(index, 1) for block in blocks for index in range(block.num_rows)]
     batches = [host_batch(row) for row in rows]
     first = next(batch for batch in batches if batch is not None)

@@ -23,7 +23,13 @@ from da2ray.labels.shard import SUFFIX, BuiltShard
 from da2ray.storage import Store
 
 METADATA_KEY: Final = b"da2ray"
-_COMMIT_NAME: Final = re.compile(r"(\d{8,})\.parquet")
+
+
+class CorruptError(OSError):
+    """What a commit, a snapshot or a part of the index holds is not what was written: not an error of the store."""
+
+
+_COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/(\d{8,})\.parquet")
 # Columns that repeat a few values in a shard; all others are (nearly) unique, and a dictionary would only hold them
 # twice.
 _REPEATED: Final = [
@@ -125,12 +131,13 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
 
     Raises:
         FileNotFoundError: the shard is not committed.
-        OSError: the store failed, or the object is no commit of this shard.
+        CorruptError: the object is no commit of this shard.
+        OSError: the store failed.
     """
     key = commit_key(plan, shard)
     data = store.get(key)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         about = json.loads(table.schema.metadata[METADATA_KEY])
         commit = Commit(
             plan=about["plan"],
@@ -142,13 +149,14 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             fingerprint=about["fingerprint"],
             rows=table.select(INDEX.names).replace_schema_metadata(None).cast(INDEX),
         )
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise OSError(
+        counted = about["rows"]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:  # Arrow raises OSError of bytes too
+        raise CorruptError(
             f"{store.url}/{key} is no commit of this shard ({error}): run `da2ray verify {store.url}`"
         ) from error
-    if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, about["rows"]):
-        raise OSError(
-            f"{store.url}/{key} is of plan {commit.plan}, shard {commit.shard}, {about['rows']} rows, and holds "
+    if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, counted):
+        raise CorruptError(
+            f"{store.url}/{key} is of plan {commit.plan}, shard {commit.shard}, {counted} rows, and holds "
             f"{commit.rows.num_rows}: run `da2ray verify {store.url}`"
         )
     return commit
@@ -156,10 +164,22 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
 
 def list_commits(store: Store, plan: str) -> Iterator[CommitEntry]:
     """The committed shards of a plan, from one listing; no commit is read. In the store's order."""
-    for batch in store.list(f"commits/{plan}"):
+    return (entry for _, entry in _list(store, f"commits/{plan}"))
+
+
+def list_all_commits(store: Store) -> dict[str, list[CommitEntry]]:
+    """The committed shards of every plan, from one listing, ascending."""
+    found: dict[str, list[CommitEntry]] = {}
+    for plan, entry in _list(store, "commits"):
+        found.setdefault(plan, []).append(entry)
+    return {plan: sorted(entries, key=lambda entry: entry.shard) for plan, entries in found.items()}
+
+
+def _list(store: Store, folder: str) -> Iterator[tuple[str, CommitEntry]]:
+    for batch in store.list(folder):
         for key, size, etag in zip(*(batch[name].to_pylist() for name in ("key", "size", "etag")), strict=True):
-            if named := _COMMIT_NAME.fullmatch(key.rpartition("/")[2]):
-                yield CommitEntry(int(named[1]), etag or str(size))
+            if named := _COMMIT_KEY.fullmatch(key):
+                yield named[1], CommitEntry(int(named[2]), etag or str(size))
 
 
 def serialise(commit: Commit) -> bytes:
@@ -170,9 +190,14 @@ def serialise(commit: Commit) -> bytes:
 
 
 def write_rows(rows: pa.Table) -> bytes:
-    """Index rows as Parquet, small: commits and index parts are read whole, so a row group has as many rows as fit."""
+    """Index rows as Parquet, small: commits and index parts are read whole, so a row group has as many rows as fit.
+
+    Pages carry checksums: a commit holds what its shard does not (URIs, scores), and nothing else would tell damage.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False)
+    pq.write_table(
+        rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False, write_page_checksum=True
+    )
     return sink.getvalue().to_pybytes()
 
 

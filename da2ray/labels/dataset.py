@@ -140,9 +140,15 @@ def create_or_open(store: Store, info: DatasetInfo) -> DatasetInfo:
     """Make the dataset, or open the one that is there if it holds the same kind of labels; returns what is stored.
 
     Raises:
-        UserError: it holds something else (`check_same`), or cannot be read (`open_dataset`).
+        UserError: it holds something else (`check_same`), or cannot be read (`open_dataset`), or the store overwrites where it
+            should create, so that two attempts could both commit.
     """
-    if store.create(KEY, f"{info.model_dump_json(indent=1)}\n".encode()):
+    data = f"{info.model_dump_json(indent=1)}\n".encode()
+    if store.create(KEY, data):
+        if store.create(KEY, data):
+            raise UserError(
+                f"{store.url} ignores conditional creates (If-None-Match: *), on which commits rest: choose another --output"
+            )
         return info
     stored = open_dataset(store)
     if stored is None:

@@ -82,6 +82,14 @@ def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> tuple[
     return buffer.to_pybytes(), locate(buffer, values)
 
 
+def read_parquet(data: bytes) -> pa.Table:
+    """See `read_shard`, which turns whatever is raised here into one error."""
+    table = pq.read_table(pa.BufferReader(data), use_threads=False).select(SCHEMA.names).cast(SCHEMA)
+    columns = {name: table[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
+    columns |= {"network_height": table["height"], "network_width": table["width"], "value": table["depth"]}
+    return pa.table({"row": pa.array(np.arange(table.num_rows, dtype=np.int32))} | columns)
+
+
 def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None]:
     """The range of each value of the depth column in a whole Parquet file, each compared with the bytes found there.
 

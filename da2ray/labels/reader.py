@@ -4,9 +4,8 @@ import bisect
 import itertools
 import threading
 import zlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
@@ -19,6 +18,7 @@ from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.schema import INDEX, SCORES
 from da2ray.labels.shard import read_value
 from da2ray.labels.snapshots import Snapshot, open_snapshot, read_part
+from da2ray.look_ahead import look_ahead
 from da2ray.storage import Client, Store, open_store
 from da2ray.teachers.base import Kind
 
@@ -144,19 +144,7 @@ class Labels(Sequence[Label]):
 
     def _read(self, positions: range) -> Iterator[Label]:
         self._loaded()
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="labels") as pool:
-            waiting: deque[Future[Label]] = deque()
-            try:
-                for position in positions:
-                    waiting.append(pool.submit(self._label, position))
-                    if len(waiting) > 2 * THREADS:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                # A caller that stops half-way waits for the reads in flight, not for the queue.
-                for future in waiting:
-                    future.cancel()
+        yield from look_ahead(self._label, positions, THREADS, "labels")
 
     def _label(self, position: int) -> Label:
         row = self._loaded().row(position)

@@ -35,7 +35,10 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    CRASHED = "crashed"
+    TIMEOUT = "timeout"
     TEACHER_ERROR = "teacher_error"
+    OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE = "non_finite"
 
     @property

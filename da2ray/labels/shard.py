@@ -95,6 +95,30 @@ def read_value(data: bytes, height: int, width: int, format: str) -> np.ndarray:
     raise ValueError(f"shard format must be parquet or zarr, not {format!r}")
 
 
+def read_shard(data: bytes, format: str) -> pa.Table:  # noqa: A002 - the option's name
+    """What a whole shard holds by itself, read as one who has no index would: a row a sample, in the plan's order.
+
+    Returns:
+        Columns named and typed as in INDEX, those that the format has, and `value`: the bytes of the label. Zarr shards
+        hold labelled samples only.
+
+    Raises:
+        ValueError: it is no such shard, or broken.
+    """
+    if format == "parquet":
+        from da2ray.labels.parquet_shard import read_parquet as read  # noqa: PLC0415 - see build_shard
+    elif format == "zarr":
+        from da2ray.labels.zarr_shard import read_zarr as read  # noqa: PLC0415
+    else:
+        raise ValueError(f"shard format must be parquet or zarr, not {format!r}")
+    try:
+        return read(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # Broken bytes make libraries raise nearly anything.
+        raise ValueError(f"no {format} shard: {' '.join(str(error).split())[:200]}") from error
+
+
 def _check(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> None:
     if not rows.schema.equals(INDEX):
         raise ValueError("rows are not of schema INDEX")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from da2ray.errors import UserError
-from da2ray.labels.commits import CommitEntry, list_commits, read_commit, write_rows
+from da2ray.labels.commits import CommitEntry, CorruptError, list_commits, read_commit, write_rows
 from da2ray.labels.schema import FORMAT_VERSION, INDEX
 from da2ray.storage import Store
 
@@ -114,7 +114,8 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
 
     Raises:
         UserError: there is none, or none of this number, or it is of a later format version.
-        OSError: the store failed, or the object is no snapshot.
+        CorruptError: the object is no snapshot.
+        OSError: the store failed.
     """
     if number is None:
         numbers = list_snapshots(store)
@@ -132,7 +133,7 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
         return Snapshot.model_validate_json(data)
     except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
         reason = " ".join(str(error).split())[:200]
-        raise OSError(f"{store.url}/{snapshot_key(number)} is no snapshot ({reason})") from error
+        raise CorruptError(f"{store.url}/{snapshot_key(number)} is no snapshot ({reason})") from error
 
 
 def create_snapshot(
@@ -166,15 +167,28 @@ def create_snapshot(
         # Another one took this number, and may have seen commits that we have not: fold again on top of it.
 
 
+def refold(store: Store, plans: Sequence[str], parent: Snapshot) -> None:
+    """Write the parts that a snapshot of now would name and that are not there; `create_snapshot` without its end.
+
+    A part of `parent` that was lost gets its name back where its commits are still the same and this pyarrow writes
+    the same bytes.
+
+    Raises:
+        OSError: as `create_snapshot`.
+    """
+    _fold(store, plans, parent, None)
+
+
 def read_part(store: Store, part: Part) -> pa.Table:
     """The rows of a part: INDEX.
 
     Raises:
-        OSError: the store failed, or the bytes are not those that the part's name says.
+        CorruptError: the bytes are not those that the part's name says.
+        OSError: the store failed.
     """
     data = store.get(part.key)
     if _content_name(data) != part.name:
-        raise OSError(
+        raise CorruptError(
             f"{store.url}/{part.key} is corrupt: its bytes do not hash to its name; run `da2ray verify {store.url}`"
         )
     return pq.read_table(pa.BufferReader(data)).cast(INDEX)
@@ -197,7 +211,11 @@ def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, par
 
 def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progress: OnProgress | None) -> list[Part]:
     """The parts of all plans, oldest plan first."""
-    known = {(part.plan, part.commits): part for part in parent.parts} if parent else {}
+    # A part that is gone (or that `repair` found broken and removed) is folded anew; one listing tells.
+    listed_keys = {key for batch in store.list("index") for key in batch["key"].to_pylist()} if parent else set()
+    there = [part for part in parent.parts if part.key in listed_keys] if parent else []
+    known = {(part.plan, part.commits): part for part in there}
+    names = {part.name for part in there}
     listed = {plan: _ranges(list_commits(store, plan)) for plan in plans}
     total = sum(len(entries) for ranges in listed.values() for entries in ranges)
     done = 0
@@ -209,7 +227,7 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
             later = pa.chunked_array(later_keys, pa.string())
             folded[plan] = []
             for entries in listed[plan]:
-                digest = _digest(entries)
+                digest = commits_digest(entries)
                 part = known.get((plan, digest))
                 if part is not None and part.superseded:
                     # What superseded its rows may have changed, so it is folded anew. A part that lost none is all that
@@ -221,7 +239,9 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
                         later_keys += rows["key"].chunks
                     live = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=later))) if len(later) else rows
                     if part is None or live.num_rows < rows.num_rows:
-                        part = _write_part(store, plan, entries, live, rows.num_rows - live.num_rows)
+                        part, data = _make_part(plan, entries, live, rows.num_rows - live.num_rows)
+                        if part.rows and part.name not in names:
+                            _write_part(store, part, data)
                 if part.rows:
                     folded[plan].append(part)
                 done += len(entries)
@@ -236,7 +256,8 @@ def _ranges(entries: Iterable[CommitEntry]) -> list[list[CommitEntry]]:
     return [list(group) for _, group in itertools.groupby(ordered, key=lambda entry: entry.shard // SHARDS_PER_PART)]
 
 
-def _digest(entries: Sequence[CommitEntry]) -> str:
+def commits_digest(entries: Sequence[CommitEntry]) -> str:
+    """What `Part.commits` holds: 32 hexadecimal digits that change when one of the commits does."""
     lines = "".join(f"{entry.shard} {entry.version}\n" for entry in entries)
     return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
@@ -249,7 +270,7 @@ def _read_commits(store: Store, plan: str, entries: Sequence[CommitEntry], pool:
     return pa.concat_tables(pool.map(lambda entry: read_commit(store, plan, entry.shard).rows, entries))
 
 
-def _write_part(store: Store, plan: str, entries: Sequence[CommitEntry], live: pa.Table, superseded: int) -> Part:
+def _make_part(plan: str, entries: Sequence[CommitEntry], live: pa.Table, superseded: int) -> tuple[Part, bytes]:
     # Chunks show in the file's pages: one chunk, so that the same rows are the same bytes however they were read.
     data = write_rows(live.combine_chunks())
     part = Part(
@@ -262,12 +283,16 @@ def _write_part(store: Store, plan: str, entries: Sequence[CommitEntry], live: p
         by_reason=_counts(live["reason"]),
         superseded=superseded,
         fingerprints=tuple(sorted(pc.unique(live["fingerprint"]).to_pylist())),
-        commits=_digest(entries),
+        commits=commits_digest(entries),
     )
-    if part.rows:
-        # False where it exists: the same name is the same content.
-        store.create(part.key, data)
-    return part
+    return part, data
+
+
+def _write_part(store: Store, part: Part, data: bytes) -> None:
+    if not store.create(part.key, data):
+        # The same name is the same content: a leftover that no snapshot names yet, of another writer or of one that was
+        # killed. Written again, it is whole, and too young for a `gc` that is about to remove it.
+        store.put(part.key, data)
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

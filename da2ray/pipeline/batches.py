@@ -6,13 +6,13 @@ the index that reading already knows travel beside them and are never unpacked i
 have no pixels (rejected, failed) travel in a row of their own that the teacher passes through.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from da2ray.labels.schema import INDEX, SCORES
+from da2ray.labels.schema import INDEX, SCORES, Reason
 
 SAMPLE_FIELDS = (
     "key",
@@ -78,11 +78,12 @@ class HostBatch:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def image(self, index: int) -> "HostBatch":
-        """The micro-batch of one image."""
-        start = sum(height * width * 3 for height, width in self.shapes[:index])
-        height, width = self.shapes[index]
-        return HostBatch(self.pixels[start : start + height * width * 3], [self.shapes[index]], self.size)
+    def parts(self, largest: int) -> "Iterator[HostBatch]":
+        """The same images in micro-batches of at most `largest`."""
+        ends = np.cumsum([0, *(height * width * 3 for height, width in self.shapes)])
+        for start in range(0, len(self), largest):
+            stop = min(start + largest, len(self))
+            yield HostBatch(self.pixels[ends[start] : ends[stop]], self.shapes[start:stop], self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,25 @@ class LabelledBatch:
     offsets: np.ndarray
     scores: np.ndarray
     errors: Sequence[tuple[str, str] | None]
+
+    @classmethod
+    def failed(cls, batch: HostBatch, reason: Reason, message: str) -> "LabelledBatch":
+        """What to say of a micro-batch none of whose images could be labelled."""
+        count, zeros = len(batch), np.zeros(len(batch), dtype=np.float32)
+        depths = np.zeros((count, *batch.size), dtype=np.uint16)
+        scores = np.zeros((count, len(SCORES)), dtype=np.float32)
+        return cls(depths, zeros, zeros, scores, [(reason.value, message)] * count)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[LabelledBatch]") -> "LabelledBatch":
+        """One micro-batch of several of one size, in order."""
+        return cls(
+            depths=np.concatenate([part.depths for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            errors=[error for part in parts for error in part.errors],
+        )
 
 
 def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
@@ -126,6 +146,11 @@ def host_batch(row: pa.Table) -> HostBatch | None:
     size = (samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py())
     pixels = np.frombuffer(binary_value(row, "pixels"), dtype=np.uint8)
     return HostBatch(pixels, [(int(height), int(width)) for height, width in shapes], size)
+
+
+def sample_rows(row: pa.Table) -> tuple[int, tuple[int, ...]]:
+    """The shard of a one-row table, and the rows of its samples in it."""
+    return row.column("shard")[0].as_py(), tuple(_values(row, "samples").field("row").to_pylist())
 
 
 def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:

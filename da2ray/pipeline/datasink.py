@@ -12,6 +12,7 @@ from ray.data.datasource import Datasink
 from da2ray.config import ShardFormat
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.shard import build_shard
+from da2ray.pipeline.watchdog import WRITE_SECONDS, ends_process_after
 from da2ray.pipeline.writing import assemble
 from da2ray.storage import Store
 
@@ -41,9 +42,10 @@ class ShardSink(Datasink[None]):
             if not table.num_rows:
                 continue
             shard = table["shard"][0].as_py()
-            rows, depths = assemble(table, plan=to.plan, kind=to.kind, fingerprint=to.fingerprint)
-            built = build_shard(rows, depths, to.format)
-            commit_shard(to.store, to.plan, shard, built, to.fingerprint)
+            with ends_process_after(WRITE_SECONDS):
+                rows, depths = assemble(table, plan=to.plan, kind=to.kind, fingerprint=to.fingerprint)
+                built = build_shard(rows, depths, to.format)
+                commit_shard(to.store, to.plan, shard, built, to.fingerprint)
             statuses = Counter(built.rows["status"].to_pylist())
             reasons = Counter(pc.drop_null(built.rows["reason"]).to_pylist())
             # Waited for: the run is over when the coordinator has heard of every shard.

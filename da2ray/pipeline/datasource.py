@@ -11,7 +11,9 @@ from ray.data.datasource import Datasource, ReadTask
 
 from da2ray.pipeline.batches import READ
 from da2ray.pipeline.coordinator import Begin, Stopped
+from da2ray.pipeline.isolation import IsolatedAccess
 from da2ray.pipeline.reading import Arena, Reading
+from da2ray.pipeline.watchdog import WatchedAccess
 from da2ray.plan import Shard
 
 ARENA = Arena()
@@ -21,9 +23,13 @@ ARENA = Arena()
 class ShardDatasource(Datasource):
     """Shards of a plan as blocks of micro-batches."""
 
-    def __init__(self, shards: Sequence[Shard], reading: Reading, coordinator: "ray.actor.ActorHandle") -> None:
+    def __init__(
+        self, shards: Sequence[Shard], reading: Reading, timeout: float, coordinator: "ray.actor.ActorHandle"
+    ) -> None:
+        """`timeout`: seconds that decoding one image may take."""
         self._shards = shards
         self._reading = ray.put(reading)
+        self._timeout = timeout
         self._coordinator = coordinator
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -36,11 +42,24 @@ class ShardDatasource(Datasource):
         data_context: Any = None,  # noqa: ARG002
     ) -> list[ReadTask]:
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, shard, self._reading, self._coordinator), metadata) for shard in self._shards]
+        return [
+            ReadTask(partial(_read, shard, self._reading, self._timeout, self._coordinator), metadata)
+            for shard in self._shards
+        ]
 
 
-def _read(shard: Shard, reading: "ray.ObjectRef", coordinator: "ray.actor.ActorHandle") -> Iterator[pa.Table]:
+def _read(
+    shard: Shard, reading: "ray.ObjectRef", timeout: float, coordinator: "ray.actor.ActorHandle"
+) -> Iterator[pa.Table]:
     begin = cast(Begin, ray.get(coordinator.begin.remote(shard.number)))
     if begin is Begin.STOP:
         raise Stopped
-    yield ray.get(reading).read(shard, ARENA) if begin is Begin.GO else READ.empty_table()
+    if begin is Begin.SKIP:
+        yield READ.empty_table()
+        return
+    access = IsolatedAccess(timeout) if begin is Begin.ISOLATE else WatchedAccess(timeout)
+    try:
+        block = ray.get(reading).read(shard, ARENA, access)
+    finally:
+        access.close()
+    yield block

@@ -1,8 +1,8 @@
-"""One thread that feeds one device, so that it never waits between calls.
+"""Threads that feed one device, so that it never waits between calls.
 
 Callers submit micro-batches and get futures. On CUDA a second thread copies the next micro-batches into pinned memory and on to
 the device on a stream of its own, and the device thread launches a micro-batch before it waits for the one before it: the
-device always has work queued. On CPU there is nothing to overlap and the thread runs one call after another.
+device always has work queued. On CPU there is nothing to overlap: each of a few threads runs one call after another.
 """
 
 import contextlib
@@ -18,9 +18,12 @@ import numpy as np
 import torch
 
 from da2ray.labels.quantise import quantise
-from da2ray.labels.schema import SCORES, Reason
+from da2ray.labels.schema import Reason
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
+from da2ray.storage import printable
 from da2ray.teachers.base import PixelBatch, Teacher
+
+MESSAGE_CHARS = 200
 
 STAGED = 2
 """Micro-batches on the device ahead of the one that runs: one is being copied while one is ready."""
@@ -43,13 +46,18 @@ class Device:
     """A teacher behind a queue.
 
     Attributes:
-        busy_seconds: time that the device spent on micro-batches (CUDA events; wall time on CPU).
+        busy_seconds: time that the device spent on micro-batches (CUDA events; on CPU wall time, the mean of the threads).
         images: images that went through.
     """
 
-    def __init__(self, teacher: Teacher, bits: int, *, scaled: bool) -> None:
+    def __init__(self, teacher: Teacher, bits: int, *, scaled: bool, workers: int = 1) -> None:
+        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for a teacher that allows it."""
         self.busy_seconds = 0.0
         self.images = 0
+        self._counting = threading.Lock()
+        self._calls: dict[int, tuple[float, int]] = {}
+        # Most images that went through at once, for each network size that memory did not suffice for.
+        self._ceilings: dict[tuple[int, int], int] = {}
         self._teacher = teacher
         self._bits = bits
         self._scaled = scaled
@@ -57,7 +65,11 @@ class Device:
         self._submitted: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._staged: queue.Queue[_Work | None] = queue.Queue(STAGED)
         self._fatal: BaseException | None = None
-        self._threads = [threading.Thread(target=self._guard, args=(self._run,), name="device", daemon=True)]
+        self._workers = 1 if self._cuda else workers
+        self._threads = [
+            threading.Thread(target=self._guard, args=(self._run,), name="device", daemon=True)
+            for _ in range(self._workers)
+        ]
         if self._cuda:
             self._copies = torch.cuda.Stream(teacher.device)
             self._threads.append(threading.Thread(target=self._guard, args=(self._stage,), name="copies", daemon=True))
@@ -77,9 +89,14 @@ class Device:
             self._refuse_queued()
         return future
 
+    def calls(self) -> list[tuple[float, int]]:
+        """What the device works on now: time.monotonic() when each micro-batch was begun, and how many images it has."""
+        return list(self._calls.values())
+
     def close(self) -> None:
         """Finish what is queued and end the threads."""
-        self._submitted.put(None)
+        for _ in range(self._workers):
+            self._submitted.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -103,6 +120,9 @@ class Device:
         while (work := self._submitted.get()) is not None:
             try:
                 self._copy(work)
+            except torch.OutOfMemoryError:
+                # The device thread tries again when what runs now is done, and divides it if it must.
+                work.pixels = None
             except BaseException as error:
                 work.future.set_exception(error)
                 raise
@@ -150,35 +170,56 @@ class Device:
         launched.popleft()
 
     def _launch(self, work: _Work) -> None:
-        if work.pixels is None:
-            # Read-only shared memory: nothing writes to it, so the warning that torch gives does not apply.
-            work.pixels = torch.frombuffer(work.batch.pixels.data, dtype=torch.uint8)
-        if self._cuda:
-            stream = torch.cuda.current_stream(self._teacher.device)
-            stream.wait_event(work.copied)
-            work.pixels.record_stream(stream)
-            work.started, work.ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            work.started.record(stream)
-        else:
-            work.started = time.perf_counter()
+        self._calls[id(work)] = (time.monotonic(), len(work.batch))
+        ceiling = self._ceilings.get(work.batch.size, len(work.batch))
+        if ceiling < len(work.batch):
+            self._label_in_parts(work, ceiling)
+            return
         trouble: Exception | None = None
         try:
-            outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
+            outputs = self._start(work)
         except Exception as error:  # noqa: BLE001 - one image's trouble must not end the job
             trouble = error
-        if trouble is not None:
-            # Outside of `except` and without its traceback, whose frames hold the failed call's tensors on the device.
-            trouble.__traceback__ = None
-            self._refuse_broken_device(trouble)
-            work.future.set_result(self._isolate(work, trouble))
+        if trouble is None:
+            work.outputs = outputs
             return
-        if self._cuda:
-            work.outputs = tuple(torch.empty_like(part, device="cpu", pin_memory=True) for part in outputs)
-            for host, part in zip(work.outputs, outputs, strict=True):
-                host.copy_(part, non_blocking=True)
-            work.ended.record(torch.cuda.current_stream(self._teacher.device))
+        # Outside of `except` and without its traceback, whose frames hold the failed call's tensors on the device.
+        trouble.__traceback__ = None
+        work.pixels = None
+        self._refuse_broken_device(trouble)
+        if len(work.batch) == 1:
+            reason = Reason.OUT_OF_MEMORY if _no_memory(trouble) else Reason.TEACHER_ERROR
+            message = printable(f"{type(trouble).__name__}: {trouble}", MESSAGE_CHARS)
+            self._answer(work, LabelledBatch.failed(work.batch, reason, message))
+        elif _no_memory(trouble):
+            self._ceilings[work.batch.size] = len(work.batch) // 2
+            self._label_in_parts(work, len(work.batch) // 2)
         else:
-            work.outputs, work.ended = outputs, time.perf_counter()
+            self._label_in_parts(work, 1, trouble)
+
+    def _start(self, work: _Work) -> tuple[torch.Tensor, ...]:
+        """Begin labelling a micro-batch; on CPU that is all of it. The results, in host memory once `ended` has passed."""
+        if not self._cuda:
+            # Read-only shared memory: nothing writes to it, so the warning that torch gives does not apply.
+            work.pixels = torch.frombuffer(work.batch.pixels.data, dtype=torch.uint8)
+            work.started = time.perf_counter()
+            outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
+            work.ended = time.perf_counter()
+            return outputs
+        stream = torch.cuda.current_stream(self._teacher.device)
+        if work.pixels is None:  # a part, or no memory was free when its turn to be copied came
+            work.pixels = torch.from_numpy(np.array(work.batch.pixels)).to(self._teacher.device)
+        else:
+            stream.wait_event(work.copied)
+            work.pixels.record_stream(stream)
+        work.started, work.ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        work.started.record(stream)
+        outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
+        hosts = tuple(torch.empty_like(part, device="cpu", pin_memory=True) for part in outputs)
+        for host, part in zip(hosts, outputs, strict=True):
+            host.copy_(part, non_blocking=True)
+        work.ended.record(stream)
+        return hosts
 
     def _label(self, batch: PixelBatch) -> tuple[torch.Tensor, ...]:
         """Depth -> (q as int16 bits, scale, offset, scores, finite), all on the device and without waiting for it."""
@@ -197,47 +238,34 @@ class Device:
             return
         if self._cuda:
             work.ended.synchronize()
-            self.busy_seconds += work.started.elapsed_time(work.ended) / 1000
+            busy = work.started.elapsed_time(work.ended) / 1000
         else:
-            self.busy_seconds += work.ended - work.started
-        self.images += len(work.batch)
+            busy = (work.ended - work.started) / self._workers
+        with self._counting:
+            self.busy_seconds += busy
+            self.images += len(work.batch)
         q, scale, offset, scores, finite = (part.numpy() for part in work.outputs)
         errors = [
             None if fine else (Reason.NON_FINITE.value, "the depth map has NaN or infinite values") for fine in finite
         ]
-        work.future.set_result(LabelledBatch(q.view(np.uint16), scale, offset, scores, errors))
+        self._answer(work, LabelledBatch(q.view(np.uint16), scale, offset, scores, errors))
 
-    def _isolate(self, work: _Work, error: Exception) -> LabelledBatch:
-        """Label a micro-batch that raised image by image, so that only the guilty ones fail."""
-        if len(work.batch) == 1:
-            height, width = work.batch.size
-            one, message = (
-                np.zeros(1, dtype=np.float32),
-                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            )
-            return LabelledBatch(
-                np.zeros((1, height, width), dtype=np.uint16),
-                one,
-                one,
-                np.zeros((1, len(SCORES)), dtype=np.float32),
-                [(Reason.TEACHER_ERROR.value, message)],
-            )
-        assert work.pixels is not None  # noqa: S101 - set by _launch
+    def _answer(self, work: _Work, labelled: LabelledBatch) -> None:
+        self._calls.pop(id(work), None)
+        work.future.set_result(labelled)
+
+    def _label_in_parts(self, work: _Work, largest: int, trouble: Exception | None = None) -> None:
+        """Label a micro-batch in smaller ones; after `trouble` image by image, so that only the guilty ones fail."""
         parts = []
-        for index, pixels in enumerate(PixelBatch(work.pixels, work.batch.shapes, work.batch.size).images()):
-            single = _Work(work.batch.image(index), Future(), pixels.reshape(-1), work.copied)
-            self._launch(single)
-            self._finish(single)
-            parts.append(single.future.result())
-        if all(error is not None for part in parts for error in part.errors):
-            raise error  # not an image, but the teacher or its machine: no row may say otherwise
-        return LabelledBatch(
-            depths=np.concatenate([part.depths for part in parts]),
-            scales=np.concatenate([part.scales for part in parts]),
-            offsets=np.concatenate([part.offsets for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
-            errors=[error for part in parts for error in part.errors],
-        )
+        for batch in work.batch.parts(largest):
+            part = _Work(batch, Future())
+            self._launch(part)
+            self._finish(part)
+            parts.append(part.future.result())
+        labelled = LabelledBatch.joined(parts)
+        if trouble is not None and all(labelled.errors) and not self.images:
+            raise trouble  # not an image, but the teacher or its machine: no row may say otherwise
+        self._answer(work, labelled)
 
     def _refuse_broken_device(self, error: Exception) -> None:
         """A CUDA context that a fault has poisoned fails every later call: no image is to blame, the actor must die."""
@@ -247,6 +275,11 @@ class Device:
                 torch.zeros(1, device=self._teacher.device).item()
             except Exception as broken:
                 raise broken from error
+
+
+def _no_memory(error: Exception) -> bool:
+    """torch raises a plain RuntimeError where the host's memory ends."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def _blank(depth: torch.Tensor, finite: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,13 +15,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from da2ray.console import duration
+from da2ray.console import LINE_SECONDS, duration
 from da2ray.pipeline.coordinator import Counts
-from da2ray.storage import Store
+from da2ray.storage import Store, printable
 
 POLL_SECONDS = 0.5
 JSON_SECONDS = 5.0
-LINE_SECONDS = 10.0
 RATE_WINDOW_SECONDS = 60.0
 
 
@@ -72,6 +71,7 @@ class Progress:
         self._rate = Rate()
         self._counts = Counts()
         self._state = "running"
+        self._moved = (Counts(), time.monotonic())
         self._began = time.monotonic()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -81,6 +81,11 @@ class Progress:
         """The newest counts."""
         return self._counts
 
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long nothing has been begun, labelled or committed, though there is a teacher to do it."""
+        return time.monotonic() - self._moved[1] if self._counts.living else 0.0
+
     def start(self, counts: Callable[[], Counts]) -> None:
         self._rate.add(time.monotonic(), 0)
         if self._live:
@@ -88,6 +93,13 @@ class Progress:
         self._write_json()
         self._thread = threading.Thread(target=self._poll, args=(counts,), name="progress", daemon=True)
         self._thread.start()
+
+    def note(self, counts: Counts) -> None:
+        """The newest counts; where they say that something moved, or that there is no teacher to move it, nothing is stalled."""
+        work = replace(counts, alive=0, living=0, actors=0)
+        if work != self._moved[0] or not (counts.living and self._counts.living):
+            self._moved = (work, time.monotonic())
+        self._counts = counts
 
     def say(self, state: str) -> None:
         """Show another state from now on, such as `stopping`."""
@@ -109,7 +121,7 @@ class Progress:
         wrote = said = time.monotonic()
         while not self._end.wait(POLL_SECONDS):
             try:
-                self._counts = counts()
+                self.note(counts())
             except ray.exceptions.GetTimeoutError:
                 continue  # busy; the next answer says it all
             except Exception:  # noqa: BLE001 - Ray is gone; whoever waits for the run learns why
@@ -164,7 +176,9 @@ class Progress:
         ]
         if now["eta_seconds"] is not None and samples["done"] < samples["total"]:
             parts.append(f"ETA {duration(now['eta_seconds'])}")
-        if now["teacher_busy_share"] is not None:
+        if self._counts.actors and not self._counts.living:
+            parts.append("waiting for a teacher actor")
+        elif now["teacher_busy_share"] is not None:
             parts.append(f"teacher busy {now['teacher_busy_share']:.0%}")
         parts += [f"{count:,} {reason}" for reason, count in sorted(now["by_reason"].items())]
         return " · ".join(parts)
@@ -173,17 +187,4 @@ class Progress:
         try:
             self._store.put(f"runs/{self._run}/progress.json", json.dumps(self.as_json(), indent=1).encode())
         except OSError as error:
-            print(f"progress.json not written: {error}", file=sys.stderr)
-
-
-class Ticker:
-    """Says how far some long work is, every ten seconds at most, and nothing where it is done before."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said = time.monotonic()
-
-    def tick(self, text: str) -> None:
-        if time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            self._console.print(text)
+            print(f"progress.json not written: {printable(error)}", file=sys.stderr)

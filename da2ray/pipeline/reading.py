@@ -19,10 +19,15 @@ from da2ray.labels.schema import Reason, SampleError, Status
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists
 from da2ray.plan import Shard
 from da2ray.sources.base import Member, Source
+from da2ray.storage import printable, redact
 from da2ray.teachers.base import SizeRule
 
 FETCH_AHEAD = 16
 """GETs in flight for a read task: an S3 server gives 16 concurrent readers most of its rate (storage.md)."""
+
+
+BLOCK_BYTES = 4 << 30
+"""Decoded pixels of a shard, at most: headers alone, true or not, must not make a task take what a machine does not have."""
 
 
 class Arena:
@@ -43,6 +48,21 @@ class Arena:
         return self._memory[:size]
 
 
+class Access:
+    """How a shard's samples are fetched and decoded: here straight, elsewhere under a deadline or in another process."""
+
+    def fetch(self, source: Source, members: Sequence[Member]) -> Iterator[tuple[Member, bytes | SampleError]]:
+        """As `Source.fetch`."""
+        return source.fetch(members, FETCH_AHEAD)
+
+    def decode(self, data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> np.ndarray:
+        """As `decode_pixels`."""
+        return decode_pixels(data, header, size, mode)
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
 @dataclass(slots=True)
 class _Sample:
     """A sample on its way: the index fields known so far, and what decoding needs while it is still to be decoded."""
@@ -53,7 +73,7 @@ class _Sample:
 
     def refuse(self, error: SampleError) -> None:
         reason = error.reason
-        self.fields |= {"status": reason.status.value, "reason": reason.value, "message": error.message}
+        self.fields |= {"status": reason.status.value, "reason": reason.value, "message": printable(error.message)}
         self.fields |= {"network_height": None, "network_width": None}
         self.body = b""
 
@@ -82,31 +102,34 @@ class Reading:
     mode: DecodeMode
     batch_size: int
 
-    def read(self, shard: Shard, arena: Arena | None = None) -> pa.Table:
+    def read(self, shard: Shard, arena: Arena | None = None, access: "Access | None" = None) -> pa.Table:
         """Read, decode and group a shard.
 
         Args:
             shard: of a plan.
             arena: where the pixels go; the block is valid until the arena's next use. None: memory of its own.
+            access: how bodies are fetched and decoded. None: straight, in this process.
 
         Returns:
             A `READ` table: a row a micro-batch, at most one more for the samples without pixels. Every planned sample is in
             exactly one row.
         """
+        access = access or Access()
         groups: dict[tuple[int, int], list[_Sample]] = defaultdict(list)
         without: list[_Sample] = []
         members = shard.samples()
-        for row, (member, body) in enumerate(self.source.fetch(members, FETCH_AHEAD)):
+        room = 0
+        for row, (member, body) in enumerate(access.fetch(self.source, members)):
             sample = _Sample(_fields(row, member))
             try:
                 size = self._admit(sample, body)
+                room = self._reserve(room, sample, size)
             except SampleError as error:
                 sample.refuse(error)
                 without.append(sample)
             else:
                 groups[size].append(sample)
 
-        room = sum(self._room(sample, size) for size, group in groups.items() for sample in group)
         pixels = (arena or Arena()).take(room)
         rows, end = _Rows(), 0
         for size, group in groups.items():
@@ -115,7 +138,7 @@ class Reading:
                 shapes: list[int] = []
                 for sample in batch:
                     try:
-                        image = self._decode(sample, size)
+                        image = self._decode(sample, size, access)
                     except SampleError as error:
                         sample.refuse(error)
                         without.append(sample)
@@ -141,6 +164,17 @@ class Reading:
         sample.body, sample.header = body, header
         return size
 
+    def _reserve(self, room: int, sample: _Sample, size: tuple[int, int]) -> int:
+        """`room` bytes and this sample's; a shard may hold one sample of any size."""
+        wanted = room + self._room(sample, size)
+        if room and wanted > BLOCK_BYTES:
+            raise SampleError(
+                Reason.OUT_OF_MEMORY,
+                f"the images of this shard take more than {BLOCK_BYTES >> 30} GiB decoded: run again with "
+                "--retry-failed out_of_memory and a smaller --shard-size",
+            )
+        return wanted
+
     def _room(self, sample: _Sample, size: tuple[int, int]) -> int:
         """Bytes that a sample's pixels take at most.
 
@@ -155,12 +189,12 @@ class Reading:
         share = min(1.0, max(reduced, 1 / 8))
         return 3 * (int(header.height * share) + 2) * (int(header.width * share) + 2)
 
-    def _decode(self, sample: _Sample, size: tuple[int, int]) -> np.ndarray:
+    def _decode(self, sample: _Sample, size: tuple[int, int], access: "Access") -> np.ndarray:
         assert sample.header is not None  # noqa: S101 - admitted
         try:
-            image = decode_pixels(sample.body, sample.header, size, self.mode)
+            image = access.decode(sample.body, sample.header, size, self.mode)
         except MemoryError as error:
-            raise SampleError(Reason.TOO_MANY_PIXELS, f"{sample.header.format}: no memory for its pixels") from error
+            raise SampleError(Reason.OUT_OF_MEMORY, f"{sample.header.format}: no memory for its pixels") from error
         sample.body = b""
         if image.size > self._room(sample, size):
             raise SampleError(Reason.CORRUPT, f"{sample.header.format}: header and pixels disagree about the size")
@@ -168,7 +202,12 @@ class Reading:
 
 
 def _fields(row: int, member: Member) -> dict[str, Any]:
-    return dict.fromkeys(SAMPLE_FIELDS) | {"key": member.key, "uri": member.uri, "etag": member.etag, "row": row}
+    return dict.fromkeys(SAMPLE_FIELDS) | {
+        "key": member.key,
+        "uri": redact(member.uri),
+        "etag": member.etag,
+        "row": row,
+    }
 
 
 def _table(shard: Shard, planned: int, rows: _Rows, pixels: np.ndarray) -> pa.Table:

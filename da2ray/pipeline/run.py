@@ -1,10 +1,11 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
+import json
 import secrets
 import tempfile
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,28 @@ from ray.data import ActorPoolStrategy, DataContext
 from rich.console import Console
 
 from da2ray.config import PseudolabelConfig
-from da2ray.console import Exit
+from da2ray.console import Exit, Ticker
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
+from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.cluster import actor_range, connect, gpu_count, resolve_device
+from da2ray.pipeline.budget import FailureBudget
+from da2ray.pipeline.claims import Claims
+from da2ray.pipeline.cluster import actor_range, cluster_address, connect, gpu_count, resolve_device
 from da2ray.pipeline.coordinator import Counts, Stopped, counts_of, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
-from da2ray.pipeline.progress import Progress, Ticker, Totals
+from da2ray.pipeline.lost import ClusterWatch
+from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.reading import Reading
-from da2ray.pipeline.stopping import cause_of, stop_on_signals
+from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
 from da2ray.plan import Plan, Shard, list_plans, make_plan, no_images, open_plan, plan_id
 from da2ray.sources import open_source
-from da2ray.storage import Store, open_store
+from da2ray.sources.retry import failed_samples
+from da2ray.storage import Store, open_store, printable, redact, redacted
 from da2ray.teachers.base import LoadOptions, TeacherSpec
 from da2ray.teachers.registry import licence_line, resolve
 
@@ -77,44 +83,59 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         return Exit.DONE
     create_dataset(job)
     plan = stored_plan(job, console)
-    todo = work_left(plan, job.store)
-    if todo.totals.shards_before:
-        done = todo.totals
+    totals = work_left(plan, job.store)
+    if totals.shards_before:
         console.print(
-            f"resuming: {done.shards_before:,} of {done.shards:,} shards are committed ({done.samples_before:,} images)"
+            f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed "
+            f"({totals.samples_before:,} images)"
         )
     try:
-        if len(todo.shards):
-            label_all(job, plan, todo, console)
+        counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
         left = len(plan.remaining(job.store))
         if not left:
             return publish(job, console)
+        if counts.over_budget:
+            failed = counts.by_status[Status.FAILED.value]
+            console.print(
+                f"{failed:,} of {counts.samples:,} samples failed, more than --max-failed {job.config.max_failed}: "
+                f"stopped with {left:,} shards left\nraise it and run again to go on"
+            )
+            return Exit.TOO_MANY_FAILED
         console.print(f"stopped with {left:,} shards left; run the same command again to go on")
     except UserError:
         raise
     except KeyboardInterrupt:
         console.print("ended at once; run the same command again to go on")
     except Exception as error:
-        trouble = cause_of(error, OSError)
-        if trouble is None:
+        if trouble := cause_of(error, OSError):
+            console.print(f"a store failed: {printable(trouble)}\nrun the same command again to go on")
+        elif trouble := cause_of(error, WORKERS_DIED):
+            console.print(
+                f"workers died, and again when their shard was tried {TASK_RETRIES} times more: {first_line(trouble)}\n"
+                "run the same command again to go on"
+            )
+        else:
             raise
-        console.print(f"a store failed: {trouble}\nrun the same command again to go on")
     return Exit.RESUMABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is left of a plan: numbers of the shards without commit (int64), and the totals for progress."""
+WORKERS_DIED = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.RaySystemError,
+)
 
-    shards: np.ndarray
-    totals: Totals
 
-
-def work_left(plan: Plan, store: Store) -> Work:
+def work_left(plan: Plan, store: Store) -> Totals:
     """Plan minus commits (invariant 3), from one listing and the plan's column of sizes."""
     remaining, sizes = plan.remaining(store), plan.sizes()
     before = plan.info.samples - int(sizes[remaining].sum())
-    return Work(remaining, Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining)))
+    return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining))
 
 
 def prepare(config: PseudolabelConfig, console: Console) -> Job:
@@ -122,10 +143,12 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     spec = resolve(config.teacher)
     console.print(licence_line(spec), highlight=False)
     sha256 = spec.identify(LoadOptions(weights=config.weights))
-    source = open_source(config.images, config.storage_client)
+    source = open_source(config.images, config.storage_client, config.allow_scheme)
+    store = open_store(config.output, config.storage_client)
+    if config.retry_failed is not None:
+        source = failed_samples(source, store, config.retry_failed)
     if not any(batch.num_rows for batch in source.samples(1)):
         raise no_images(source)  # before anything is written
-    store = open_store(config.output, config.storage_client)
     device, precision = resolve_device(config, gpu_count(config))
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)
@@ -175,29 +198,56 @@ def stored_plan(job: Job, console: Console) -> Plan:
     return plan
 
 
-def label_all(job: Job, plan: Plan, todo: Work, console: Console) -> None:
-    """Label the remaining shards, wave by wave, or until a signal stops it; what was in flight then is committed."""
+def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
+    """Label what is left and no other job labels, wave by wave, or until it is stopped; what was in flight then is committed."""
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    job.store.put(f"runs/{run}/config.json", job.config.model_dump_json(indent=1).encode())
+    counts = Counts()
+    with Claims(job.store, plan, run, job.config.lease_seconds, console) as claims:
+        # Before Ray is joined or started: a job that only waits for another one holds nothing.
+        wave = claims.next(job.config.wave_size, threading.Event())
+        if wave.size:
+            job.store.put(
+                f"runs/{run}/config.json", json.dumps(redacted(job.config.model_dump(mode="json")), indent=1).encode()
+            )
+            now = work_left(plan, job.store) if claims.others else before
+            counts = label_waves(job, plan, run, now, claims, wave, console)
+    if claims.others:
+        theirs = work_left(plan, job.store).shards_before - before.shards_before - counts.shards
+        if theirs > 0:
+            console.print(f"{theirs:,} shards were committed meanwhile by {', '.join(sorted(claims.others))}")
+    return counts
+
+
+def label_waves(
+    job: Job, plan: Plan, run: str, totals: Totals, claims: Claims, wave: np.ndarray, console: Console
+) -> Counts:
+    """Label a first wave of shard numbers, and then what else can be claimed, with progress and signals."""
     connect(job.config)
+    watch = ClusterWatch(console, embedded=not cluster_address(job.config))
     try:
         low, high = actor_range(job.config, job.load.device)
         console.print(f"run {run}: {job.spec.name} {job.load.precision} on {job.load.device}, {low}-{high} actors")
-        coordinator = start_coordinator()
+        coordinator = start_coordinator(FailureBudget.parse(job.config.max_failed), plan.info.samples)
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
-        progress = Progress(job.store, run, todo.totals, console, live=live)
+        # With little patience of its own: its last word must not keep a run from ending whose store is down.
+        store = open_store(job.config.output, job.config.storage_client, retry_s=PROGRESS_RETRY_SECONDS)
+        progress = Progress(store, run, totals, console, live=live)
         progress.start(lambda: counts_of(coordinator, timeout=30))
         state = "failed"
         try:
             with stop_on_signals(coordinator, progress) as stopping:
-                shards = plan.shards(todo.shards)
-                while not stopping.is_set() and (wave := list(islice(shards, job.config.wave_size))):
-                    label_wave(job, plan, wave, coordinator)
+                while wave.size:
+                    label_wave(job, plan, list(plan.shards(wave)), coordinator)
+                    if counts_of(coordinator, timeout=30).over_budget:
+                        stopping.set()
+                    wave = claims.next(job.config.wave_size, stopping)
             state = "stopped" if stopping.is_set() else "labelled"
         finally:
             progress.finish(state, last_counts(coordinator))
     finally:
+        watch.close()
         ray.shutdown()
+    return progress.counts
 
 
 def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.actor.ActorHandle") -> None:
@@ -212,7 +262,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
     sink = ShardSink(Writing(job.store, plan.id, job.config.format, job.spec.kind.value, job.fingerprint), coordinator)
     low, high = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
-        ShardDatasource(shards, job.reading, coordinator),
+        ShardDatasource(shards, job.reading, job.config.sample_timeout, coordinator),
         override_num_blocks=len(shards),
         num_cpus=task_cpus(job.reading.source.url),
         ray_remote_args={"max_retries": TASK_RETRIES},
@@ -232,12 +282,13 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
             "bits": job.dataset.codec.bits,
             "scaled": scaled,
             "actors": high,
+            "sample_timeout": job.config.sample_timeout,
             "coordinator": coordinator,
         },
         # Actors ask for no CPU: on a node with few of them they would leave none for decoding.
         num_cpus=0,
         num_gpus=1 if job.load.device == "cuda" else None,
-        max_task_retries=TASK_RETRIES,
+        max_task_retries=LABEL_RETRIES,
     )
     try:
         labels.write_datasink(sink, ray_remote_args={"num_cpus": task_cpus(job.store.url), "max_retries": TASK_RETRIES})
@@ -249,12 +300,15 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         raise
 
 
+PROGRESS_RETRY_SECONDS = 10.0
 NO_PROGRESS_SECONDS = 24 * 3600
 """Ray Data's own limit of 30 minutes fails a job that waits for spot GPUs (ray#65060)."""
 
 
 TASK_RETRIES = 3
 """After a worker died. Ray Data's default is for ever: an image that kills its process would be tried 15 times a minute."""
+LABEL_RETRIES = 32
+"""Of a shard whose teacher's process died: an image that kills it is found by the fourth death, another one by the sixth."""
 
 
 def task_cpus(url: str) -> float:
@@ -287,8 +341,8 @@ def publish(job: Job, console: Console) -> Exit:
     for reason, count in sorted(snapshot.by_reason.items()):
         console.print(f"  {reason}: {count:,}")
     console.print(f"labels: da2ray.open_labels({job.store.url!r})")
-    failed, allowed = snapshot.by_status.get("failed", 0), job.config.failures_allowed(snapshot.rows)
-    if failed > allowed:
+    failed = snapshot.by_status.get(Status.FAILED.value, 0)
+    if FailureBudget.parse(job.config.max_failed).exceeded(failed, snapshot.rows, snapshot.rows):
         console.print(f"{failed:,} samples failed, more than --max-failed {job.config.max_failed}")
         return Exit.TOO_MANY_FAILED
     return Exit.DONE
@@ -302,9 +356,9 @@ def show_plan(job: Job, console: Console) -> None:
         plan = open_plan(job.store, job.plan_id) or make_plan(
             job.reading.source, open_store(folder), **job.plan_options
         )
-        totals = work_left(plan, job.store).totals
+        totals = work_left(plan, job.store)
     left = totals.samples - totals.samples_before
-    console.print(f"plan {job.plan_id} of {config.images}; nothing was written")
+    console.print(f"plan {job.plan_id} of {redact(config.images)}; nothing was written")
     console.print(f"  samples    {totals.samples:,}")
     console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
     console.print(f"  committed  {totals.samples_before:,} samples in {totals.shards_before:,} shards, to be skipped")

@@ -1,14 +1,18 @@
 """Ending a run early: signals on the driver, and telling apart what ended an execution."""
 
 import contextlib
-import logging
 import signal
 import threading
+from _thread import interrupt_main
 from collections.abc import Iterator
 
 import ray
 
+from da2ray.console import duration
 from da2ray.pipeline.progress import Progress
+
+STALL_SECONDS = 3600.0
+"""Everything that runs has a deadline of its own that is shorter: what is left is a scheduler that does nothing."""
 
 
 @contextlib.contextmanager
@@ -23,10 +27,13 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
 
     def pass_on() -> None:
         while not ended.is_set():
+            if progress.stalled_seconds > STALL_SECONDS:
+                progress.say(f"nothing has moved for {duration(STALL_SECONDS)}, ending:")
+                stopping.set()
+                interrupt_main()  # as a second Ctrl-C
+                return
             if stopping.wait(0.2):
                 progress.say("stopping, finishing what is in flight:")
-                # The execution will end with `Stopped`, which Ray Data would log as an error with its traceback.
-                logging.getLogger("ray.data").setLevel(logging.CRITICAL)
                 coordinator.stop.remote()
                 return
 
@@ -45,10 +52,16 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
         thread.join()
 
 
-def cause_of(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+def first_line(error: BaseException) -> str:
+    """What it says, in one line of at most 200 characters."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:
     """The exception of that kind that a worker raised and Ray wrapped, in whatever depth; None where there is none."""
     for _ in range(10):
-        for found in (error, getattr(error, "cause", None)):
+        # In this order: Ray's error may be of that kind too, with a traceback in its text.
+        for found in (getattr(error, "cause", None), error):
             if isinstance(found, kind):
                 return found
         if error is None:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from da2ray.images import DecodeMode, decode_pixels, read_header
 from da2ray.labels.reader import Label, Labels
-from da2ray.storage import open_store, split_uri
+from da2ray.storage import open_store, printable, split_uri
 from da2ray.teachers.base import Kind
 
 TILE_HEIGHT = 150
@@ -65,7 +65,7 @@ def _tile(label: Label) -> Image.Image:
         _scaled(decode_pixels(data, header, size, DecodeMode.SCALED)),
         _scaled(colour(label.depth, Kind(label.kind))),
     ]
-    return _captioned(pair, label.key)
+    return _captioned(pair, printable(label.key, 60))
 
 
 def _scaled(pixels: np.ndarray) -> Image.Image:

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from da2ray.errors import UserError
 from da2ray.labels.schema import Reason, SampleError
-from da2ray.storage import Client, Store, open_store, split_uri
+from da2ray.sources.allowed import Allowed, must_be_regular
+from da2ray.sources.outage import PROBE_RETRY_S, OutageError, Outages
+from da2ray.storage import Client, Store, UnavailableError, open_store, printable, split_uri
 
 MEMBERS = pa.schema(
     [
@@ -76,21 +78,25 @@ def members_of(batch: pa.RecordBatch) -> list[Member]:
 
 
 def fetch(
-    members: Iterable[Member], concurrency: int, client: Client = "auto"
+    members: Iterable[Member], concurrency: int, client: Client = "auto", allowed: Allowed | None = None
 ) -> Iterator[tuple[Member, bytes | SampleError]]:
     """Read members, `concurrency` GETs at a time, and give them in order.
 
     At most `concurrency` bodies are read ahead of the one that is given, so the memory is bounded by the largest ones.
-    What fails for one member is that member's `SampleError`; the others go on.
+    What fails for one member is that member's `SampleError`; the others go on. A store that is down fails for all.
 
     Args:
         members: taken as the results are; may be endless.
         concurrency: GETs in flight; 16 reach 2,400 a second of 100 kB from one process through obstore, 64 little more.
         client: as of `open_store`.
+        allowed: what may be read, where others wrote the URIs. The rest is `forbidden`, and no request is made.
+
+    Raises:
+        OutageError: a store does not answer any more, nor about any other object; web servers never raise it.
     """
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
-    stores = _Stores(client)
+    stores = _Stores(client, allowed)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="da2ray-fetch")
     ahead: deque[tuple[Member, Future[bytes | SampleError]]] = deque()
     try:
@@ -110,25 +116,46 @@ def fetch(
 class _Stores:
     """A store for each root that members lie in: few buckets, millions of members."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, allowed: Allowed | None) -> None:
         self._client = client
-        self._open: dict[str, Store] = {}
+        self._allowed = allowed
+        self._open: dict[tuple[str, float | None], Store] = {}
+        self._outages = Outages()
 
-    def at(self, root: str) -> Store:
-        if root not in self._open:
+    def get(self, uri: str) -> bytes:
+        if self._allowed:
+            self._allowed.check(uri)
+        root, key = split_uri(uri)
+        if root == "/":
+            must_be_regular(f"/{key}")
+        try:
+            return self._at(root).get(key)
+        except UnavailableError as error:
+            return self._outages.get_again(error, root, key, lambda: self._at(root, PROBE_RETRY_S))
+
+    def _at(self, root: str, retry_s: float | None = None) -> Store:
+        if (root, retry_s) not in self._open:
             # Two threads may both open one; the store that loses is dropped unused.
-            self._open.setdefault(root, open_store(root, self._client))
-        return self._open[root]
+            self._open.setdefault((root, retry_s), self._opened(root, retry_s))
+        return self._open[root, retry_s]
+
+    def _opened(self, root: str, retry_s: float | None) -> Store:
+        if self._allowed:
+            return self._allowed.open(root, self._client, retry_s)
+        return open_store(root, self._client, retry_s)
 
 
 def _read(stores: _Stores, member: Member) -> bytes | SampleError:
     try:
-        root, key = split_uri(member.uri)
-        return stores.at(root).get(key)
+        return stores.get(member.uri)
+    except OutageError:
+        raise
+    except SampleError as error:
+        return error
     except FileNotFoundError as error:
-        return SampleError(Reason.NOT_FOUND, str(error))
+        return SampleError(Reason.NOT_FOUND, printable(error))
     except PermissionError as error:
-        return SampleError(Reason.FORBIDDEN, str(error))
+        return SampleError(Reason.FORBIDDEN, printable(error))
     except (OSError, ValueError, UserError) as error:
         # ValueError and UserError: a URI in a manifest that cannot be one, or of a scheme that nothing serves.
-        return SampleError(Reason.UNREADABLE, str(error))
+        return SampleError(Reason.UNREADABLE, printable(error))

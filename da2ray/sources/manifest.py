@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 
 from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError
+from da2ray.sources.allowed import NAME_CHARS, Allowed
 from da2ray.sources.base import MEMBERS, Member, fetch
-from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, split_uri
+from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
+from da2ray.storage.redaction import WEB
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
 URI_COLUMNS = ("uri", "url", "path", "image", "file")
@@ -25,22 +27,52 @@ KEY_COLUMN = "key"
 BLOCK_BYTES = 8 << 20
 """Of text parsed at a time. A line must fit in."""
 PARQUET_ROWS = 16_384
+CHECKED_ROWS = 1_000
+"""Of which one at least must be allowed, lest a job makes nothing but `forbidden` rows."""
 
-_ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.:-]*://)"
+_ODD_URL = r"://.*[?#@]"
 
 
 class ManifestSource:
     """Relative URIs are relative to the manifest's folder. The key is the column `key`, else the URI as it stands
-    there.
+    there, without what may be a credential (`redact`): the query that signs a URL changes, a key is for good.
+
+    A URI that is not allowed is a sample like others; it becomes a row `forbidden` when it is to be read.
     """
 
     kind = "manifest"
 
-    def __init__(self, url: str, client: Client = "auto") -> None:
-        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES."""
-        self.url = url
-        self.root = url.rpartition("/")[0] or "/"
+    def __init__(self, url: str, client: Client = "auto", allowed: Allowed | None = None) -> None:
+        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed."""
+        self.url = redact(url)
+        self.root = self.url.rpartition("/")[0] or "/"
+        self._location = url
         self._client: Client = client
+        self._allowed = allowed or Allowed.of(url)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the signature: workers read images, not the manifest."""
+        return self.__dict__ | {"_location": self.url}
+
+    def check(self) -> None:
+        """Look whether the job can read any image at all.
+
+        Raises:
+            UserError: of the first CHECKED_ROWS URIs none is allowed; names the option.
+        """
+        first = None
+        try:
+            for batch in self._members(CHECKED_ROWS):
+                for uri in batch.column("uri").to_pylist():
+                    why = self._allowed.refusal(uri)
+                    if why is None:
+                        return
+                    first = first or f"{printable(uri, NAME_CHARS)}: {printable(why, NAME_CHARS)}"
+        except UserError:
+            return  # Broken rows are planning's to refuse, up to the limit it has.
+        if first:
+            raise UserError(f"{self.url}: none of its first URIs may be read\n{first}")
 
     def describe(self) -> dict[str, str]:
         """The URL and the content: an edited manifest is another source, a copied or touched one is not.
@@ -69,10 +101,10 @@ class ManifestSource:
             self._refuse_duplicate(repeated, limit)
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
-        return fetch(members, concurrency, self._client)
+        return fetch(members, concurrency, self._client, self._allowed)
 
     def _open(self) -> tuple[Store, str]:
-        root, key = split_uri(self.url)
+        root, key = split_uri(self._location)
         return open_store(root, self._client), key
 
     def _members(self, limit: int | None) -> Iterator[pa.RecordBatch]:
@@ -87,7 +119,7 @@ class ManifestSource:
                 if row == limit:
                     return
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"cannot read {self.url} after row {row}: {error}") from error
+            raise UserError(f"cannot read {self.url} after row {row}: {printable(error)}") from error
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
         """Columns `uri` and `key` (null where the manifest has none), as they stand in the manifest."""
@@ -123,6 +155,8 @@ class ManifestSource:
         for batch in batches:
             uris = batch.column(columns[0]).cast(pa.string())
             keys = batch.column(KEY_COLUMN).cast(pa.string()) if KEY_COLUMN in columns else uris
+            for column in (uris, keys):
+                column.validate(full=True)  # Parquet's strings may be anything.
             yield pa.record_batch({"uri": uris, "key": keys})
 
     def _columns(self, names: list[str]) -> list[str]:
@@ -130,7 +164,9 @@ class ManifestSource:
         for name in URI_COLUMNS:
             if name in names:
                 return [name, KEY_COLUMN] if KEY_COLUMN in names else [name]
-        raise UserError(f"{self.url} has no column {', '.join(URI_COLUMNS)}; its columns are {', '.join(names)}")
+        raise UserError(
+            f"{self.url} has no column {', '.join(URI_COLUMNS)}; its columns are {printable(', '.join(names))}"
+        )
 
     def _json_names(self, file: StoreFile) -> list[str]:
         line = b""
@@ -160,6 +196,9 @@ class ManifestSource:
         dotted = pc.match_substring_regex(uris, r"/\.{1,2}(/|$)")
         if pc.any(dotted).as_py():
             uris = pa.array([_without_dots(uri) if dots else uri for uri, dots in _pairs(uris, dotted)], pa.string())
+        odd = pc.match_substring_regex(keys, _ODD_URL)
+        if pc.any(odd).as_py():
+            keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
         nothing = pa.nulls(len(keys))
         return pa.record_batch([keys, uris, nothing.cast(pa.int64()), nothing.cast(pa.string())], schema=MEMBERS)
 
@@ -173,8 +212,9 @@ class ManifestSource:
             for index in np.flatnonzero(suspects).tolist():
                 first = rows.setdefault(keys[index], row + index + 1)
                 if first != row + index + 1:
+                    key = printable(keys[index], NAME_CHARS)
                     raise UserError(
-                        f"{self.url}: rows {first} and {row + index + 1} have the same key {keys[index]!r}; "
+                        f"{self.url}: rows {first} and {row + index + 1} have the same key '{key}'; "
                         "keys must be unique (add a column `key`, or remove one of the rows)"
                     )
             row += len(keys)
@@ -203,8 +243,11 @@ def _without_dots(uri: str) -> str:
     if uri.startswith("/"):
         return canonical_url(uri)
     scheme, _, rest = uri.partition("://")
+    query = ""
+    if scheme.lower() in WEB and "?" in rest:
+        rest, query = rest[: rest.index("?")], rest[rest.index("?") :]
     host, _, path = rest.partition("/")
-    return f"{scheme}://{host}{posixpath.normpath('/' + path)}"
+    return f"{scheme}://{host}{posixpath.normpath('/' + path)}{query}"
 
 
 def _pairs(uris: pa.Array, flags: pa.Array) -> Iterator[tuple[str, bool]]:

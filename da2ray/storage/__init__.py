@@ -4,14 +4,16 @@
     store.create("commits/0a1b/00000007.parquet", data)
 
 Every error is one of three, and its message names the URL and never holds a credential: `FileNotFoundError` (no such
-object, or no such bucket), `PermissionError` (401, 403, a file's mode), `StoreError` (all else: unreachable, out of
-space, a short body, an answer no retry mended). `ValueError` is a key that no object can have. Usage that cannot work
-at all, such as a scheme whose package is not installed, is a `UserError`.
+object, or no such bucket), `PermissionError` (401, 403, a file's mode), `StoreError` (all else: out of space, a short
+body, another region). A `StoreError` that may pass is an `UnavailableError`: no answer, a broken one, a 503. Remote
+stores are asked again for DA2RAY_RETRY_SECONDS (180 unless set) before they raise it. `ValueError` is a key that no
+object can have. Usage that cannot work at all, such as a scheme whose package is not installed, is a `UserError`.
 """
 
-from da2ray.storage.base import LIST_SCHEMA, Stat, Store, StoreError
+from da2ray.storage.base import LIST_SCHEMA, Stat, Store, StoreError, UnavailableError
 from da2ray.storage.file import StoreFile
 from da2ray.storage.open import Client, canonical_url, join, open_store, split_uri
+from da2ray.storage.redaction import printable, redact, redacted
 
 __all__ = [
     "LIST_SCHEMA",
@@ -20,8 +22,12 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreFile",
+    "UnavailableError",
     "canonical_url",
     "join",
     "open_store",
+    "printable",
+    "redact",
+    "redacted",
     "split_uri",
 ]

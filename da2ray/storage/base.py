@@ -3,10 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
+
+from da2ray.storage.redaction import printable
 
 LIST_SCHEMA = pa.schema(
     [
@@ -23,26 +26,30 @@ built."""
 
 CONNECT_TIMEOUT_S = 10
 REQUEST_TIMEOUT_S = 120
-"""For one request with its body. A shard of 100 MB goes through at 1 MB/s; a stalled connection is given up within
-it."""
-RETRY_TIMEOUT_S = 180
-"""Requests are retried for this long at most: a store that restarts is back, a credential is still valid (obstore's
-limit is 5 min)."""
-MAX_RETRIES = 12
+"""For one request with its body. A shard of 100 MB goes through at 1 MB/s; a server that accepts and never answers is
+given up within it.
+"""
+STAT_TIMEOUT_S = 30
+"""For one request whose answer has no body."""
 
 
 class StoreError(OSError):
     """A store failed for a reason other than a missing object or a missing permission."""
 
 
+class UnavailableError(StoreError):
+    """No answer, a broken one, or one that says to come again (5xx, 409, 429): the same call may succeed later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Of one object: size in bytes, and the etag, which changes when the object does (None where the store has
-    none).
+    """Of one object: size in bytes, the etag, which changes when the object does, and when it was written, in UTC by
+    the store's clock (both None where the store has none).
     """
 
     size: int
     etag: str | None
+    modified: datetime | None = None
 
 
 @runtime_checkable
@@ -107,10 +114,11 @@ def check_key(key: str) -> str:
     """The key, if it names one object below the store's URL and nothing else.
 
     Raises:
-        ValueError: it is empty, absolute, or has an empty, `.` or `..` part.
+        ValueError: it is empty, absolute, has an empty, `.` or `..` part, or a NUL. Line breaks, control characters and
+            backslashes are names like others on POSIX and S3: others wrote such keys, and they are read.
     """
     if any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
-        raise ValueError(f"not a key: {key!r} (it must be relative, without empty, '.' or '..' parts)")
+        raise ValueError(f"not a key: {printable(key)} (it must be relative, without empty, '.' or '..' parts)")
     return key
 
 
@@ -135,26 +143,20 @@ def unquoted(etag: str | None) -> str | None:
 _CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3} [A-Za-z -]+)")
-_QUERY = re.compile(r"(https?://[^\s?]*)\?\S*")
 
 
 def short_message(text: str) -> str:
-    """A server's answer in one line: the code and message of an S3 error, else the first line, at most 300 characters.
+    """A server's answer in one line: the code and message of an S3 error, else the first line, `printable`.
 
-    Query strings go: they are where signed URLs and SAS tokens carry a credential. The rest of an S3 error body goes
-    too: for a wrong signature it holds the key id and the string that was signed.
+    URLs lose their credentials. The rest of an S3 error body goes too: for a wrong signature it holds the key id and
+    the string that was signed.
     """
     code = _CODE.search(text)
     if code:
         message = _MESSAGE.search(text)
-        return f"{code[1]}: {message[1]}"[:300] if message else code[1]
+        return printable(f"{code[1]}: {message[1]}" if message else code[1], 300)
     status = _STATUS.search(text)  # An answer to a HEAD has no body.
     if status:
         return status[1].strip()
     lines = text.strip().splitlines()
-    return _QUERY.sub(r"\1", lines[0])[:300] if lines else "no message"
-
-
-def shown(uri: str) -> str:
-    """The URI for a message: without the query of an http URL, which may be a signature."""
-    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+    return printable(lines[0], 300) if lines else "no message"

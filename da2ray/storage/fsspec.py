@@ -4,22 +4,45 @@ import collections
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
+import fsspec.asyn
 import pyarrow as pa
 
 from da2ray.errors import UserError
 from da2ray.storage import base
-from da2ray.storage.base import LIST_BATCH, Stat, StoreError, check_length, listing, short_message, shown, unquoted
+from da2ray.storage.base import (
+    LIST_BATCH,
+    Stat,
+    StoreError,
+    UnavailableError,
+    check_length,
+    listing,
+    short_message,
+    unquoted,
+)
+from da2ray.storage.redaction import WEB, redact
+from da2ray.storage.retry import retry_seconds, settled
 
-CONFLICT_TRIES = 6
 DELETE_THREADS = 8
+PART_BYTES = 64 << 20
+SLOWEST_BYTES_PER_S = 1_500_000
+"""For a file that goes up in parts."""
+LIST_TIMEOUT_S = 600
+"""For a folder, however many pages: 3 million entries of an S3 server that takes 0.2 s a page."""
+S3_RETRIES = 4
+"""botocore's, after 1, 2, 4, 8 s, each times a random share: for a page or a part among many. More come from `settled`;
+where that has not this long, botocore has one.
+"""
+WEB_RETRY_S = 15.0
+"""A manifest may name many web servers, and some are gone for good."""
+
+T = TypeVar("T")
 
 
 class FsspecStore:
@@ -29,14 +52,15 @@ class FsspecStore:
     as a source of images it will do. A listing holds a folder at a time, as Python objects of about 1 kB an entry.
     """
 
-    def __init__(self, url: str) -> None:
-        """`url`: canonical, with a scheme that fsspec knows.
+    def __init__(self, url: str, retry_s: float | None = None) -> None:
+        """`url`: canonical, with a scheme that fsspec knows. `retry_s`: see `open_store`.
 
         Raises:
-            UserError: it does not, or the scheme's package is not installed.
+            UserError: fsspec does not know it, or the scheme's package is not installed.
         """
         self.url = url
         self._scheme = url.partition("://")[0]
+        self._retry_s = retry_seconds() if retry_s is None else retry_s
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
         try:
@@ -44,63 +68,55 @@ class FsspecStore:
         except (ImportError, ValueError) as error:
             raise UserError(f"cannot open {self._scheme}:// URLs: {error}") from error
 
-    def __reduce__(self) -> "tuple[type[FsspecStore], tuple[str]]":
-        return FsspecStore, (self.url,)
+    def __reduce__(self) -> "tuple[type[FsspecStore], tuple[str, float]]":
+        return FsspecStore, (self.url, self._retry_s)
 
     def get(self, key: str) -> bytes:
-        with self._normalised(key) as (fs, path):
-            if self._scheme == "s3":
-                # One GET, whose length aiohttp checks; without max_concurrency s3fs sends a HEAD before each.
-                return bytes(fs.cat_file(path, max_concurrency=1))
-            declared = fs.info(path)["size"]
-            data = bytes(fs.cat_file(path))
-            # A web server may send no length.
-            return data if declared is None else check_length(self._uri(key), data, declared)
+        return self._call(key, lambda fs, path: self._whole(fs, path, self._uri(key)))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        with self._normalised(key) as (fs, path):
-            data = bytes(fs.cat_file(path, start=offset, end=offset + length))
+        data = bytes(self._call(key, lambda fs, path: _run(fs, "cat_file", path, start=offset, end=offset + length)))
         return check_length(self._uri(key), data, length)
 
     def stat(self, key: str) -> Stat:
-        with self._normalised(key) as (fs, path):
-            info = fs.info(path)
+        info = self._call(key, lambda fs, path: _run(fs, "info", path, timeout_s=base.STAT_TIMEOUT_S))
         if info["type"] != "file":
             raise FileNotFoundError(f"{self._uri(key)}: a folder")
         if info["size"] is None:
             raise StoreError(f"{self._uri(key)}: the server does not tell its size")
-        return Stat(info["size"], _etag(info))
+        return Stat(info["size"], _etag(info), _modified(info))
 
     def put(self, key: str, data: bytes) -> None:
-        with self._normalised(key) as (fs, path):
-            self._make_parent(fs, path)
-            fs.pipe_file(path, data)
+        self._call(key, lambda fs, path: self._pipe(fs, path, data))
 
     def put_file(self, key: str, path: Path) -> None:
-        with self._normalised(key) as (fs, target):
-            self._make_parent(fs, target)
-            fs.put_file(str(path), target)
+        self._call(key, lambda fs, target: self._upload(fs, target, path))
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._create(key, lambda fs, path: fs.pipe_file(path, data, mode="create"))
+        return self._create(key, lambda fs, path: self._pipe(fs, path, data, mode="create"))
 
     def create_file(self, key: str, path: Path) -> bool:
         if self._scheme == "s3":
-            return self._create(key, lambda fs, target: fs.put_file(str(path), target, mode="create"))
+            return self._create(key, lambda fs, target: self._upload(fs, target, path, mode="create"))
         # fsspec's own `put_file` asks whether the file exists and then writes: two callers can both succeed.
         return self.create(key, path.read_bytes())
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         prefix = prefix.strip("/")
-        with self._normalised(prefix) as (fs, path):
-            try:
-                yield from _walk(fs, path.rstrip("/"), f"{prefix}/" if prefix else "")
-            except FileNotFoundError:
-                # A folder without objects does not exist; a bucket that does not exist is a mistake to report.
-                if self._scheme == "s3" and not _bucket_exists(fs, path):
-                    raise
+
+        def entries(folder: str) -> list[dict[str, Any]]:
+            ls = self._call(prefix, lambda fs, _: _run(fs, "ls", folder, timeout_s=LIST_TIMEOUT_S, detail=True))
+            return list(ls)
+
+        top: str = self._call(prefix, lambda _, path: path.rstrip("/"))
+        try:
+            yield from _walk(entries, top, f"{prefix}/" if prefix else "")
+        except FileNotFoundError:
+            # A folder without objects does not exist; a bucket that does not exist is a mistake to report.
+            if self._scheme == "s3":
+                entries(top.partition("/")[0])
 
     def delete(self, keys: Iterable[str]) -> None:
         with ThreadPoolExecutor(DELETE_THREADS) as pool:
@@ -108,32 +124,60 @@ class FsspecStore:
             collections.deque(pool.map(self._delete, keys), maxlen=0)
 
     def _delete(self, key: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._normalised(key) as (fs, path):
-            fs.rm_file(path)  # Not `rm`, which takes `*`, `?` and `[` for patterns.
+        with contextlib.suppress(FileNotFoundError):
+            # Not `rm`, which takes `*`, `?` and `[` for patterns.
+            self._call(key, lambda fs, path: _run(fs, "rm_file", path, timeout_s=base.STAT_TIMEOUT_S))
 
-    def _create(self, key: str, write: Callable[[Any, str], object]) -> bool:
-        with self._normalised(key) as (fs, path):
-            self._make_parent(fs, path)
-            for attempt in range(CONFLICT_TRIES):
-                try:
-                    write(fs, path)
-                except FileExistsError:
+    def _whole(self, fs: Any, path: str, uri: str) -> bytes:
+        # One GET, whose length aiohttp checks. Without max_concurrency s3fs sends a HEAD before each.
+        if self._scheme == "s3":
+            return bytes(_run(fs, "cat_file", path, max_concurrency=1))
+        if self._scheme in WEB:
+            return bytes(_run(fs, "cat_file", path))
+        declared = _run(fs, "info", path, timeout_s=base.STAT_TIMEOUT_S)["size"]
+        data = bytes(_run(fs, "cat_file", path))
+        return data if declared is None else check_length(uri, data, declared)
+
+    def _pipe(self, fs: Any, path: str, data: bytes, **mode: str) -> None:
+        self._make_parent(fs, path)
+        # s3fs sends large data in parts unless told of larger parts.
+        options: dict[str, Any] = {"chunksize": 5 << 30} | mode if self._scheme == "s3" else mode
+        _run(fs, "pipe_file", path, data, **options)
+
+    def _upload(self, fs: Any, target: str, path: Path, **mode: str) -> None:
+        self._make_parent(fs, target)
+        options: dict[str, Any] = {"chunksize": PART_BYTES} | mode if self._scheme == "s3" else mode
+        seconds = base.REQUEST_TIMEOUT_S + path.stat().st_size / SLOWEST_BYTES_PER_S
+        _run(fs, "put_file", str(path), target, timeout_s=seconds, **options)
+
+    def _create(self, key: str, write: Callable[[Any, str], None]) -> bool:
+        def create(fs: Any, path: str) -> bool:
+            try:
+                write(fs, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if _s3_code(error) == "PreconditionFailed":
                     return False
-                except OSError as error:
-                    code = _s3_code(error)
-                    if code == "PreconditionFailed":
-                        return False
-                    # Two creates at once: AWS lets one through and tells the other to come again.
-                    if code != "ConditionalRequestConflict" or attempt == CONFLICT_TRIES - 1:
-                        raise
-                    time.sleep(0.1 * 2**attempt)
-                except (NotImplementedError, TypeError, ValueError) as error:
-                    raise UserError(
-                        f"fsspec's {self._scheme}:// cannot create exclusively, as commits must: write elsewhere"
-                    ) from error
-                else:
-                    return True
-        raise AssertionError("unreachable")
+                raise
+            except (NotImplementedError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"fsspec's {self._scheme}:// cannot create exclusively, as commits must: write elsewhere"
+                ) from error
+            return True
+
+        return self._call(key, create)
+
+    def _call(self, key: str, call: Callable[[Any, str], T]) -> T:
+        """What `call` does with the file system and the key's path, tried again while the store is unavailable."""
+
+        def attempt() -> T:
+            with self._normalised(key) as (fs, path):
+                return call(fs, path)
+
+        # Other schemes' packages retry by themselves.
+        longest = self._retry_s if self._scheme == "s3" else WEB_RETRY_S if self._scheme in WEB else 0
+        return settled(attempt, min(self._retry_s, longest))
 
     def _make_parent(self, fs: Any, path: str) -> None:
         """Object stores have no folders; s3fs would try to make the bucket."""
@@ -141,7 +185,7 @@ class FsspecStore:
             fs.makedirs(fs._parent(path), exist_ok=True)
 
     def _uri(self, key: str) -> str:
-        return shown(f"{self.url}{'' if self.url.endswith('/') else '/'}{key}") if key else self.url
+        return redact(f"{self.url}{'' if self.url.endswith('/') else '/'}{key}") if key else self.url
 
     @contextlib.contextmanager
     def _normalised(self, key: str) -> Iterator[tuple[Any, str]]:
@@ -155,15 +199,20 @@ class FsspecStore:
         except (StoreError, UserError):
             raise
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{uri}: {_s3_code(error) or 'no such object'}") from None
+            cause = error.__cause__
+            if self._scheme in WEB and isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
+                # Asked for a size, fsspec calls every trouble of a web server a missing file.
+                raise _kind(cause)(f"{uri}: {_message(cause)}") from None
+            code = _s3_code(error)
+            # An upload in parts that took effect, and whose answer was lost: its second completion finds no upload.
+            kind = UnavailableError if code == "NoSuchUpload" else FileNotFoundError
+            raise kind(f"{uri}: {code or 'no such object'}") from None
         except PermissionError as error:
             raise PermissionError(f"{uri}: {_message(error)}") from None
         except (MemoryError, ValueError, NotImplementedError):
             raise
         except Exception as error:  # noqa: BLE001  Each file system has a zoo of its own: botocore, aiohttp, ...
-            denied = getattr(error, "status", None) in {401, 403} or type(error).__name__ == "NoCredentialsError"
-            kind = PermissionError if denied else StoreError
-            raise kind(f"{uri}: {_message(error)}") from None
+            raise _kind(error)(f"{uri}: {_message(error)}") from None
 
     def _filesystem(self) -> tuple[Any, str]:
         with self._lock:
@@ -172,16 +221,34 @@ class FsspecStore:
                 # commits.
                 options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
                 if self._scheme == "s3":
-                    options |= _s3_options()
+                    options |= _s3_options(self._retry_s)
+                if self._scheme in WEB:
+                    options["client_kwargs"] = {"timeout": web_timeout()}
                 fs = fsspec.filesystem(self._scheme, **options)
+                if self._scheme == "s3":
+                    fs.retries = 1  # s3fs would repeat what botocore repeated already.
                 self._made = fs, fs._strip_protocol(self.url).rstrip("/")
             return self._made
 
 
-def _walk(fs: Any, folder: str, prefix: str) -> Iterator[pa.RecordBatch]:
+def _run(fs: Any, method: str, *args: Any, timeout_s: float | None = None, **options: Any) -> Any:
+    """A method of a file system within REQUEST_TIMEOUT_S or `timeout_s`: as a whole where it is asynchronous (all that
+    talk HTTP are), else as long as it takes.
+    """
+    if not fs.async_impl:
+        return getattr(fs, method)(*args, **options)
+    coroutine = getattr(fs, f"_{method}")
+    try:
+        # What fsspec's synchronous methods do, which have no timeout.
+        return fsspec.asyn.sync(fs.loop, coroutine, *args, timeout=timeout_s or base.REQUEST_TIMEOUT_S, **options)
+    except fsspec.asyn.FSTimeoutError:
+        raise TimeoutError("no answer in time") from None
+
+
+def _walk(entries: Callable[[str], list[dict[str, Any]]], folder: str, prefix: str) -> Iterator[pa.RecordBatch]:
     """Folder by folder, each sorted as its keys sort: a folder counts as its name with a slash."""
     rows: list[tuple[str, Any]] = []
-    for info in fs.ls(folder, detail=True):
+    for info in entries(folder):
         name = info["name"].rstrip("/").removeprefix(folder).lstrip("/")
         # An object of length 0 named like its folder, which some tools write to make the folder visible.
         if not name or (info["type"] == "file" and info["name"].endswith("/")):
@@ -197,7 +264,7 @@ def _walk(fs: Any, folder: str, prefix: str) -> Iterator[pa.RecordBatch]:
             files.clear()
         if name.endswith("/"):
             with contextlib.suppress(FileNotFoundError):  # Deleted while the walk is under way.
-                yield from _walk(fs, f"{folder}/{name[:-1]}", prefix + name)
+                yield from _walk(entries, f"{folder}/{name[:-1]}", prefix + name)
     if files:
         yield _batch(files, prefix)
 
@@ -222,16 +289,60 @@ def _etag(info: dict[str, Any]) -> str | None:
     return f"{info['size']}-{written}" if written is not None else None
 
 
-def _s3_options() -> dict[str, Any]:
+def _modified(info: dict[str, Any]) -> datetime | None:
+    """File systems tell it under three names, as a time with or without zone or as seconds; None for any other way."""
+    written = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if isinstance(written, int | float):
+        return datetime.fromtimestamp(written, UTC)
+    if isinstance(written, datetime):
+        return written if written.tzinfo else written.replace(tzinfo=UTC)
+    return None
+
+
+def _s3_options(retry_s: float) -> dict[str, Any]:
     return {
         "anon": os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "yes", "on"},
         "config_kwargs": {
             "connect_timeout": base.CONNECT_TIMEOUT_S,
             "read_timeout": base.REQUEST_TIMEOUT_S,
-            # Waits of 1, 2, 4, ... at most 20 s, each times a random share: at most three minutes in all.
-            "retries": {"mode": "standard", "max_attempts": base.MAX_RETRIES},
+            "retries": {
+                "mode": "standard",
+                "max_attempts": S3_RETRIES if retry_s > 2**S3_RETRIES else min(1, S3_RETRIES),
+            },
         },
     }
+
+
+def web_timeout() -> Any:
+    """A host that is not there is given up before one that is slow."""
+    import aiohttp  # noqa: PLC0415 - fsspec's web servers need it, other schemes may lack it
+
+    return aiohttp.ClientTimeout(total=base.REQUEST_TIMEOUT_S, sock_connect=base.CONNECT_TIMEOUT_S)
+
+
+_TRANSPORT = frozenset({"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError"})
+"""botocore's errors of a connection or a broken answer, by name: all its others are of configuration."""
+
+
+def _kind(error: Exception) -> type[OSError]:
+    """Which of the errors of `da2ray.storage` one of a file system is."""
+    name = type(error).__name__
+    status = _s3_status(error) or getattr(error, "status", None)
+    if status in {401, 403} or name == "NoCredentialsError":
+        return PermissionError
+    if isinstance(status, int):
+        return UnavailableError if status in {408, 409, 429} or status >= 500 else StoreError
+    if isinstance(error, TypeError | AttributeError | LookupError):
+        return StoreError
+    if type(error).__module__.startswith("botocore"):
+        return UnavailableError if _TRANSPORT & {each.__name__ for each in type(error).__mro__} else StoreError
+    return UnavailableError
+
+
+def _s3_status(error: BaseException) -> int | None:
+    response = getattr(error.__cause__, "response", None)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    return status if isinstance(status, int) else None
 
 
 def _s3_code(error: BaseException) -> str | None:
@@ -244,11 +355,3 @@ def _message(error: BaseException) -> str:
     code = _s3_code(error)
     text = short_message(str(error) or type(error).__name__)
     return f"{code}: {text}" if code else text
-
-
-def _bucket_exists(fs: Any, path: str) -> bool:
-    try:
-        next(iter(fs.ls(path.partition("/")[0], detail=True)), None)
-    except FileNotFoundError:
-        return False
-    return True

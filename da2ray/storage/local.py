@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,10 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, StoreError, check_key, check_length
+from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, StoreError, UnavailableError, check_key, check_length
 
 TEMPORARY = ".da2ray-tmp-"
 """Names of files that are being written start so. A killed process leaves one behind; no listing shows it."""
+
+UNAVAILABLE = {
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+"""A mount that is gone, a disk or server that fails, this process out of descriptors: nothing about the one file."""
 
 
 class LocalStore:
@@ -47,7 +55,8 @@ class LocalStore:
             if path.is_dir():
                 raise IsADirectoryError
             status = path.stat()
-        return Stat(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        modified = datetime.fromtimestamp(status.st_mtime, UTC)
+        return Stat(status.st_size, f"{status.st_size}-{status.st_mtime_ns}", modified)
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -84,6 +93,12 @@ class LocalStore:
                 return
             yield from _walk(top, f"{prefix}/" if prefix else "", frozenset())
 
+    def leftovers(self) -> Iterator[pa.RecordBatch]:
+        """The temporary files of killed writers, and of writers at work, as `list` would show them if it did."""
+        with _normalised(self._root):
+            if self._root.is_dir():
+                yield from _walk(self._root, "", frozenset(), temporary=True)
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
@@ -106,7 +121,8 @@ def _normalised(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise PermissionError(errno.EACCES, error.strerror, error.filename or str(path)) from error
     except OSError as error:
-        raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
+        kind = UnavailableError if error.errno in UNAVAILABLE else StoreError
+        raise kind(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -163,12 +179,14 @@ class _Folder:
     """Positions of the entries that are folders, ascending."""
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+def _walk(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]], *, temporary: bool = False
+) -> Iterator[pa.RecordBatch]:
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         raise StoreError(f"{folder}: a link leads back to a folder above it")
-    entries = _scan(folder)
+    entries = _scan(folder, temporary=temporary)
     begin = 0
     for position in [*entries.folders.tolist(), len(entries.names)]:
         yield from _batches(entries, begin, position, prefix)
@@ -176,7 +194,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
             name = entries.names[position].as_py()
             # A folder may be deleted while the walk is under way.
             with contextlib.suppress(FileNotFoundError):
-                yield from _walk(folder / name, f"{prefix}{name}", above | {identity})
+                yield from _walk(folder / name, f"{prefix}{name}", above | {identity}, temporary=temporary)
         begin = position + 1
 
 
@@ -190,19 +208,24 @@ def _batches(entries: _Folder, begin: int, end: int, prefix: str) -> Iterator[pa
         yield pa.record_batch([keys, sizes, etags], schema=LIST_SCHEMA)
 
 
-def _scan(folder: Path) -> _Folder:
-    """Read in chunks into Arrow and numpy: a folder of a million files takes 50 MB here, not 500."""
+def _scan(folder: Path, *, temporary: bool) -> _Folder:
+    """Folders, and files that are temporary or that are not.
+
+    Read in chunks into Arrow and numpy: a folder of a million files takes 50 MB here, not 500.
+    """
     names: list[pa.StringArray] = []
     numbers: list[np.ndarray] = []
     with os.scandir(folder) as entries:
         chunk: list[tuple[str, int, int, bool]] = []
         for entry in entries:
-            if entry.name.startswith(TEMPORARY):
+            if entry.name.startswith(TEMPORARY) and not temporary:
                 continue
             try:
                 status = entry.stat()
                 is_folder = entry.is_dir()
             except FileNotFoundError:  # Deleted meanwhile, or a link to nothing.
+                continue
+            if temporary and not is_folder and not entry.name.startswith(TEMPORARY):
                 continue
             chunk.append((f"{entry.name}/" if is_folder else entry.name, status.st_size, status.st_mtime_ns, is_folder))
             if len(chunk) == LIST_BATCH:

@@ -5,15 +5,16 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     InvalidPathError,
     PermissionDeniedError,
     PreconditionError,
@@ -22,66 +23,81 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from da2ray.storage import base
-from da2ray.storage.base import LIST_BATCH, Stat, StoreError, check_key, check_length, listing, short_message, unquoted
+from da2ray.storage.base import (
+    LIST_BATCH,
+    Stat,
+    StoreError,
+    UnavailableError,
+    check_key,
+    check_length,
+    listing,
+    short_message,
+    unquoted,
+)
+from da2ray.storage.retry import retry_seconds, settled
 
 if TYPE_CHECKING:
     import botocore.credentials  # type: ignore[import-untyped]
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Credential
 
 SCHEMES = frozenset({"s3", "gs", "az", "azure", "adl", "abfs", "abfss"})
 
 MAX_PUT_BYTES = 5 << 30
 """S3's limit for one PUT (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
-FILE_TIMEOUT_S = 3600
-"""For the one PUT of `create_file`: 5 GiB at 1.5 MB/s."""
+SLOWEST_BYTES_PER_S = 1_500_000
+"""For the one PUT of `create_file`: 5 GiB in an hour."""
+PART_BYTES = 64 << 20
+LIST_PAGE = 1000
+"""Keys an answer to a listing holds at most, on S3."""
 CREDENTIAL_LIFE = timedelta(minutes=15)
 """After it botocore is asked again; it renews what it got from a role or an instance in time by itself."""
 
 Client = S3Store | GCSStore | AzureStore
+T = TypeVar("T")
 
 
 class ObjectStore:
     """The client is made at first use in each process, from that process's environment."""
 
-    def __init__(self, url: str) -> None:
-        """`url`: canonical, of a scheme in SCHEMES."""
+    def __init__(self, url: str, retry_s: float | None = None) -> None:
+        """`url`: canonical, of a scheme in SCHEMES. `retry_s`: see `open_store`."""
         self.url = url
+        self._retry_s = retry_seconds() if retry_s is None else retry_s
         self._lock = threading.Lock()
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[float, Client] = {}
 
-    def __reduce__(self) -> "tuple[type[ObjectStore], tuple[str]]":
-        return ObjectStore, (self.url,)
+    def __reduce__(self) -> "tuple[type[ObjectStore], tuple[str, float]]":
+        return ObjectStore, (self.url, self._retry_s)
 
     def get(self, key: str) -> bytes:
-        with self._normalised(key) as client:
+        def whole(client: Client) -> bytes:
             result = client.get(check_key(key))
             start, stop = result.range
             # One copy, from Rust's memory to Python's: readers of image bytes want `bytes`.
             return check_length(f"{self.url}/{key}", bytes(result.bytes()), stop - start)
 
+        return self._call(key, whole)
+
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        with self._normalised(key) as client:
-            data = bytes(client.get_range(check_key(key), start=offset, length=length))
+        data = self._call(key, lambda client: bytes(client.get_range(check_key(key), start=offset, length=length)))
         return check_length(f"{self.url}/{key}", data, length)
 
     def stat(self, key: str) -> Stat:
-        with self._normalised(key) as client:
-            meta = client.head(check_key(key))
-        return Stat(meta["size"], unquoted(meta["e_tag"]))
+        meta = self._call(key, lambda client: client.head(check_key(key)), base.STAT_TIMEOUT_S)
+        return Stat(meta["size"], unquoted(meta["e_tag"]), meta["last_modified"])
 
     def put(self, key: str, data: bytes) -> None:
-        with self._normalised(key) as client:
-            client.put(check_key(key), data, use_multipart=False)
+        self._call(key, lambda client: client.put(check_key(key), data, use_multipart=False))
 
     def put_file(self, key: str, path: Path) -> None:
         # In parts, each with its own retries; the object appears when the last call completes the upload.
-        with self._normalised(key) as client:
-            client.put(check_key(key), path, chunk_size=64 << 20, max_concurrency=4)
+        self._call(key, lambda client: client.put(check_key(key), path, chunk_size=PART_BYTES, max_concurrency=4))
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._create(key, data, base.REQUEST_TIMEOUT_S)
+        return self._create(key, data)
 
     def create_file(self, key: str, path: Path) -> bool:
         size = path.stat().st_size
@@ -91,86 +107,156 @@ class ObjectStore:
             return self.create(key, b"")
         # A mapped file costs page cache, which the kernel takes back, and no memory of ours.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return self._create(key, mapped, FILE_TIMEOUT_S)
+            # In whole timeouts: each other one needs a client of its own.
+            return self._create(key, mapped, 1 + size // (SLOWEST_BYTES_PER_S * base.REQUEST_TIMEOUT_S))
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         prefix = prefix.strip("/")
-        with self._normalised(prefix) as client:
+        pages = _Listing(prefix)
+        while metas := self._call(prefix, pages.next):
             # obstore's own Arrow batches need another package (arro3-core); as dicts a key costs 1.5 microseconds, and
             # its share of a page of the listing some 20 or more.
-            for metas in client.list(prefix or None, chunk_size=LIST_BATCH):
-                yield listing(
-                    [meta["path"] for meta in metas],
-                    [meta["size"] for meta in metas],
-                    [unquoted(meta["e_tag"]) for meta in metas],
-                )
+            yield listing(
+                [meta["path"] for meta in metas],
+                [meta["size"] for meta in metas],
+                [unquoted(meta["e_tag"]) for meta in metas],
+            )
 
     def delete(self, keys: Iterable[str]) -> None:
         checked = [check_key(key) for key in keys]
         for start in range(0, len(checked), 1000):  # S3 takes 1000 a request.
             chunk = checked[start : start + 1000]
             try:
-                with self._normalised(chunk[0]) as client:
-                    client.delete(chunk)
+                self._delete(chunk)
             except FileNotFoundError:
                 # GCS and Azure stop at the first missing key: go on one by one.
                 for key in chunk:
-                    with contextlib.suppress(FileNotFoundError), self._normalised(key) as client:
-                        client.delete(key)
+                    with contextlib.suppress(FileNotFoundError):
+                        self._delete([key])
 
-    def _create(self, key: str, data: bytes | mmap.mmap, timeout_s: int) -> bool:
-        with self._normalised(key, timeout_s) as client:
+    def _delete(self, keys: Sequence[str]) -> None:
+        self._call(keys[0], lambda client: client.delete(keys))
+
+    def _create(self, key: str, data: bytes | mmap.mmap, timeouts: int = 1) -> bool:
+        def create(client: Client) -> bool:
             try:
                 client.put(check_key(key), data, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
+            except (AlreadyExistsError, PreconditionError) as error:
+                # obstore calls every 409 "exists". On S3 it is none: two creates at once, and one is to come again.
+                if self.url.startswith("s3://") and _status(error) == 409:
+                    raise UnavailableError(f"{self.url}/{key}: {short_message(str(error))}") from None
                 return False
             return True
 
+        return self._call(key, create, timeouts * base.REQUEST_TIMEOUT_S)
+
+    def _call(self, key: str, call: Callable[[Client], T], timeout_s: float | None = None) -> T:
+        """What `call` does with the client, tried again while the store is unavailable."""
+
+        def attempt() -> T:
+            with self._normalised(key, timeout_s or base.REQUEST_TIMEOUT_S) as client:
+                return call(client)
+
+        return settled(attempt, self._retry_s)
+
     @contextlib.contextmanager
-    def _normalised(self, key: str, timeout_s: int | None = None) -> Iterator[Client]:
+    def _normalised(self, key: str, timeout_s: float) -> Iterator[Client]:
         """The client, with its errors turned into those of `da2ray.storage`."""
         uri = f"{self.url}/{key}" if key else self.url
         try:
-            yield self._client(timeout_s or base.REQUEST_TIMEOUT_S)
+            yield self._client(timeout_s)
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise PermissionError(f"{uri}: {short_message(str(error))}") from None
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{uri}: {short_message(str(error))}") from None
+            raise _missing(uri, str(error)) from None
         except InvalidPathError as error:
-            raise StoreError(f"{uri}: {short_message(str(error))}; --client fsspec reads such names") from None
+            raise StoreError(f"{uri}: {short_message(str(error))}; --storage-client fsspec reads such names") from None
         except BaseError as error:
-            raise _from_status(uri, str(error)) from None
+            raise _other(uri, error) from None
 
-    def _client(self, timeout_s: int) -> Client:
+    def _client(self, timeout_s: float) -> Client:
         with self._lock:
             if timeout_s not in self._clients:
-                self._clients[timeout_s] = _make_client(self.url, timeout_s)
+                self._clients[timeout_s] = _make_client(self.url, timeout_s, self._retry_s)
             return self._clients[timeout_s]
 
 
+class _Listing:
+    """The objects below a folder, by up to LIST_BATCH; after an answer that broke off, from the last key given."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix or None
+        self._size = LIST_BATCH
+        self._last: str | None = None
+        self._batches: Iterator[Sequence[ObjectMeta]] | None = None
+
+    def next(self, client: Client) -> "Sequence[ObjectMeta]":
+        """Empty at the end."""
+        try:
+            if self._batches is None:
+                self._batches = client.list(self._prefix, offset=self._last, chunk_size=self._size)
+            metas: Sequence[ObjectMeta] = next(self._batches, [])
+        except BaseError:
+            # A page at a time from now on: where each may break off, ten in a row rarely come.
+            self._batches, self._size = None, LIST_PAGE
+            raise
+        if metas:
+            self._last = metas[-1]["path"]
+        return metas
+
+
 _STATUS = re.compile(r"status code: (\d{3})")
+_TRANSPORT = re.compile(r"(https?://[^/\s?]+)?.*HTTP error: (.*)")
+_KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
+_TROUBLE = {
+    "Connect": "no connection",
+    "Timeout": "no answer in time",
+    "Request": "the connection was reset",
+    "Interrupted": "the answer broke off",
+    "Decode": "the answer broke off",
+}
+"""By object_store's HttpErrorKind, which obstore tells in the text of its errors only."""
 
 
-def _from_status(uri: str, text: str) -> OSError:
-    """From the status in the text, as obstore has no class of error of its own for an answer to a listing."""
-    status = _STATUS.search(text)
+def _status(error: BaseError) -> int | None:
+    """Of the answer; None where there was none, or none that was whole."""
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _missing(uri: str, text: str) -> OSError:
+    # An upload in parts that took effect, and whose answer was lost: its second completion finds no upload.
+    kind = UnavailableError if "NoSuchUpload" in text else FileNotFoundError
+    return kind(f"{uri}: {short_message(text)}")
+
+
+def _other(uri: str, error: BaseError) -> OSError:
+    """From the text, as obstore has no class of error of its own for an answer to a listing, nor for a lost one."""
+    text, status = str(error), _status(error)
     message = f"{uri}: {short_message(text)}"
-    if status and status[1] in {"401", "403"}:
+    if status in {401, 403}:
         return PermissionError(message)
-    if status and status[1] == "404":
+    if status == 404:
         return FileNotFoundError(message)
-    if status and status[1] == "301":
+    if status == 301:
         return StoreError(f"{message}; the bucket is in another region: set AWS_REGION")
+    if status in {408, 409, 429} or (status is not None and status >= 500):
+        return UnavailableError(message)
+    transport = _TRANSPORT.search(text.partition("\n")[0])
+    if status is None and transport and isinstance(error, GenericError):
+        kind = _KIND.search(text)
+        trouble = _TROUBLE.get(kind[1] if kind else "", transport[2])
+        return UnavailableError(f"{uri}: {trouble} ({transport[1]})" if transport[1] else f"{uri}: {trouble}")
     return StoreError(message)
 
 
-def _make_client(url: str, timeout_s: int) -> Client:
+def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
     prefix = path or None
     retry: RetryConfig = {
-        "max_retries": base.MAX_RETRIES,
-        "retry_timeout": timedelta(seconds=base.RETRY_TIMEOUT_S),
+        "max_retries": 1000,  # Time is the limit.
+        "retry_timeout": timedelta(seconds=retry_s),
         "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 2},
     }
     options: ClientConfig = {

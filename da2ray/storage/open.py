@@ -10,11 +10,12 @@ from da2ray.storage.base import Store
 from da2ray.storage.fsspec import FsspecStore
 from da2ray.storage.local import LocalStore
 from da2ray.storage.objects import SCHEMES, ObjectStore
+from da2ray.storage.redaction import WEB, redact
 
 Client = Literal["auto", "obstore", "fsspec"]
 
 
-def open_store(url: str, client: Client = "auto") -> Store:
+def open_store(url: str, client: Client = "auto", retry_s: float | None = None) -> Store:
     """The store at a URL or a local path. Nothing is contacted yet.
 
     Args:
@@ -22,19 +23,26 @@ def open_store(url: str, client: Client = "auto") -> Store:
             scheme that fsspec knows.
         client: "fsspec" takes fsspec for these too; "obstore" refuses the schemes that obstore does not serve. Local
             paths are the same under all three.
+        retry_s: for how many seconds a call to a remote store that does not answer, or answers to come again, is
+            repeated; None for what DA2RAY_RETRY_SECONDS says, else 180. Web servers: 15 at most.
 
     Raises:
-        UserError: a scheme that the client does not serve, or a password in the URL.
+        UserError: a scheme that the client does not serve, a password in the URL, or a DA2RAY_RETRY_SECONDS that is no
+            number.
     """
     url = canonical_url(url)
     scheme = _scheme(url)
     if scheme is None:
         return LocalStore(url)
+    if redact(url) != url:
+        raise UserError(f"{redact(url)} cannot have a query: a signature is that of one object, and this is a folder")
     if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
-        return FsspecStore(url)
+        return FsspecStore(url, retry_s)
     if scheme not in SCHEMES:
-        raise UserError(f"obstore does not serve {scheme}:// URLs: use --client auto or fsspec for {url}")
-    return ObjectStore(url)
+        raise UserError(
+            f"obstore does not serve {scheme}:// URLs: use --storage-client auto or fsspec for {redact(url)}"
+        )
+    return ObjectStore(url, retry_s)
 
 
 def canonical_url(url: str) -> str:
@@ -53,10 +61,11 @@ def canonical_url(url: str) -> str:
         return "/" + normal.lstrip("/")
     rest = url[len(scheme) + 3 :]
     host = rest.partition("/")[0]
-    if ":" in host.partition("@")[0] and "@" in host:
+    user, at, _ = host.rpartition("@")
+    if at and (":" in user or scheme in WEB):
         raise UserError(f"a {scheme}:// URL holds a password: give it through the environment instead")
     if not host and scheme != "memory":
-        raise UserError(f"no bucket or host in {url!r}")
+        raise UserError(f"no bucket or host in {redact(url)!r}")
     scheme = {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme)
     return f"{scheme}://{rest.rstrip('/')}"
 

@@ -69,7 +69,7 @@ class Prediction:
 
 
 class Teacher(Protocol):
-    """A loaded model. `predict` is called from one thread at a time, with autograd off."""
+    """A loaded model. `predict` is called with autograd off, from one thread at a time unless the spec says `concurrent`."""
 
     device: torch.device
 
@@ -105,6 +105,7 @@ class TeacherSpec:
         identify: options -> sha256 (hex) of the weights that would be loaded. Raises UserError where they are missing or
             do not fit this teacher, saying what was expected and what was found. Reads no more than it must.
         load: options -> the teacher on its device. Raises UserError likewise.
+        concurrent: `predict` may run in several threads at once, which on CPU is faster.
     """
 
     name: str
@@ -115,3 +116,4 @@ class TeacherSpec:
     preprocessing: str
     identify: Callable[[LoadOptions], str]
     load: Callable[[LoadOptions], Teacher]
+    concurrent: bool = False

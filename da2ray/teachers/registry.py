@@ -77,6 +77,7 @@ def _spec(
         preprocessing=PREPROCESSING,
         identify=identify,
         load=load,
+        concurrent=True,
     )
 
 

@@ -1,19 +1,23 @@
 """Small shards for these tests: smooth maps of two sizes, a rejected and a failed sample among them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import torch
 
-from da2ray.labels.commits import CommitOutcome, commit_shard
-from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo
+from da2ray.labels.commits import CommitOutcome, commit_shard, list_commits
+from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo, create_or_open
 from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import INDEX, Reason
 from da2ray.labels.shard import BuiltShard, build_shard
+from da2ray.labels.snapshots import create_snapshot
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind
 
 SIZES = [(28, 42), (42, 28)]
 FINGERPRINT = "f" * 16
+SHARDS = 4
 
 
 def info(**changes: object) -> DatasetInfo:
@@ -85,6 +89,17 @@ def built(format: str = "parquet", **arguments: object) -> BuiltShard:  # noqa: 
 def commit(store: Store, keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0) -> CommitOutcome:
     rows, qs, _ = content(keys, plan=plan, shard=shard, seed=seed)
     return commit_shard(store, plan, shard, build_shard(rows, qs, "parquet"), FINGERPRINT)
+
+
+def label(store: Store, format: str, shards: Iterable[int] = range(SHARDS)) -> list[int]:  # noqa: A002
+    """What a run does: label what has no commit, and make a snapshot. Returns what it labelled."""
+    create_or_open(store, info(format=format))
+    done = {entry.shard for entry in list_commits(store, "p")}
+    todo = [shard for shard in shards if shard not in done]
+    for shard in todo:
+        commit_shard(store, "p", shard, built(format, shard=shard), FINGERPRINT)
+    create_snapshot(store, ["p"], FINGERPRINT)
+    return todo
 
 
 class LostAnswers:

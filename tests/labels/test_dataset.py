@@ -21,6 +21,20 @@ def test_the_first_run_creates_it_and_later_runs_get_what_is_stored(tmp_path: Pa
     assert store.get(KEY) == before
 
 
+def test_a_store_that_overwrites_instead_of_creating_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+
+    def overwrite(key: str, data: bytes) -> bool:  # as a server that ignores If-None-Match
+        store.put(key, data)
+        return True
+
+    monkeypatch.setattr(store, "create", overwrite)
+    with pytest.raises(UserError, match="ignores conditional creates"):
+        create_or_open(store, info())
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -1,5 +1,7 @@
 """The device thread: labels do not depend on company, and one image's trouble stays its own."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -33,9 +35,9 @@ def host_batch(*firsts: int) -> HostBatch:
     return HostBatch(np.concatenate(images), shapes, SIZE)
 
 
-@pytest.fixture
-def device():
-    device = Device(Ramp(), bits=12, scaled=False)
+@pytest.fixture(params=[1, 3])
+def device(request: pytest.FixtureRequest):
+    device = Device(Ramp(), bits=12, scaled=False, workers=request.param)
     yield device
     device.close()
 
@@ -79,6 +81,58 @@ def test_scores_are_of_the_depth_before_it_was_quantised(device: Device) -> None
     assert (low, high) == (0, SIZE[1] - 1)
     assert mean == pytest.approx((SIZE[1] - 1) / 2)
     assert zeros == pytest.approx(1 / SIZE[1])
+
+
+class Small(Ramp):
+    """Memory for two images at a time, and for none that begins with 253."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def predict(self, batch: PixelBatch) -> Prediction:
+        self.calls.append(len(batch))
+        if len(batch) > 2 or any(image[0, 0, 0] == 253 for image in batch.images()):
+            raise torch.OutOfMemoryError("out of memory")
+        return super().predict(batch)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_remembers_what_fits() -> None:
+    teacher = Small()
+    device = Device(teacher, bits=12, scaled=False)
+    labelled = device.submit(host_batch(1, 2, 3, 4, 5, 6, 7, 8)).result(30)
+    assert labelled.errors == [None] * 8
+    assert [round(float(depth(labelled, index)[0, 0])) for index in range(8)] == list(range(1, 9))
+    # Eight, then four: each once. All others fit.
+    assert teacher.calls == [8, 4, 2, 2, 2, 2]
+    device.submit(host_batch(1, 2, 3, 4)).result(30)
+    assert teacher.calls[6:] == [2, 2]
+    device.close()
+
+
+def test_an_image_that_no_memory_suffices_for_fails_alone() -> None:
+    device = Device(Small(), bits=12, scaled=False)
+    labelled = device.submit(host_batch(1, 253, 3, 4)).result(30)
+    assert [error and error[0] for error in labelled.errors] == [None, "out_of_memory", None, None]
+    device.close()
+
+
+def test_what_the_device_works_on_can_be_seen_while_it_does() -> None:
+    going, seen = threading.Event(), threading.Event()
+
+    class Slow(Ramp):
+        def predict(self, batch: PixelBatch) -> Prediction:
+            seen.set()
+            going.wait(30)
+            return super().predict(batch)
+
+    device = Device(Slow(), bits=12, scaled=False)
+    future = device.submit(host_batch(1, 2))
+    seen.wait(30)
+    assert [images for _, images in device.calls()] == [2]
+    going.set()
+    future.result(30)
+    assert device.calls() == []
+    device.close()
 
 
 def test_a_device_thread_that_dies_tells_every_caller() -> None:

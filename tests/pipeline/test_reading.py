@@ -54,8 +54,7 @@ def images_of(block: pa.Table) -> dict[str, np.ndarray]:
             continue
         samples = samples_of(block)[row]
         assert len(samples) == len(batch)
-        for index, sample in enumerate(samples):
-            image = batch.image(index)
+        for sample, image in zip(samples, batch.parts(1), strict=True):
             found[sample["key"]] = image.pixels.reshape(*image.shapes[0], 3)
     return found
 
@@ -185,3 +184,20 @@ def test_no_jpeg_takes_more_room_than_was_counted_for_it(size: tuple[int, int]) 
             assert taken <= room, f"{mode} {size} orientation {orientation}: {taken} > {room}"
             # Counted with care, or arenas would be several times what they hold.
             assert room <= 4.5 * taken + 50_000
+
+
+def test_headers_that_promise_too_much_cost_their_own_rows_and_no_memory(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    good = jpeg(Image.new("RGB", (60, 60), "teal"))
+    frame = good.index(b"\xff\xc0") + 5
+    bomb = good[:frame] + (14_000).to_bytes(2) * 2 + good[frame + 4 :]  # 588 MB of pixels, below --max-pixels
+    for number in range(20):
+        (images / f"{number:02d}.jpg").write_bytes(good if number in {3, 19} else bomb)
+    block = make_reading(images).read(shard_of(images, tmp_path))
+    samples = sorted((found for row in samples_of(block) for found in row), key=lambda found: found["row"])
+    reasons = [sample["reason"] for sample in samples]
+    admitted = reading.BLOCK_BYTES // (3 * 14_000**2)
+    assert reasons[3] is reasons[19] is None
+    assert sum(reason == Reason.OUT_OF_MEMORY for reason in reasons) == 18 - admitted
+    assert sum(reason in {Reason.TRUNCATED, Reason.CORRUPT} for reason in reasons) == admitted

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from da2ray.errors import UserError
+from da2ray.storage import printable, redact
 from da2ray.teachers.depth_anything.dpt import CONFIGS, Config, DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import Layout, from_layout, layout_of, shapes_in
 
@@ -65,12 +66,14 @@ def locate(weights: str) -> Path:
         return path
     hub = HUB_ID.fullmatch(weights)
     if hub is None or (hub["file"] is None and weights.endswith(SUFFIXES)):
-        raise UserError(f"weights {path} do not exist: give --weights a file, a URL or a hub id such as org/name")
+        raise UserError(
+            f"weights {printable(path)} do not exist: give --weights a file, a URL or a hub id such as org/name"
+        )
     try:
         return Path(huggingface_hub.hf_hub_download(hub["repo"], hub["file"] or HUB_FILE, revision=hub["revision"]))
     except Exception as error:  # the hub's own, its HTTP client's, the disk's
         raise UserError(
-            f"weights {weights} are no local file and cannot be fetched from the Hugging Face hub ({_line(error)}): "
+            f"weights {printable(weights)} are no local file and cannot be fetched from the Hugging Face hub ({_line(error)}): "
             "where there is no network, download them elsewhere and give --weights PATH"
         ) from error
 
@@ -229,7 +232,8 @@ def _download(url: str) -> Path:
         version = [str(info.get(key)) for key in ("ETag", "etag", "LastModified", "mtime", "size")]
         digest = hashlib.sha256("\n".join([url, *version]).encode()).hexdigest()[:16]
         folder = Path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray").expanduser() / "weights"
-        target = folder / f"{digest}-{Path(remote).name}"
+        # Without the signature of a URL, which would hide the suffix, too.
+        target = folder / f"{digest}-{Path(redact(remote)).name}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
             # Several actors of a node may fetch at once: each its own temporary, the last rename wins.
@@ -240,14 +244,14 @@ def _download(url: str) -> Path:
         raise
     except Exception as error:  # every filesystem has errors of its own
         raise UserError(
-            f"weights {url} cannot be fetched ({_line(error)}): mend access, or give --weights PATH"
+            f"weights {printable(url)} cannot be fetched ({_line(error)}): mend access, or give --weights PATH"
         ) from error
     return target
 
 
 def _line(error: Exception) -> str:
     """The type of an error and the first sentence or line of its message, shortened."""
-    first = re.split(r"\n|\. ", str(error).strip(), maxsplit=1)[0][:160]
+    first = printable(re.split(r"\n|\. ", str(error).strip(), maxsplit=1)[0], 160)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

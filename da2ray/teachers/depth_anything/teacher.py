@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from da2ray.errors import UserError
+from da2ray.storage import printable
 from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction
 from da2ray.teachers.depth_anything import checkpoint
 from da2ray.teachers.depth_anything.dinov2 import PATCH
@@ -168,7 +169,9 @@ def random_state(config: Config, seed: int = 0) -> dict[str, Tensor]:
 
 def refuse_weights(options: LoadOptions, teacher: str) -> None:
     if options.weights is not None:
-        raise UserError(f"{teacher} takes no weights: drop --weights {options.weights}, or choose another --teacher")
+        raise UserError(
+            f"{teacher} takes no weights: drop --weights {printable(options.weights)}, or choose another --teacher"
+        )
 
 
 def torch_device(device: str) -> torch.device:

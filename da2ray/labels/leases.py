@@ -1,0 +1,182 @@
+"""Leases: which job labels which shards now, so that two jobs on one output do not do the same work.
+
+They are advice: a commit is created conditionally whoever holds what (invariant 2), so a lease that is wrong costs work and never
+a label. A lease covers a span of `SPAN` shards. It is a chain of objects `leases/<plan>/<span>-<epoch>.json`; who creates the
+next epoch holds the span until the time that the object says, and puts that time off by rewriting it. Where a holder
+died, the next epoch may be created: after that time, or at once by a job on the same machine, which can see that it is dead.
+"""
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from da2ray.storage import Store
+
+SPAN: Final = 1024
+"""Shards: few objects for the longest plan, and work for several jobs in all but short ones."""
+
+
+class Holder(BaseModel):
+    """Who holds a lease.
+
+    Attributes:
+        run: as in `runs/<run>/`.
+        host, boot, pid, started: the driver's process; `boot` tells one machine from another of the same name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: str
+    host: str
+    boot: str
+    pid: int
+    started: float
+
+    @classmethod
+    def this_process(cls, run: str) -> "Holder":
+        return cls(
+            run=run, host=socket.gethostname(), boot=_boot(), pid=os.getpid(), started=psutil.Process().create_time()
+        )
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether that is known: it ran on this machine, and does not any more."""
+        if self.boot != _boot():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            # A killed process stays in the table until its parent asks for it, in containers often for ever.
+            return process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Lease(BaseModel):
+    """What a lease object holds. `expires` is UTC; `released`: its holder is done with the span."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    holder: Holder
+    expires: datetime
+    released: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.released or self.expires < datetime.now(UTC) or self.holder.is_dead
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    span: int
+    epoch: int
+
+
+class Leases:
+    """One run's leases on the spans of a plan. `renew` may run in another thread than the rest."""
+
+    def __init__(self, store: Store, plan: str, run: str, seconds: float) -> None:
+        """`seconds`: how long a lease holds after it was taken or renewed."""
+        self._store = store
+        self._plan = plan
+        self._seconds = seconds
+        self._holder = Holder.this_process(run)
+        self._held: dict[int, int] = {}
+
+    @property
+    def held(self) -> set[int]:
+        """Spans."""
+        return set(self._held)
+
+    def take(self, spans: Iterable[int]) -> Holder | None:
+        """Take the first of these spans that is free.
+
+        Returns:
+            None where one was taken or is held already (`held` says which); else who holds the last one of them.
+
+        Raises:
+            OSError: the store failed.
+        """
+        newest = self._newest()
+        other: Holder | None = None
+        for span in spans:
+            if span in self._held:
+                continue
+            epoch = newest.get(span, 0)
+            if epoch:
+                lease = self._read(_Link(span, epoch))
+                if lease and not lease.is_over:
+                    other = lease.holder
+                    continue
+            link = _Link(span, epoch + 1)
+            if self._store.create(self._key(link), self._mine()) or self._is_mine(link):
+                self._held[span] = link.epoch
+                return None
+            other = lease.holder if (lease := self._read(link)) else other
+        return other
+
+    def renew(self) -> bool:
+        """Put the end of all held leases off; False where another job has taken one over, its holder being thought dead.
+
+        Raises:
+            OSError: the store failed; the leases stand until they expire.
+        """
+        held = dict(self._held)
+        newest = self._newest() if held else {}
+        for span, epoch in held.items():
+            if newest.get(span, epoch) > epoch:
+                self._held.pop(span, None)
+                return False
+            if span in self._held:
+                self._store.put(self._key(_Link(span, epoch)), self._mine())
+        return True
+
+    def release(self) -> None:
+        """Let others have the spans."""
+        for span, epoch in list(self._held.items()):
+            del self._held[span]
+            self._store.put(self._key(_Link(span, epoch)), self._mine(released=True))
+
+    def _mine(self, *, released: bool = False) -> bytes:
+        expires = datetime.now(UTC) + timedelta(seconds=self._seconds)
+        return Lease(holder=self._holder, expires=expires, released=released).model_dump_json().encode()
+
+    def _is_mine(self, link: _Link) -> bool:
+        """Whether a create whose answer was lost took place."""
+        lease = self._read(link)
+        return lease is not None and lease.holder == self._holder
+
+    def _read(self, link: _Link) -> Lease | None:
+        """None where it is gone or none of ours: such a lease binds nobody."""
+        try:
+            return Lease.model_validate_json(self._store.get(self._key(link)))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _newest(self) -> dict[int, int]:
+        """The highest epoch of each span."""
+        found: dict[int, int] = {}
+        for batch in self._store.list(f"leases/{self._plan}"):
+            for key in batch["key"].to_pylist():
+                span, dash, epoch = key.rpartition("/")[2].removesuffix(".json").partition("-")
+                if dash and span.isdecimal() and epoch.isdecimal():
+                    found[int(span)] = max(found.get(int(span), 0), int(epoch))
+        return found
+
+    def _key(self, link: _Link) -> str:
+        return f"leases/{self._plan}/{link.span:06d}-{link.epoch:06d}.json"
+
+
+def _boot() -> str:
+    """Names this start of this machine; containers on one machine share it, and not their process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: no two machines share their name and this moment
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"

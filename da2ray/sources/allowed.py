@@ -1,0 +1,210 @@
+"""Where the URIs of a manifest may lead: others wrote them, and they are read with this job's network and credentials."""
+
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from yarl import URL
+
+from da2ray.errors import UserError
+from da2ray.labels.schema import Reason, SampleError
+from da2ray.storage import Client, Store, canonical_url, open_store, printable, split_uri
+from da2ray.storage.objects import SCHEMES as OBJECT_STORES
+from da2ray.storage.redaction import WEB
+
+NAME_CHARS: Final = 200
+"""Of a URI in a message."""
+
+_ALIASES: Final = {"s3a": "s3", "gcs": "gs"}
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+_BUCKET: Final = re.compile(r"[\w$][\w.-]*(@[\w.-]+)?", re.ASCII)
+"""A bucket, or container@account. Clients build host names of it: `?`, `#` or `:` in it would make it another host."""
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Schemes, and single places of a scheme, that URIs may have. http and https as schemes mean public hosts; one that is at
+    a private address (loopback, link-local, 10/8, …) must be named.
+
+    Attributes:
+        schemes: such as `s3`; "file" is local paths.
+        places: `scheme:place`: a host and port, a bucket, a folder.
+    """
+
+    schemes: frozenset[str]
+    places: frozenset[str]
+
+    @classmethod
+    def of(cls, manifest: str, words: Iterable[str] = ()) -> "Allowed":
+        """What a manifest's URIs may have: by default local paths for a local manifest, object stores for a manifest that
+        is local or in one, and for any other just the host it came from; and what `--allow-scheme` names.
+
+        Args:
+            manifest: its canonical URL.
+            words: `scheme`, `scheme:host[:port]`, `scheme:bucket` or `file:/folder`.
+
+        Raises:
+            UserError: a word is none of these.
+        """
+        schemes: set[str] = set()
+        places: set[str] = set()
+        root, _ = split_uri(manifest)
+        scheme = root.partition("://")[0] if "://" in root else "file"
+        if scheme == "file":
+            schemes |= {"file", *OBJECT_STORES}
+        elif scheme in OBJECT_STORES:
+            schemes |= OBJECT_STORES
+        else:
+            places.add(_place(manifest))
+        for word in words:
+            name, separator, place = word.strip().partition(":")
+            name = _ALIASES.get(name.lower(), name.lower())
+            if not _SCHEME.fullmatch(name) or place.startswith(":") or (separator and not place.strip("/")):
+                raise UserError(f"--allow-scheme {printable(word)}: give a scheme, https:host or file:/folder")
+            if separator:
+                places.add(_named(name, place))
+            else:
+                schemes.add(name)
+        return cls(frozenset(schemes), frozenset(places))
+
+    def refusal(self, uri: str) -> str | None:
+        """Why the URI may not be read, and the option that changes it; None where it may be. Asks no network.
+
+        Raises:
+            UserError: it is no URI, so nothing would be read either.
+        """
+        if "::" in uri.partition("://")[0]:
+            return "URLs within URLs are not read"
+        # What the stores make of it decides, not what it looks like.
+        uri = canonical_url(uri)
+        scheme = uri.partition("://")[0] if not uri.startswith("/") else "file"
+        if scheme in WEB:
+            return self._web_refusal(uri)
+        if scheme == "file":
+            return self._file_refusal(uri)
+        bucket = uri.partition("://")[2].partition("/")[0]
+        if scheme in OBJECT_STORES and not _BUCKET.fullmatch(bucket):
+            return "not the name of a bucket"
+        if scheme in self.schemes or _place(uri) in self.places:
+            return None
+        return f"{scheme} is not allowed here: --allow-scheme {scheme}"
+
+    def check(self, uri: str) -> None:
+        """Raise what the sample's row will say.
+
+        Raises:
+            SampleError: `forbidden`.
+            UserError: as `refusal`.
+        """
+        if why := self.refusal(uri):
+            raise SampleError(Reason.FORBIDDEN, f"{printable(uri, NAME_CHARS)}: {printable(why, NAME_CHARS)}")
+
+    def open(self, root: str, client: Client, retry_s: float | None = None) -> Store:
+        """`open_store`, with hosts and redirects checked where it is the web."""
+        if root.partition("://")[0] in WEB:
+            from da2ray.sources.web import WebStore  # noqa: PLC0415 - aiohttp, which few sources need
+
+            return WebStore(root, self, retry_s)
+        return open_store(root, client, retry_s)
+
+    def names_host(self, host: str, port: int) -> bool:
+        """Whether an address of this host may be a private one."""
+        return any(f"{scheme}:{_host_port(host, port)}" in self.places for scheme in WEB)
+
+    def private_host(self, uri: str, address: str) -> str:
+        """What to say of a web URL whose host has this address."""
+        return f"{address} is not a public address: {_option(URL(uri))}"
+
+    def _web_refusal(self, uri: str) -> str | None:
+        try:
+            url = URL(uri)
+            host, port = url.raw_host, url.port
+        except ValueError:
+            return "not a URL"
+        if not host or port is None:
+            return "not a URL"
+        if f"{url.scheme}:{_host_port(host, port)}" in self.places:
+            return None
+        if url.scheme not in self.schemes:
+            return f"{url.scheme} is not allowed here: {_option(url)}"
+        return self.private_host(uri, host) if is_private(host) else None
+
+    def _file_refusal(self, path: str) -> str | None:
+        if "file" in self.schemes:
+            return None
+        folders = [place.removeprefix("file:") for place in self.places if place.startswith("file:")]
+        # A NUL is in no file's name, and in no argument of the calls that follow links.
+        if folders and "\0" not in path:
+            real = Path(os.path.realpath(path))
+            if any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
+                return None
+        return f"local files are not allowed here: --allow-scheme file:{path.rpartition('/')[0] or '/'}"
+
+
+def is_private(address: str) -> bool:
+    """Whether it is an IP address that is not of the public internet. A name is not: its addresses are checked when they
+    are known.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_private(str(inner))
+    return not ip.is_global or ip.is_multicast
+
+
+def must_be_regular(path: str) -> None:
+    """A pipe or a device would be read for ever. What does not exist is the store's to tell.
+
+    Raises:
+        SampleError: `unreadable`.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - untrusted text, maybe with NUL
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SampleError(Reason.UNREADABLE, f"{printable(path, NAME_CHARS)}: not a regular file")
+
+
+def _named(scheme: str, place: str) -> str:
+    if scheme == "file":
+        return f"file:{canonical_url(re.sub('^//+', '/', place))}"
+    return _place(f"{scheme}://{place.removeprefix('//')}")
+
+
+def _place(uri: str) -> str:
+    """`scheme:host:port` of a web URL, the port given or not; `scheme:host` of any other."""
+    root, _ = split_uri(uri)
+    scheme, _, host = root.partition("://")
+    if scheme not in WEB:
+        return f"{scheme}:{host}"
+    try:
+        url = URL(root)
+        if url.raw_host and url.port:
+            return f"{scheme}:{_host_port(url.raw_host, url.port)}"
+    except ValueError:
+        pass
+    raise UserError(f"no host in {printable(uri, NAME_CHARS)}")
+
+
+def _option(url: URL) -> str:
+    """The option that names the host of a web URL."""
+    place = _host_port(url.raw_host or "", url.port or 0)
+    return f"--allow-scheme {url.scheme}:{place.rpartition(':')[0] if url.is_default_port() else place}"
+
+
+def _host_port(host: str, port: int) -> str:
+    host = host.rstrip(".").lower()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

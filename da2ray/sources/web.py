@@ -1,0 +1,103 @@
+"""Images on web servers that a manifest names: every request is checked, redirects and resolved addresses too."""
+
+import functools
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import fsspec
+import fsspec.asyn
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from da2ray.sources.allowed import Allowed, is_private
+from da2ray.storage import StoreError, base, redact
+from da2ray.storage.fsspec import FsspecStore, web_timeout
+
+MOST_BYTES = 256 << 20
+"""Of an image: a server may send without end, and 16 threads of a task read at the same time."""
+
+
+class PrivateAddressError(Exception):
+    """A name that is not allowed to be at a private address is at this one."""
+
+
+class NotAllowedError(Exception):
+    """A request that was not sent. `status` tells FsspecStore that it is a matter of permission."""
+
+    status = 403
+
+
+class WebStore(FsspecStore):
+    """A server that an allowed one redirects to must be allowed itself."""
+
+    def __init__(self, url: str, allowed: Allowed, retry_s: float | None = None) -> None:
+        """`url`: canonical, of scheme http or https. `retry_s`: see `open_store`."""
+        super().__init__(url, retry_s)
+        self._allowed = allowed
+
+    def __reduce__(self) -> "tuple[type[WebStore], tuple[str, Allowed, float]]":  # type: ignore[override]
+        return WebStore, (self.url, self._allowed, self._retry_s)
+
+    def _whole(self, fs: Any, path: str, uri: str) -> bytes:  # noqa: ARG002
+        # One GET, whose length aiohttp checks. Asked for its size first, fsspec takes a refusal for a missing file.
+        return fsspec.asyn.sync(fs.loop, _body, fs, path, timeout=base.REQUEST_TIMEOUT_S)
+
+    def _filesystem(self) -> tuple[Any, str]:
+        with self._lock:
+            if self._made is None:
+                fs = fsspec.filesystem(
+                    self._scheme,
+                    skip_instance_cache=True,
+                    client_kwargs={"timeout": web_timeout()},
+                    get_client=functools.partial(_session, self._allowed),
+                )
+                self._made = fs, self.url
+            return self._made
+
+
+async def _body(fs: Any, url: str) -> bytes:
+    session: aiohttp.ClientSession = await fs.set_session()
+    async with session.get(fs.encode_url(url)) as response:
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise FileNotFoundError(url)
+        response.raise_for_status()
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(1 << 20):
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise StoreError(f"{redact(url)}: more than {MOST_BYTES >> 20} MiB")
+    return bytes(body)
+
+
+async def _session(allowed: Allowed, **options: Any) -> aiohttp.ClientSession:
+    async def check(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        if why := allowed.refusal(str(request.url)):
+            raise NotAllowedError(f"{request.url.origin()}: {why}")
+        try:
+            return await send(request)
+        except PrivateAddressError as error:
+            raise NotAllowedError(allowed.private_host(str(request.url), str(error))) from None
+
+    connector = aiohttp.TCPConnector(resolver=_PublicHosts(allowed))
+    # The bytes that lie there, and no archive bomb.
+    options |= {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
+    return aiohttp.ClientSession(connector=connector, middlewares=(check,), **options)
+
+
+class _PublicHosts(AbstractResolver):
+    """Addresses as the connection will use them: a name cannot resolve to another one after the check."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+        self._resolver = aiohttp.DefaultResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        if not self._allowed.names_host(host, port):
+            for each in found:
+                if is_private(each["host"]):
+                    raise PrivateAddressError(each["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()

@@ -1,0 +1,120 @@
+"""The main job before a store that fails as stores do: the dataset is that of an undisturbed run, in every mode."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import da2ray
+from da2ray.labels.schema import Status
+from da2ray.storage import Store, open_store
+from tests.fault_proxy import FaultProxy, Mode
+from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job
+from tests.photos import write_crops
+from tests.s3_server import S3Server
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+PHOTOS = 20
+SHARDS = 5
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: S3Server, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bucket with photographs and broken files under `photos`."""
+    url = s3.create_bucket()
+    store = open_store(f"{url}/photos")
+    broken = [photos / name for name in ("corrupt.jpg", "empty.jpg", "tiny.png")]
+    crops = write_crops(tmp_path_factory.mktemp("crops"), PHOTOS - len(broken))
+    for path in [*crops.iterdir(), *broken]:
+        store.put(path.name, path.read_bytes())
+    return url
+
+
+@pytest.fixture(scope="module")
+def proxy(s3: S3Server) -> Iterator[FaultProxy]:
+    with FaultProxy(s3.endpoint) as made:
+        yield made
+
+
+def label(bucket: str, output: str, proxy: FaultProxy, client: str = "obstore") -> Finished:
+    return run_job(*command(bucket, output, client), env={"AWS_ENDPOINT_URL": proxy.endpoint})
+
+
+def command(bucket: str, output: str, client: str = "obstore") -> list[object]:
+    return [
+        *("--images", f"{bucket}/photos", "--output", output, "--teacher", "luminance"),
+        *("--shard-size", PHOTOS // SHARDS, "--storage-client", client),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bucket: str) -> Store:
+    output = f"{bucket}/undisturbed"
+    finished = run_job(*command(bucket, output))
+    assert finished.code == 0, finished
+    return open_store(output)
+
+
+def assert_same_dataset(store: Store, expected: Store) -> None:
+    """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id."""
+    found, wanted = commits_of(store), commits_of(expected)
+    assert sorted(found) == sorted(wanted) == list(range(SHARDS))
+    for shard, commit in wanted.items():
+        assert store.get(found[shard].object) == expected.get(commit.object), f"shard {shard}"
+    labels = da2ray.open_labels(store.url)
+    assert labels.index.drop_columns("object").equals(da2ray.open_labels(expected.url).index.drop_columns("object"))
+    assert len(labels) == PHOTOS
+    assert "unreadable" not in labels.index["reason"].to_pylist()
+    for each in labels:
+        assert (each.depth is not None) == (each.status == Status.LABELLED)
+
+
+@pytest.mark.parametrize(
+    ("mode", "client"),
+    [
+        ("slow_down", "obstore"),
+        ("conflict", "obstore"),
+        ("reset", "obstore"),
+        ("truncate", "obstore"),
+        ("lost", "obstore"),
+        ("stall", "obstore"),
+        ("reset", "fsspec"),
+        ("lost", "fsspec"),
+    ],
+)
+def test_nothing_is_lost(bucket: str, undisturbed: Store, proxy: FaultProxy, mode: Mode, client: str) -> None:
+    output = f"{bucket}/{mode}-{client}"
+    proxy.set(mode)
+    finished = label(bucket, output, proxy, client)
+    assert finished.code == 0, finished
+    assert proxy.faults.total() >= 3, proxy.faults
+    assert_same_dataset(open_store(output), undisturbed)
+
+
+def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
+    bucket: str, undisturbed: Store, proxy: FaultProxy
+) -> None:
+    output = f"{bucket}/down"
+    store = open_store(output)
+    proxy.set("none")
+    job = RunningJob(*command(bucket, output), env={"AWS_ENDPOINT_URL": proxy.endpoint, "DA2RAY_RETRY_SECONDS": "2"})
+    job.wait_until(lambda: count_commits(store) >= 1)
+    proxy.set("down")
+    ended = job.wait(60)
+    committed = count_commits(store)
+    assert committed < SHARDS, "down too late to show anything"
+    assert ended.code == 75, ended
+    said = [line for line in ended.stdout.splitlines() if "a store failed" in line or "the same command" in line]
+    assert 1 <= len(said) <= 2, ended
+    assert bucket in said[0]
+    assert "the same command" in said[-1]
+    assert "Traceback" not in ended.stdout + ended.stderr, ended.stderr
+    for commit in commits_of(store).values():
+        assert "unreadable" not in commit.rows["reason"].to_pylist()
+
+    proxy.set("none")
+    resumed = label(bucket, output, proxy)
+    assert resumed.code == 0, resumed
+    assert f"resuming: {committed} of {SHARDS} shards are committed" in resumed.stdout
+    assert_same_dataset(store, undisturbed)

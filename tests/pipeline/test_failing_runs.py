@@ -1,0 +1,88 @@
+"""Runs that go wrong early, runs that try failures again, and two runs at once; each on jobs/pseudolabel.py."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import da2ray
+from da2ray.labels.snapshots import list_snapshots
+from da2ray.plan import list_plans
+from da2ray.storage import open_store
+from tests.jobs import RunningJob, commits_of, count_commits, run_job, shard_objects
+from tests.photos import REASONS, write_crops
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def statuses(output: Path) -> dict[str, str | None]:
+    """Each key and its reason."""
+    return {label.key: label.reason for label in da2ray.open_labels(str(output))}
+
+
+def test_a_run_over_its_budget_stops_early_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    images = write_crops(tmp_path / "images", 40)
+    for number in range(12):
+        (images / f"a{number:03d}.jpg").write_bytes(b"")
+        (images / f"{number:04d}-empty.jpg").write_bytes(b"")
+    output = tmp_path / "labels"
+    command = ["--images", images, "--output", output, "--teacher", "luminance", "--shard-size", 2]
+    stopped = run_job(*command, "--max-failed", 2)
+    assert stopped.code == 1, stopped
+    assert "more than --max-failed 2: stopped with" in stopped.stdout
+    store = open_store(str(output))
+    assert 0 < count_commits(store) < 32
+    assert not list_snapshots(store)
+
+    finished = run_job(*command, "--max-failed", 24)
+    assert finished.code == 0, finished
+    assert sorted(reason for reason in statuses(output).values() if reason) == ["empty"] * 24
+
+
+def test_failures_are_tried_again_by_class_and_supersede_their_rows(photos: Path, tmp_path: Path) -> None:
+    images, output = Path(shutil.copytree(photos, tmp_path / "images")), tmp_path / "labels"
+    command = ["--images", images, "--output", output, "--teacher", "luminance", "--shard-size", 3]
+    early = run_job(*command, "--retry-failed")
+    assert early.code == 2
+    assert "--retry-failed" in early.stderr
+    assert "no snapshot" in early.stderr
+
+    assert run_job(*command).code == 0
+    before = {label.key: label for label in da2ray.open_labels(str(output))}
+    assert {key: label.reason for key, label in before.items()} == REASONS
+    # Two were mended; of one class only those are tried.
+    for name in ("truncated.jpg", "corrupt.jpg"):
+        shutil.copy(photos / "astronaut.jpg", images / name)
+    tried = run_job(*command, "--retry-failed", "truncated", "empty")
+    assert tried.code == 0, tried
+    assert "2 images in 1 shards" in tried.stdout
+    assert statuses(output) == REASONS | {"truncated.jpg": None}
+    after = da2ray.open_labels(str(output))
+    assert len(after) == len(before)
+    for label in after:
+        if label.key != "truncated.jpg" and label.status == "labelled":
+            assert label.depth.tobytes() == before[label.key].depth.tobytes()
+
+    assert run_job(*command, "--retry-failed").code == 0
+    assert statuses(output) == REASONS | {"truncated.jpg": None, "corrupt.jpg": None}
+    # The snapshot before is what it was.
+    assert {label.key: label.reason for label in da2ray.open_labels(str(output), snapshot=1)} == REASONS
+
+
+def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first_did(tmp_path: Path) -> None:
+    images, output = write_crops(tmp_path / "images", 90), tmp_path / "labels"
+    command = ["--images", images, "--output", output, "--teacher", "random-tiny", "--shard-size", 3]
+    store = open_store(str(output))
+    first = RunningJob(*command)
+    first.wait_until(lambda: count_commits(store) > 0)
+    second = RunningJob(*command)
+    ended = first.wait(), second.wait()
+    assert [finished.code for finished in ended] == [0, 0], ended
+    assert "labels what is left" in ended[1].stdout
+    assert "shards were committed meanwhile by run" in ended[1].stdout
+    assert len(commits_of(store)) == 30
+    # Nobody labelled a shard that the other one had: every object is the one that its commit names.
+    assert shard_objects(store) == {commit.object for commit in commits_of(store).values()}
+    assert len(list_plans(store)) == 1
+    assert list_snapshots(store) == [1]
+    assert len(da2ray.open_labels(str(output))) == 90

@@ -1,0 +1,89 @@
+"""One image that kills, hangs or starves the process that meets it is found down to its row, and costs no other row."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from da2ray.labels.reader import Labels, open_labels
+from tests.jobs import Finished, run_job
+from tests.photos import png, write_crops
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+POISON = Path(__file__).parent.parent / "poison"
+DECODING = {"segfault": "crashed", "hang": "timeout", "lock": "timeout"}
+"""What `tests/poison/sitecustomize.py` knows, and the class that it should be found to be."""
+TEACHER = {10: "teacher_error", 20: "non_finite", 30: "out_of_memory", 40: "crashed", 50: "timeout", 60: "crashed"}
+"""60 keeps Python's lock while it hangs: nothing in the process can tell that from a crash."""
+OPTIONS = ("--teacher", "luminance", "--shard-size", 6, "--batch-size", 2, "--sample-timeout", 2)
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crops(tmp_path_factory.mktemp("crops"), 18)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert run_job("--images", crops, "--output", output, *OPTIONS).code == 0
+    return open_labels(str(output))
+
+
+def run_poisoned(images: Path, output: Path) -> Finished:
+    return run_job("--images", images, "--output", output, *OPTIONS, env={"PYTHONPATH": str(POISON)})
+
+
+def label_poisoned(images: Path, output: Path) -> Labels:
+    finished = run_poisoned(images, output)
+    assert finished.code == 0, finished
+    return open_labels(str(output))
+
+
+def assert_only_these_failed(labels: Labels, reasons: dict[str, str], undisturbed: Labels) -> None:
+    expected = {label.key: label for label in undisturbed}
+    found = {label.key: label for label in labels}
+    assert {key: label.reason for key, label in found.items() if label.status != "labelled"} == reasons
+    assert found.keys() == expected.keys() | reasons.keys()
+    for key, label in expected.items():
+        np.testing.assert_array_equal(found[key].depth, label.depth)
+
+
+def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(crops: Path, undisturbed: Labels, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(crops, tmp_path / "images"))
+    good = (crops / "0000.jpg").read_bytes()
+    reasons = {}
+    for number, (what, reason) in enumerate(DECODING.items()):
+        # In three shards, between good ones.
+        name = f"{6 * number + 2:04d}-{what}.jpg"
+        (images / name).write_bytes(good + b"POISON:" + what.encode())
+        reasons[name] = reason
+    assert_only_these_failed(label_poisoned(images, tmp_path / "labels"), reasons, undisturbed)
+
+
+def test_an_image_that_the_teacher_cannot_take_fails_alone(crops: Path, undisturbed: Labels, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(crops, tmp_path / "images"))
+    reasons = {}
+    for number, (mark, reason) in enumerate(TEACHER.items()):
+        pixels = np.asarray(Image.open(crops / "0001.jpg")).copy()
+        pixels[0, 0] = (254, 1, mark)
+        name = f"{3 * number:04d}-{mark}.png"
+        (images / name).write_bytes(png(Image.fromarray(pixels)))
+        reasons[name] = reason
+    assert_only_these_failed(label_poisoned(images, tmp_path / "labels"), reasons, undisturbed)
+
+
+def test_a_write_that_hangs_ends_the_run_with_a_message_and_what_was_written_stays(crops: Path, tmp_path: Path) -> None:
+    images, output = Path(shutil.copytree(crops, tmp_path / "images")), tmp_path / "labels"
+    shutil.copy(crops / "0001.jpg", images / "hang-write.jpg")
+    finished = run_poisoned(images, output)
+    assert finished.code == 75, finished
+    assert "workers died, and again when their shard was tried 3 times more" in finished.stdout
+    assert "Traceback" not in finished.stdout + finished.stderr
+    # Without the poison the rest is done, and nothing again.
+    again = run_job("--images", images, "--output", output, *OPTIONS)
+    assert again.code == 0, again
+    assert len(open_labels(str(output))) == len(list(images.iterdir()))

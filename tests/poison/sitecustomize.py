@@ -1,0 +1,120 @@
+"""Makes marked images poisonous, in every process of a job whose PYTHONPATH names this folder.
+
+A file whose bytes hold `POISON:<what>` does that to the process that decodes it; an image whose first pixel is (254, 1, n) does
+what `TEACHER[n]` says to a process in which the `luminance` teacher sees it. A shard with a key that begins `hang-write`
+hangs the process that writes it. Deadlines that are long for good reasons are short here.
+"""
+
+import ctypes
+import importlib.abc
+import importlib.util
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+TEACHER = {10: "raise", 20: "nan", 30: "memory", 40: "segfault", 50: "hang", 60: "lock"}
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def hang() -> None:
+    time.sleep(3600)
+
+
+def hang_with_lock() -> None:
+    """As a C extension that never gives Python's lock back."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+DECODING = {b"segfault": segfault, b"hang": hang, b"lock": hang_with_lock}
+
+
+def poison_decoding(module: Any) -> None:
+    decode = module.decode_pixels
+
+    def decode_pixels(data: bytes, *args: Any) -> Any:
+        if found := re.search(rb"POISON:(\w+)", data):
+            DECODING[found[1]]()
+        return decode(data, *args)
+
+    module.decode_pixels = decode_pixels
+
+
+def poison_teacher(module: Any) -> None:
+    predict = module.Luminance.predict
+
+    def predict_poisoned(self: Any, batch: Any) -> Any:
+        import torch
+
+        what = {TEACHER.get(int(image[0, 0, 2])) for image in batch.images() if image[0, 0, :2].tolist() == [254, 1]}
+        if "segfault" in what:
+            segfault()
+        if "hang" in what:
+            hang()
+        if "lock" in what:
+            hang_with_lock()
+        if "raise" in what:
+            raise ValueError("the teacher cannot stand this image")
+        if "memory" in what:
+            raise torch.OutOfMemoryError("out of memory")
+        prediction = predict(self, batch)
+        for depth, image in zip(prediction.depth, batch.images(), strict=True):
+            if image[0, 0].tolist() == [254, 1, 20]:
+                depth[0, 0] = float("nan")
+        return prediction
+
+    module.Luminance.predict = predict_poisoned
+
+
+def poison_writing(module: Any) -> None:
+    build = module.build_shard
+
+    def build_shard(rows: Any, *args: Any) -> Any:
+        if any(key.startswith("hang-write") for key in rows["key"].to_pylist()):
+            hang_with_lock()
+        return build(rows, *args)
+
+    module.build_shard = build_shard
+
+
+def shorten_write(module: Any) -> None:
+    module.WRITE_SECONDS = 3
+
+
+def shorten_lock(module: Any) -> None:
+    module.LOCK_SECONDS = 2
+
+
+PATCHES: dict[str, Callable[[Any], None]] = {
+    "da2ray.images": poison_decoding,
+    "da2ray.teachers.luminance": poison_teacher,
+    "da2ray.labels.shard": poison_writing,
+    "da2ray.pipeline.watchdog": shorten_write,
+    "da2ray.pipeline.labeler": shorten_lock,
+}
+
+
+class Poisoner(importlib.abc.MetaPathFinder):
+    """Patches a module right after it was imported, so that nothing is imported before its time."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        if name not in PATCHES:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
+        execute = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            PATCHES[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Poisoner())

@@ -1,0 +1,118 @@
+"""An object that cannot be read is its sample's row; a store that is down is nobody's row, and ends the reading."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from da2ray.labels.schema import Reason, SampleError
+from da2ray.sources import Member, fetch, outage
+from da2ray.sources.outage import OutageError
+from da2ray.storage import open_store
+from da2ray.storage.open import Client
+from tests.fault_proxy import FaultProxy, Mode, Request
+from tests.s3_server import S3Server
+
+BODIES = {f"{number}.jpg": f"image {number}".encode() for number in range(8)}
+
+
+@pytest.fixture(params=["obstore", "fsspec"])
+def client(request: pytest.FixtureRequest) -> Client:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: S3Server) -> str:
+    url = s3.create_bucket()
+    store = open_store(url)
+    for name, body in BODIES.items():
+        store.put(f"a/{name}", body)
+    return url
+
+
+@pytest.fixture
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Before the server, for clients of little patience."""
+    monkeypatch.setattr(outage, "PROBE_RETRY_S", 0.5)
+    monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
+    with FaultProxy(s3.endpoint) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        yield made
+
+
+def members(root: str) -> list[Member]:
+    return [Member(name, f"{root}/a/{name}", None, None) for name in BODIES]
+
+
+@pytest.mark.parametrize("mode", ["down", "refused"])
+def test_a_store_that_is_down_ends_the_reading_and_is_asked_once(
+    bucket: str, proxy: FaultProxy, client: Client, mode: Mode
+) -> None:
+    asked: list[str] = []
+    proxy.applies = lambda request: asked.append(request.target) or True
+    proxy.set(mode)
+    given: list[object] = []
+    with pytest.raises(OutageError, match=bucket) as caught:
+        given += fetch(members(bucket), 8, client)
+    assert given == []
+    assert "\n" not in str(caught.value)
+    assert len({target for target in asked if outage.ABSENT in target}) == 1
+
+
+def test_one_object_that_cannot_be_read_is_its_own_trouble(bucket: str, proxy: FaultProxy, client: Client) -> None:
+    proxy.applies = lambda request: request.target.endswith("3.jpg")
+    proxy.set("down")
+    read = dict(fetch(members(bucket), 8, client))
+    (error,) = [body for member, body in read.items() if member.key == "3.jpg"]
+    assert isinstance(error, SampleError)
+    assert error.reason is Reason.UNREADABLE
+    assert {member.key: body for member, body in read.items() if member.key != "3.jpg"} == {
+        name: body for name, body in BODIES.items() if name != "3.jpg"
+    }
+
+
+def test_what_an_outage_delayed_is_read_once_it_is_over(bucket: str, proxy: FaultProxy, client: Client) -> None:
+    over = False
+
+    def until_asked(request: Request) -> bool:
+        nonlocal over
+        over = over or outage.ABSENT in request.target
+        return not over
+
+    proxy.applies = until_asked
+    proxy.set("down")
+    assert {member.key: body for member, body in fetch(members(bucket), 8, client)} == BODIES
+
+
+def test_a_web_server_that_is_gone_is_its_samples_trouble(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"image")
+    uris = ["http://127.0.0.1:9/0.jpg", str(tmp_path / "1.jpg")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DA2RAY_RETRY_SECONDS", "1")
+        bodies = [body for _, body in fetch([Member(uri, uri, None, None) for uri in uris], 2)]
+    assert isinstance(bodies[0], SampleError)
+    assert (bodies[0].reason, bodies[1]) == (Reason.UNREADABLE, b"image")
+
+
+@pytest.mark.parametrize(("broken", "ends"), [("both", True), ("file", False)])
+def test_a_mount_that_is_gone_is_an_outage_and_a_bad_sector_is_not(
+    broken: str, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "1.jpg"
+    path.write_bytes(b"image")
+    real = Path.stat
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", fails)
+    monkeypatch.setattr(Path, "stat", lambda self, **how: fails() if broken == "both" else real(self, **how))
+    reading = fetch([Member("1.jpg", str(path), None, None)], 1)
+    if ends:
+        with pytest.raises(OutageError, match="Input/output error"):
+            list(reading)
+        return
+    ((_, body),) = reading
+    assert isinstance(body, SampleError)
+    assert body.reason is Reason.UNREADABLE

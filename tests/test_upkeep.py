@@ -1,0 +1,141 @@
+"""`da2ray verify`, `repair` and `gc` say what they found and did, and exit by it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from da2ray.labels.commits import read_commit
+from da2ray.labels.reader import open_labels
+from da2ray.labels.snapshots import open_snapshot, snapshot_key
+from da2ray.storage import Store, open_store
+from tests.jobs import Command
+from tests.labels.samples import SHARDS, label
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(str(tmp_path / "labels [1]"))  # brackets are markup to the library that prints
+    label(store, "parquet")
+    return store
+
+
+def test_verify_repair_run_and_verify_again(command: Command, store: Store) -> None:
+    code, said, err = command("verify", store.url)
+    assert (code, err) == (0, "")
+    assert said.startswith("4 of 4 shards and 1 of 1 parts of the newest snapshot's index checked")
+    assert said.endswith("nothing is wrong\n")
+    assert command("repair", store.url)[:2] == (0, said)
+
+    gone = read_commit(store, "p", 2).object
+    store.delete([gone])
+    code, said, _ = command("verify", store.url)
+    assert code == 1
+    assert [line.split()[:4] for line in said.splitlines() if "shards/" in line] == [["p", "2", gone, "object_missing"]]
+    assert f"da2ray repair {store.url}" in said
+
+    code, said, _ = command("repair", store.url, "--dry-run")
+    assert (code, "would remove 1 commits" in said) == (0, True)
+    code, said, _ = command("repair", store.url)
+    assert code == 0
+    assert gone in said
+    for line in ("removed 1 commits", "these rows of theirs stay broken: 1", "next: run the same job again"):
+        assert line in said
+    assert label(store, "parquet") == [2]
+    assert command("verify", store.url)[0] == 0
+
+
+def test_a_broken_part_and_a_broken_snapshot(command: Command, store: Store) -> None:
+    (part,) = open_snapshot(store).parts
+    store.put(part.key, b"broken")
+    assert f"{part.key} " in command("verify", store.url)[1]
+    assert "would write 1 parts of the index again" in command("repair", "--dry-run", store.url)[1]
+    code, said, _ = command("repair", store.url)
+    assert (code, "wrote 1 parts of the index again" in said) == (0, True)
+    assert command("verify", store.url)[0] == 0
+
+    store.put(snapshot_key(1), b"broken")
+    assert command("verify", store.url)[0] == 1
+    code, said, _ = command("repair", store.url)
+    assert (code, "delete it, and the next snapshot takes its number" in said) == (1, True)
+    code, _, err = command("gc", store.url)
+    assert (code, snapshot_key(1) in err) == (2, True)
+
+
+def test_verify_as_json_is_json_and_nothing_else(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = read_commit(store, "p", 0).object
+    store.put(key, store.get(key)[:-1])
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # progress is a bar then, on stderr
+    code, said, err = command("verify", "--json", store.url)
+    assert code == 1
+    assert "verify" in err
+    found = json.loads(said)
+    assert (found["shards"], found["shards_checked"], found["parts"]) == (SHARDS, SHARDS, 1)
+    (finding,) = found["findings"]
+    assert {name: finding[name] for name in ("plan", "shard", "object", "what", "snapshot")} == {
+        "plan": "p", "shard": 0, "object": key, "what": "size", "snapshot": None,
+    }  # fmt: skip
+
+
+def test_a_sample_is_a_share(command: Command, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("verify", store.url, "--sample", "50%")[1].startswith("2 of 4 shards")
+    assert command("verify", store.url, "--sample", "0.01")[1].startswith("1 of 4 shards")
+    for bad in ("0", "2", "200%", "some", "nan"):
+        with pytest.raises(SystemExit) as ended:
+            command("verify", store.url, "--sample", bad)
+        assert ended.value.code == 2
+    assert "such as 0.05 or 5%" in capsys.readouterr().err
+
+
+def test_gc_counts_by_folder(command: Command, store: Store) -> None:
+    orphan = f"shards/p/00000001-{'0' * 16}.parquet"
+    store.put(orphan, b"12345")
+    code, said, _ = command("gc", store.url)
+    assert code == 0
+    assert "kept 1 objects (5 bytes) that no commit names, since they are younger than --grace 24 hours" in said
+    os.utime(Path(store.url) / orphan, (0, 0))
+
+    def rows(said: str) -> list[list[str]]:
+        return [line.split() for line in said.splitlines()[1:] if line.split()[-1] != "0"]
+
+    code, said, _ = command("gc", "--dry-run", store.url)
+    assert (code, rows(said)) == (0, [["shards", "1", "5"]])
+    assert "would remove" in said
+    assert command("gc", store.url, "--grace", "0.5")[1].splitlines()[1].split() == ["shards", "1", "5"]
+    assert rows(command("gc", store.url, "--grace", "0")[1]) == []
+    assert len(open_labels(store.url)) == SHARDS * 7
+    for bad in ("-1", "inf", "nan", "soon"):
+        with pytest.raises(SystemExit) as ended:
+            command("gc", store.url, f"--grace={bad}")
+        assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["verify", "repair", "gc"])
+def test_a_place_without_dataset_is_exit_2_and_one_line(command: Command, tmp_path: Path, name: str) -> None:
+    code, said, err = command(name, tmp_path / "nothing")
+    assert (code, said) == (2, "")
+    assert err.startswith(f"error: no dataset at {tmp_path / 'nothing'}")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["verify", "repair", "gc"])
+def test_a_store_that_cannot_be_reached_is_exit_2_and_no_finding(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise PermissionError(f"{store.url}: permission denied")
+
+    monkeypatch.setattr(type(store), "get", refuse)
+    code, said, err = command(name, store.url)
+    assert (code, said) == (2, "")
+    assert "permission denied" in err
+
+
+def test_the_commands_do_without_ray() -> None:
+    code = "import sys, da2ray.cli; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
