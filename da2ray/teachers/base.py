@@ -23,6 +23,14 @@ class Kind(StrEnum):
     METRIC = "metric"  # metres, larger = farther
 
 
+class Camera(StrEnum):
+    """What a teacher does with an image whose focal length is not known."""
+
+    UNUSED = "unused"  # the focal length never matters
+    ASSUMED = "assumed"  # it takes a documented one
+    PREDICTED = "predicted"  # it finds one out by itself
+
+
 class SizeRule(Protocol):
     """Picklable: (height, width) of an image as displayed -> (height, width) at which the network sees it, in pixels."""
 
@@ -39,12 +47,15 @@ class PixelBatch:
         size: the network's (height, width), one for all.
         scaled: True where pixels were decoded at a reduced scale for speed (`--decode scaled`): the resize may then be the
             fastest one instead of the official float bicubic.
+        focals: focal length of each image in pixels of its (H, W) in `shapes`, None where it is not known; None for all
+            where the teacher's spec says that it is unused.
     """
 
     pixels: torch.Tensor
     shapes: Sequence[tuple[int, int]]
     size: tuple[int, int]
     scaled: bool = False
+    focals: Sequence[float | None] | None = None
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -62,10 +73,13 @@ class Prediction:
     Attributes:
         depth: float32 (N, height, width), in the teacher's kind and unit.
         confidence: float32 (N, height, width) in [0, 1], larger = surer; None where the model gives none.
+        focals: float32 (N,) the focal length that was used, in pixels of each image's (H, W) in the batch; None where the
+            teacher's spec says that it is unused.
     """
 
     depth: torch.Tensor
     confidence: torch.Tensor | None = None
+    focals: torch.Tensor | None = None
 
 
 class Teacher(Protocol):
@@ -84,12 +98,21 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a teacher is run. `precision` is fp32, bf16 or fp16; `device` a torch device string, already resolved."""
+    """How a teacher is run.
+
+    Attributes:
+        weights: path, URL or hub id; None for the teacher's own.
+        device: a torch device string, already resolved.
+        precision: fp32, bf16 or fp16.
+        compile: specialise the network with `torch.compile`.
+        trust_remote_code: code that comes with the weights may run.
+    """
 
     weights: str | None = None
     device: str = "cpu"
     precision: str = "fp32"
     compile: bool = False
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,7 @@ class TeacherSpec:
             do not fit this teacher, saying what was expected and what was found. Reads no more than it must.
         load: options -> the teacher on its device. Raises UserError likewise.
         concurrent: `predict` may run in several threads at once, which on CPU is faster.
+        camera: whether an image's focal length matters, and what is done where it is not known.
     """
 
     name: str
@@ -117,3 +141,4 @@ class TeacherSpec:
     identify: Callable[[LoadOptions], str]
     load: Callable[[LoadOptions], Teacher]
     concurrent: bool = False
+    camera: Camera = Camera.UNUSED
