@@ -1,13 +1,14 @@
-"""The headers of image files: size, orientation and format, before a pixel is decoded or memory for it is taken.
+"""The headers of image files: size, orientation, format and focal length, before a pixel is decoded or memory for it is taken.
 
 Formats are told by signature alone: JPEG, PNG, WebP, GIF, BMP, TIFF (not BigTIFF). Parsed here and not by Pillow, whose
 `open` allocates the canvas of a WebP, refuses or warns of large images by a global (`Image.MAX_IMAGE_PIXELS`), warns of
 malformed metadata on stderr, and does not tell a file cut short from one that is no image. A JPEG takes 3 us.
 """
 
+import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -60,6 +61,44 @@ def read_header(data: bytes) -> Header:
     return Header(width, height, orientation, kind, components)
 
 
+def read_focal(data: bytes, header: Header) -> float | None:
+    """Focal length in pixels of the image at full size, by its EXIF; None where that does not say, is malformed, or says
+    nonsense.
+
+    Pixels are taken as square, so it is the same number along both sides and whichever way the image is turned. EXIF describes
+    what the camera took: of an image that was cropped since it is not true.
+
+    From FocalLengthIn35mmFilm f: f * diagonal / 43.27, the diagonal of 36 x 24 mm film. Without it, from FocalLength in mm and
+    the width of the sensor, which is PixelXDimension over FocalPlaneXResolution, so that an image made smaller by a program
+    that left its EXIF alone is right too.
+    """
+    try:
+        tags = _exif_directory(_EXIF[header.format](data))
+    except (SampleError, struct.error, IndexError, KeyError):
+        return None
+    diagonal = math.hypot(header.width, header.height)
+    film, length = tags.get(_FOCAL_IN_FILM, 0), tags.get(_FOCAL, 0)
+    if film > 0:
+        focal = film * diagonal / _FILM_DIAGONAL
+    else:
+        stored = header.height if header.orientation >= 5 else header.width
+        # Pixels a mm of a sensor that has `taken` of them side by side.
+        density = tags.get(_PLANE_RESOLUTION, 0) / _UNIT_MM.get(int(tags.get(_PLANE_UNIT, 2)), math.inf)
+        taken = tags.get(_PIXELS_ACROSS, stored)
+        focal = length * density * stored / taken if taken > 0 else 0
+    return focal if _SHORTEST_FOCAL * diagonal <= focal <= _LONGEST_FOCAL * diagonal else None
+
+
+_FILM_DIAGONAL = math.hypot(36, 24)
+# mm; 43.27.
+_SHORTEST_FOCAL, _LONGEST_FOCAL = 0.05, 50
+# Of the diagonal: lenses of 2.2 mm to 2.2 m in front of film. What is beyond was not measured.
+_EXIF_POINTER = 0x8769
+_FOCAL, _PIXELS_ACROSS, _PLANE_RESOLUTION, _PLANE_UNIT, _FOCAL_IN_FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0xA405
+_UNIT_MM = {2: 25.4, 3: 10.0}
+# FocalPlaneResolutionUnit: inch, the default, and centimetre.
+
+
 _LONGEST = 2**31 - 1
 # What PNG allows, and what the index holds.
 
@@ -87,9 +126,24 @@ def _parse_jpeg(data: bytes) -> _Parsed:
             return width, height, orientation, components
         if marker == JPEG_SCAN:
             break
-        if marker == 0xE1 and data[start : start + 6] == b"Exif\0\0":
-            orientation = _exif_orientation(data[start + 6 : end])
+        if _is_exif(data, marker, start):
+            orientation = _exif_orientation(data[start:end])
     raise SampleError(Reason.CORRUPT, "jpeg: no frame header before the first scan")
+
+
+def _is_exif(data: bytes, marker: int, start: int) -> bool:
+    return marker == 0xE1 and data[start : start + 6] == _EXIF_PREFIX
+
+
+def _jpeg_exif(data: bytes) -> bytes:
+    """Of several blocks the last one before the frame header, as for the orientation."""
+    found = b""
+    for marker, start, end in jpeg_segments(data):
+        if marker in JPEG_FRAMES or marker == JPEG_SCAN:
+            break
+        if _is_exif(data, marker, start):
+            found = data[start:end]
+    return found
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -131,8 +185,11 @@ _JPEG_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")
 
 def _parse_png(data: bytes) -> _Parsed:
     width, height = struct.unpack_from(">II", data, 16)
-    exif = next((data[start:end] for name, start, end in png_chunks(data) if name == b"eXIf"), b"")
-    return width, height, _exif_orientation(exif), 0
+    return width, height, _exif_orientation(_png_exif(data)), 0
+
+
+def _png_exif(data: bytes) -> bytes:
+    return next((data[start:end] for name, start, end in png_chunks(data) if name == b"eXIf"), b"")
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -169,6 +226,17 @@ def _parse_webp(data: bytes) -> _Parsed:
     return width, height, orientation, 0
 
 
+def _webp_exif(data: bytes) -> bytes:
+    """Of several chunks the last one, as for the orientation."""
+    at, found = 12, b""
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        if data[at : at + 4] == b"EXIF":
+            found = data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
+    return found
+
+
 def _parse_gif(data: bytes) -> _Parsed:
     width, height = struct.unpack_from("<HH", data, 6)
     return width, height, 1, 0
@@ -193,13 +261,34 @@ _ORIENTATION = 0x112
 
 def _exif_orientation(exif: bytes) -> int:
     """1 to 8; 1 where EXIF is absent or malformed, for a picture shown unturned is worth more than none."""
-    if exif[:6] == b"Exif\0\0":  # some writers of PNG and WebP leave the JPEG prefix in
-        exif = exif[6:]
     try:
-        orientation = _first_directory(exif).get(_ORIENTATION, 1)
+        orientation = _first_directory(exif.removeprefix(_EXIF_PREFIX)).get(_ORIENTATION, 1)
     except (struct.error, IndexError):
         return 1
     return orientation if 1 <= orientation <= 8 else 1
+
+
+_EXIF_PREFIX = b"Exif\0\0"
+# Before the block in a JPEG; some writers of PNG and WebP leave it in.
+
+
+def _exif_directory(exif: bytes) -> dict[int, float]:
+    """Tags of the directory that EXIF has for the camera: numbers, and fractions whose denominator is not 0.
+
+    Raises:
+        struct.error, KeyError: it is cut short, or not there.
+    """
+    tiff = exif.removeprefix(_EXIF_PREFIX)
+    order, (at,) = _byte_order(tiff), (_first_directory(tiff)[_EXIF_POINTER],)
+    tags: dict[int, float] = dict(_directory(tiff, at))
+    (count,) = struct.unpack_from(order + "H", tiff, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, number, where = struct.unpack_from(order + "HHII", tiff, entry)
+        if number == 1 and kind == _RATIONAL:
+            numerator, denominator = struct.unpack_from(order + "II", tiff, where)
+            if denominator:
+                tags[tag] = numerator / denominator
+    return tags
 
 
 def _first_directory(tiff: bytes) -> dict[int, int]:
@@ -208,8 +297,17 @@ def _first_directory(tiff: bytes) -> dict[int, int]:
     Raises:
         struct.error: it is cut short.
     """
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
-    (at,) = struct.unpack_from(order + "I", tiff, 4)
+    (at,) = struct.unpack_from(_byte_order(tiff) + "I", tiff, 4)
+    return _directory(tiff, at)
+
+
+def _byte_order(tiff: bytes) -> str:
+    return {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
+
+
+def _directory(tiff: bytes, at: int) -> dict[int, int]:
+    """As `_first_directory`, of the directory at a byte."""
+    order = _byte_order(tiff)
     (count,) = struct.unpack_from(order + "H", tiff, at)
     tags = {}
     for entry in range(at + 2, at + 2 + 12 * count, 12):
@@ -220,6 +318,7 @@ def _first_directory(tiff: bytes) -> dict[int, int]:
 
 
 _INTEGERS = {1: "B", 3: "H", 4: "I"}
+_RATIONAL = 5
 _PARSERS = {
     Format.JPEG: _parse_jpeg,
     Format.PNG: _parse_png,
@@ -227,4 +326,12 @@ _PARSERS = {
     Format.GIF: _parse_gif,
     Format.BMP: _parse_bmp,
     Format.TIFF: _parse_tiff,
+}
+_EXIF: dict[Format, Callable[[bytes], bytes]] = {
+    Format.JPEG: _jpeg_exif,
+    Format.PNG: _png_exif,
+    Format.WEBP: _webp_exif,
+    Format.TIFF: bytes,  # the file is one
+    Format.GIF: lambda _: b"",
+    Format.BMP: lambda _: b"",
 }

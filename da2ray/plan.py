@@ -5,6 +5,7 @@ it, so the same command finds it again and lists nothing. Planning reads names a
 """
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
-from da2ray.sources.base import MEMBERS, Member, Source, members_of
+from da2ray.sources.base import FOCAL, MEMBERS, Member, Source, members_of
 from da2ray.sources.prefix import IMAGE_SUFFIXES
 from da2ray.storage import Store, StoreFile, join
 
@@ -87,14 +88,15 @@ class Shard:
     data: bytes
 
     def members(self) -> pa.RecordBatch:
-        """Of schema MEMBERS, URIs filled in."""
+        """Of schema MEMBERS, with FOCAL where the source had it, URIs filled in."""
         with pa.ipc.open_stream(self.data) as reader:
             stored = reader.read_next_batch()
         uris = pc.coalesce(
             stored.column("uri"), pc.binary_join_element_wise(pa.scalar(join(self.root, "")), stored.column("key"), "")
         )
         columns = [stored.column("key"), uris, stored.column("size"), stored.column("etag")]
-        return pa.record_batch(columns, schema=MEMBERS)
+        members = pa.record_batch(columns, schema=MEMBERS)
+        return members.append_column(FOCAL, stored.column("focal")) if "focal" in stored.schema.names else members
 
     def samples(self) -> list[Member]:
         return members_of(self.members())
@@ -246,20 +248,24 @@ def make_plan(
 def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[int], None] | None) -> None:
     shards = samples = 0
     total: int | None = 0
+    groups = _groups(source, info)
+    first = next(groups, None)
+    if first is None:
+        raise no_images(source)
+    # Its members may have a field more than SCHEMA's.
+    schema = SCHEMA.set(SCHEMA.get_field_index("members"), SCHEMA.field("members").with_type(first["members"].type))
     with pq.ParquetWriter(
-        path, SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False, store_schema=False
+        path, schema, compression="zstd", use_dictionary=False, write_statistics=False, store_schema=False
     ) as writer:
-        for group in _groups(source, info):
+        for group in itertools.chain([first], groups):
             numbers = pa.array(np.arange(shards, shards + group.num_rows))
-            writer.write_batch(pa.record_batch([numbers, *group.columns], schema=SCHEMA), row_group_size=SHARDS_A_GROUP)
+            writer.write_batch(pa.record_batch([numbers, *group.columns], schema=schema), row_group_size=SHARDS_A_GROUP)
             shards += group.num_rows
             samples += pc.sum(group.column("samples")).as_py()
             sizes = group.column("bytes")
             total = None if total is None or sizes.null_count else total + pc.sum(sizes).as_py()
             if on_progress:
                 on_progress(samples)
-        if not shards:
-            raise no_images(source)
         values = asdict(info) | {"shards": shards, "samples": samples, "bytes": total}
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(values)})
 
@@ -302,10 +308,11 @@ def cut(sizes: pa.Array, shard_size: int, shard_bytes: int) -> np.ndarray:
 def _shard_rows(table: pa.RecordBatch, bounds: np.ndarray, root: str) -> pa.RecordBatch:
     begin, end = int(bounds[0]), int(bounds[-1])
     table = table.slice(begin, end - begin)
-    keys, uris, sizes, etags = table.columns
+    keys, uris, sizes, etags, *focals = table.columns
     implied = pc.equal(uris, pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, ""))
     stored_uris = pc.if_else(implied, pa.scalar(None, pa.string()), uris)
-    members = pa.StructArray.from_arrays([keys, stored_uris, sizes, etags], fields=list(_STORED_MEMBER))
+    fields = [*_STORED_MEMBER, *([FOCAL] if focals else [])]
+    members = pa.StructArray.from_arrays([keys, stored_uris, sizes, etags, *focals], fields=fields)
     offsets = pa.array(bounds - begin, pa.int32())
     known = pc.fill_null(sizes, 0).to_numpy(zero_copy_only=False)
     unknown = np.add.reduceat(pc.is_null(sizes).to_numpy(zero_copy_only=False).astype(np.int64), bounds[:-1] - begin)
@@ -313,7 +320,9 @@ def _shard_rows(table: pa.RecordBatch, bounds: np.ndarray, root: str) -> pa.Reco
         {
             "samples": pa.array(np.diff(bounds)),
             "bytes": pa.array(np.add.reduceat(known, bounds[:-1] - begin), mask=unknown > 0),
-            "members": pa.ListArray.from_arrays(offsets, members, type=SCHEMA.field("members").type),
+            "members": pa.ListArray.from_arrays(
+                offsets, members, type=pa.list_(pa.field("element", members.type, nullable=False))
+            ),
         }
     )
 

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from da2ray.labels.commits import Commit, object_key
 from da2ray.labels.schema import INDEX, Status
-from da2ray.labels.shard import read_shard, read_value
+from da2ray.labels.shard import read_mask, read_shard, read_value
 
 _OF_LABELS: Final = ("network_height", "network_width", "byte_offset", "byte_length", "byte_crc32", "scale", "offset")
+_OF_MASKS: Final = ("mask_offset", "mask_length", "mask_crc32", "mask_bits")
 
 
 class Wrong(StrEnum):
@@ -29,7 +30,7 @@ class Wrong(StrEnum):
     ROWS = "rows"
     """The object's rows are not those of the index."""
     VALUE = "value"
-    """A label's byte range is not what the index says, or does not decode."""
+    """The byte range of a label or a mask is not what the index says, or does not decode."""
     INDEX = "index"
     """The newest snapshot has other rows than the commit they were folded from."""
     PART = "part"
@@ -63,6 +64,10 @@ def check_commit(commit: Commit, format: str) -> list[Fault]:  # noqa: A002 - th
     if len(pc.unique(rows["key"])) != len(rows):
         wrong.append("key")
     wrong += [name for name in _OF_LABELS if rows[name].filter(labelled).null_count]
+    masked = pc.is_valid(rows["mask_offset"])
+    wrong += [name for name in _OF_MASKS if not pc.is_valid(rows[name]).equals(masked)]
+    if pc.any(pc.and_(masked, pc.invert(labelled))).as_py():
+        wrong.append("mask_offset")
     if not pc.is_valid(rows["byte_offset"]).equals(labelled):
         wrong.append("status")
     return [Fault(Wrong.COMMIT, f"it contradicts itself in {', '.join(wrong)}")] if wrong else []
@@ -89,25 +94,32 @@ def check_object(commit: Commit, data: bytes, format: str) -> list[Fault]:  # no
 def check_values(rows: pa.Table, data: bytes, format: str, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
     """Whether each labelled row's range decodes, and is what the shard itself (`own`, see `read_shard`) has there."""
     labelled = rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
-    values = None
+    values: dict[int, tuple[pa.Scalar, pa.Scalar]] = {}
     if own is not None:
-        values = dict(zip(own["row"].to_pylist(), itertools.chain(*own["value"].chunks), strict=True))
+        pairs = zip(*(itertools.chain(*own[name].chunks) for name in ("value", "mask")), strict=True)
+        values = dict(zip(own["row"].to_pylist(), pairs, strict=True))
     broken: list[str] = []
-    for row in labelled.select(["key", "row", *_OF_LABELS]).to_pylist():
+    for row in labelled.select(["key", "row", *_OF_LABELS, *_OF_MASKS]).to_pylist():
         try:
-            _check_value(row, data, format, None if values is None else values.get(row["row"]))
+            value, mask = values.get(row["row"], (None, None))
+            size = row["network_height"], row["network_width"]
+            read_value(_range(row, data, "byte", value), *size, format)
+            if row["mask_offset"] is not None:
+                read_mask(_range(row, data, "mask", mask), *size, row["mask_bits"], format)
         except (TypeError, ValueError) as error:  # not only bytes but all the numbers may be wrong
             broken.append(f"{row['key']!r}: {error}")
     return [Fault(Wrong.VALUE, f"{len(broken)} of {len(labelled)} labels, first {broken[0]}")] if broken else []
 
 
-def _check_value(row: dict[str, Any], data: bytes, format: str, own: pa.Scalar | None) -> None:  # noqa: A002
-    value = data[row["byte_offset"] : row["byte_offset"] + row["byte_length"]]
-    if len(value) != row["byte_length"] or zlib.crc32(value) != row["byte_crc32"]:
+def _range(row: dict[str, Any], data: bytes, prefix: str, own: pa.Scalar | None) -> bytes:
+    """The bytes of a label ("byte") or a mask ("mask"), which the shard itself holds as `own`."""
+    offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
+    value = data[offset : offset + length]
+    if len(value) != length or zlib.crc32(value) != crc32:
         raise ValueError("its bytes are not those of the index")
     if own is not None and own.as_buffer() != value:
         raise ValueError("the shard itself holds another label")
-    read_value(value, row["network_height"], row["network_width"], format)
+    return value
 
 
 def _check_rows(rows: pa.Table, own: pa.Table) -> list[Fault]:
@@ -115,7 +127,7 @@ def _check_rows(rows: pa.Table, own: pa.Table) -> list[Fault]:
     expected = rows if "status" in own.column_names else rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
     if len(own) != len(expected):
         return [Fault(Wrong.ROWS, f"{len(own)} rows, committed {len(expected)}")]
-    names = [name for name in own.column_names if name != "value"]
+    names = [name for name in own.column_names if name not in ("value", "mask")]
     differing = [name for name in names if not same(own[name], expected[name])]
     return [Fault(Wrong.ROWS, f"it differs from the index in {', '.join(differing)}")] if differing else []
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.labels.schema import INDEX, Status
+from da2ray.labels.schema import INDEX, Status, conform
 from da2ray.labels.shard import SUFFIX, BuiltShard
 from da2ray.storage import Store
 
@@ -39,6 +39,9 @@ _REPEATED: Final = [
     "shard",
     "object",
     "kind",
+    "mask_bits",
+    "mask_source",
+    "focal_source",
     "fingerprint",
     "network_width",
     "network_height",
@@ -147,7 +150,7 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             size=about["size"],
             checksum=Checksum(**about["checksum"]),
             fingerprint=about["fingerprint"],
-            rows=table.select(INDEX.names).replace_schema_metadata(None).cast(INDEX),
+            rows=conform(table, INDEX),
         )
         counted = about["rows"]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:  # Arrow raises OSError of bytes too

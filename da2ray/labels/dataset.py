@@ -17,6 +17,11 @@ KEY = "dataset.json"
 ZARR_CODEC = "blosc-zstd"
 """Codec of Zarr shards: plain integers under a core codec of Zarr v3, so that any Zarr library reads them."""
 
+DEFAULT_MASK_BITS = 2
+COMPARISON = "log-error-v1"
+"""A word for the fingerprint that changes whenever `da2ray.quality.consistency` would give other scores or masks; here, since
+that module takes torch."""
+
 _FINGERPRINT_DIGITS = 16
 
 
@@ -26,10 +31,34 @@ class _Stored(BaseModel):
 
 
 class Codec(_Stored):
-    """How a label's bytes become integers, and how many bits those have (8 to 16)."""
+    """How a label's bytes become integers, and how many bits those have (8 to 16); a mask's have `mask_bits` (1 to 8)."""
 
     name: str
     bits: int
+    mask_bits: int = DEFAULT_MASK_BITS
+
+
+class CheckedBy(_Stored):
+    """The second teacher, by which labels have disagreement scores, and masks where the teacher itself gives none."""
+
+    teacher: str
+    kind: Kind
+    licence: str
+    weights_sha256: str
+    preprocessing: str
+
+    @classmethod
+    def make(cls, spec: TeacherSpec, weights_sha256: str) -> "CheckedBy":
+        return cls(
+            teacher=spec.name,
+            kind=spec.kind,
+            licence=spec.licence,
+            weights_sha256=weights_sha256,
+            preprocessing=spec.preprocessing,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.teacher} {self.weights_sha256[:12]}"
 
 
 class CreatedBy(_Stored):
@@ -43,6 +72,7 @@ class CreatedBy(_Stored):
     decode: str
     precision: str
     fingerprint: str
+    checker: CheckedBy | None = None
 
     def describe(self) -> str:
         return f"{self.teacher} {self.precision} (fingerprint {self.fingerprint})"
@@ -76,13 +106,15 @@ class DatasetInfo(_Stored):
         precision: str,
         bits: int,
         format: str,  # noqa: A002 - the option's name
+        mask_bits: int = DEFAULT_MASK_BITS,
+        checker: CheckedBy | None = None,
     ) -> "DatasetInfo":
         """What a run of this teacher with these options would write."""
-        found = fingerprint(spec.name, weights_sha256, spec.preprocessing, decode, precision, bits)
+        found = fingerprint(spec.name, weights_sha256, spec.preprocessing, decode, precision, bits, mask_bits, checker)
         return cls(
             kind=spec.kind,
             unit=spec.unit,
-            codec=Codec(name=CODEC if format == "parquet" else ZARR_CODEC, bits=bits),
+            codec=Codec(name=CODEC if format == "parquet" else ZARR_CODEC, bits=bits, mask_bits=mask_bits),
             format="parquet" if format == "parquet" else "zarr",  # plain strings, where the caller has an enumeration
             source=source,
             created_by=CreatedBy(
@@ -94,12 +126,25 @@ class DatasetInfo(_Stored):
                 decode=decode,
                 precision=precision,
                 fingerprint=found,
+                checker=checker,
             ),
         )
 
 
-def fingerprint(teacher: str, weights_sha256: str, preprocessing: str, decode: str, precision: str, bits: int) -> str:
-    """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON."""
+def fingerprint(
+    teacher: str,
+    weights_sha256: str,
+    preprocessing: str,
+    decode: str,
+    precision: str,
+    bits: int,
+    mask_bits: int = DEFAULT_MASK_BITS,
+    checker: CheckedBy | None = None,
+) -> str:
+    """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON.
+
+    What came later enters only where it is not the default, so that older datasets keep their fingerprint.
+    """
     decides: dict[str, str | int] = {
         "format_version": FORMAT_VERSION,
         "teacher": teacher,
@@ -109,6 +154,13 @@ def fingerprint(teacher: str, weights_sha256: str, preprocessing: str, decode: s
         "precision": str(precision),
         "bits": bits,
     }
+    if mask_bits != DEFAULT_MASK_BITS:
+        decides["mask_bits"] = mask_bits
+    if checker:
+        decides |= {
+            f"checker_{name}": getattr(checker, name) for name in ("teacher", "weights_sha256", "preprocessing")
+        }
+        decides["comparison"] = COMPARISON
     canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()[:_FINGERPRINT_DIGITS]
 
@@ -170,7 +222,7 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
             raise UserError(f"{url} holds labels of {name} {there!s}; this run would write {here!s}: choose {change}")
     old, new = stored.created_by, wanted.created_by
     if old.fingerprint != new.fingerprint:
-        names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision")
+        names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision", "checker")
         differing = [
             f"{name} {getattr(old, name)} -> {getattr(new, name)}"
             for name in names
@@ -178,6 +230,8 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
         ]
         if stored.codec.bits != wanted.codec.bits:
             differing.append(f"bits {stored.codec.bits} -> {wanted.codec.bits}")
+        if stored.codec.mask_bits != wanted.codec.mask_bits:
+            differing.append(f"mask_bits {stored.codec.mask_bits} -> {wanted.codec.mask_bits}")
         raise UserError(
             f"{url} holds labels of {old.describe()}; this run would write fingerprint {new.fingerprint} "
             f"({', '.join(differing)}): choose another --output"

@@ -1,4 +1,5 @@
-"""A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label.
+"""A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label, and its
+mask another one.
 
 pyarrow does not tell where a value lies. Parquet fixes it, though: a PLAIN byte array is a little-endian uint32 length
 and then the bytes, one value after another, with nothing between but page headers. We walk the column chunk by that
@@ -15,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from da2ray.labels.codec import CODEC, encode
-from da2ray.labels.schema import FORMAT_VERSION
-from da2ray.labels.shard import Range
+from da2ray.labels.codec import CODEC, encode, encode_mask
+from da2ray.labels.schema import FORMAT_VERSION, conform
+from da2ray.labels.shard import Masks, Range, Ranges
 
 HOW_TO_READ: Final = (
     "depth: zstd of little-endian uint16 (height, width) differences along both axes; q = cumulative sum along both "
-    "axes modulo 65536; depth = offset + scale * q. A null mask: none was made."
+    "axes modulo 65536; depth = offset + scale * q. mask: zstd of mask_bits a pixel, 0 = least sure, in steps of 1, 2, 4 or 8 "
+    "bits, the first pixel in the lowest bits of a byte; null where there is none."
 )
 
 SCHEMA: Final = pa.schema(
@@ -35,6 +37,7 @@ SCHEMA: Final = pa.schema(
         pa.field("scale", pa.float32()),
         pa.field("offset", pa.float32()),
         pa.field("depth", pa.large_binary()),
+        pa.field("mask_bits", pa.int8()),
         pa.field("mask", pa.large_binary()),
     ],
     metadata={
@@ -53,17 +56,19 @@ _PAGE_HEADER_LIMIT: Final = 4096
 """A data page header and its definition levels take some 40 bytes; a value further away than this is an error."""
 
 
-def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> tuple[bytes, list[Range | None]]:
-    """The object, and for each row the range of its depth (None where it has none).
+def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Masks) -> tuple[bytes, Ranges]:
+    """The object, and where its values lie.
 
     Args:
         rows: INDEX.
-        depths: see `build_shard`, which has checked both.
+        depths, masks: see `build_shard`, which has checked them.
     """
     values = [None if depth is None else encode(depth) for depth in depths]
+    packed = [None if levels is None else encode_mask(levels, masks.bits) for levels in masks.levels]
     columns = {name: rows[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
     columns |= {"height": rows["network_height"], "width": rows["network_width"]}
-    columns |= {"depth": pa.array(values, pa.large_binary()), "mask": pa.nulls(len(values), pa.large_binary())}
+    columns |= {"depth": pa.array(values, pa.large_binary()), "mask": pa.array(packed, pa.large_binary())}
+    columns["mask_bits"] = pa.array([None if mask is None else masks.bits for mask in packed], pa.int8())
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA),
@@ -79,19 +84,20 @@ def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> tuple[
         write_batch_size=_ROWS_PER_PAGE,
     )
     buffer = sink.getvalue()
-    return buffer.to_pybytes(), locate(buffer, values)
+    return buffer.to_pybytes(), Ranges(locate(buffer, values, "depth"), locate(buffer, packed, "mask"))
 
 
 def read_parquet(data: bytes) -> pa.Table:
     """See `read_shard`, which turns whatever is raised here into one error."""
-    table = pq.read_table(pa.BufferReader(data), use_threads=False).select(SCHEMA.names).cast(SCHEMA)
+    table = conform(pq.read_table(pa.BufferReader(data), use_threads=False), SCHEMA)
     columns = {name: table[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
     columns |= {"network_height": table["height"], "network_width": table["width"], "value": table["depth"]}
+    columns |= {"mask": table["mask"], "mask_bits": table["mask_bits"]}
     return pa.table({"row": pa.array(np.arange(table.num_rows, dtype=np.int32))} | columns)
 
 
-def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None]:
-    """The range of each value of the depth column in a whole Parquet file, each compared with the bytes found there.
+def locate(file: pa.Buffer, values: Sequence[bytes | None], column: str) -> list[Range | None]:
+    """The range of each value of a blob column in a whole Parquet file, each compared with the bytes found there.
 
     Raises:
         RuntimeError: the file is not laid out as the module's docstring says: this pyarrow writes Parquet in another
@@ -100,9 +106,9 @@ def locate(file: pa.Buffer, values: Sequence[bytes | None]) -> list[Range | None
     metadata = pq.read_metadata(pa.BufferReader(file))
     if metadata.num_row_groups > 1:
         raise RuntimeError(f"pyarrow {pa.__version__} wrote a shard as {metadata.num_row_groups} row groups")
-    if not values:
-        return []
-    chunk = metadata.row_group(0).column(SCHEMA.get_field_index("depth"))
+    if all(value is None for value in values):
+        return [None] * len(values)
+    chunk = metadata.row_group(0).column(SCHEMA.get_field_index(column))
     ranges: list[Range | None] = []
     position, view = chunk.data_page_offset, memoryview(file).cast("B")
     for value in values:

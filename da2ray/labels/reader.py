@@ -1,10 +1,10 @@
-"""Reading labels: `open_labels(url)` is a sequence of labels, one range GET each, the same for both shard formats."""
+"""Reading labels: `open_labels(url)` is a sequence of them: a range GET each, one more for a mask, the same for both formats."""
 
 import bisect
 import itertools
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
@@ -16,7 +16,7 @@ from da2ray.errors import UserError
 from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shard import read_value
+from da2ray.labels.shard import read_mask, read_value
 from da2ray.labels.snapshots import Snapshot, open_snapshot, read_part
 from da2ray.look_ahead import look_ahead
 from da2ray.storage import Client, Store, open_store
@@ -36,8 +36,11 @@ class Label:
         size: (height, width) of the image as displayed, in pixels; None where it could not be read.
         kind: what `depth` means; None where there is none.
         depth: float32 (height, width) at the network's size, in the dataset's unit; None where not labelled.
-        mask: always None: this format version has room for masks (FORMAT.md), and no teacher makes one yet.
+        mask: uint8 (height, width) confidence levels from 0, least sure, to 2^mask_bits - 1, surest; None where there is
+            none. `confidence` has them as shares.
+        mask_bits: 1 to 8; None without a mask.
         scores: of `SCORES`, those that the row has.
+        metric: (scale, shift) of the fit that makes metres of the depth; None where there is none. See `metres`.
     """
 
     key: str
@@ -49,6 +52,33 @@ class Label:
     depth: np.ndarray | None = field(repr=False)
     mask: np.ndarray | None = field(repr=False)
     scores: dict[str, float]
+    mask_bits: int | None = None
+    metric: tuple[float, float] | None = None
+
+    @property
+    def confidence(self) -> np.ndarray | None:
+        """float32 (height, width) from 0, least sure, to 1; None where there is no mask."""
+        if self.mask is None or self.mask_bits is None:
+            return None
+        return self.mask.astype(np.float32) / np.float32(2**self.mask_bits - 1)
+
+    @property
+    def metres(self) -> np.ndarray | None:
+        """float32 (height, width), larger = farther; None where nothing makes metres of the depth.
+
+        Of relative depth by the fit to a metric checker: its detail, the checker's scale, as good as `metric_residual` says.
+        Infinite where disparity is at or beyond zero by that fit, zero where affine-invariant depth is below it.
+        """
+        if self.depth is None or self.kind is Kind.METRIC:
+            return self.depth
+        if self.metric is None:
+            return None
+        scale, shift = map(np.float32, self.metric)
+        line = scale * self.depth + shift
+        if self.kind is Kind.DEPTH:
+            return np.maximum(line, 0)
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.where(line > 0, 1 / line, np.float32(np.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +186,33 @@ class Labels(Sequence[Label]):
             size=None if row["height"] is None or row["width"] is None else (row["height"], row["width"]),
             kind=None if row["kind"] is None else Kind(row["kind"]),
             depth=None if row["byte_offset"] is None else self._depth(row),
-            mask=None,
+            mask=None if row["mask_offset"] is None else self._mask(row),
+            mask_bits=row["mask_bits"],
+            metric=None if row["metric_scale"] is None else (row["metric_scale"], row["metric_shift"]),
             scores={name: row[name] for name in SCORES.names if row[name] is not None},
         )
 
     def _depth(self, row: dict[str, Any]) -> np.ndarray:
-        data = self.store.get_range(row["object"], row["byte_offset"], row["byte_length"])
+        height, width = row["network_height"], row["network_width"]
+        q = self._value(row, "byte", "label", lambda data: read_value(data, height, width, self.info.format))
+        return dequantise(q, row["scale"], row["offset"])
+
+    def _mask(self, row: dict[str, Any]) -> np.ndarray:
+        height, width, bits = row["network_height"], row["network_width"], row["mask_bits"]
+        return self._value(row, "mask", "mask", lambda data: read_mask(data, height, width, bits, self.info.format))
+
+    def _value(self, row: dict[str, Any], prefix: str, what: str, read: Callable[[bytes], np.ndarray]) -> np.ndarray:
+        """A row's label or mask: one range GET, checked."""
+        offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
+        data = self.store.get_range(row["object"], offset, length)
         try:
-            q = read_value(
-                _checked(data, row["byte_crc32"]), row["network_height"], row["network_width"], self.info.format
-            )
+            return read(_checked(data, crc32))
         except ValueError as error:
             url = self.store.url
             raise OSError(
-                f"{url}/{row['object']}: the label of {row['key']!r}, {row['byte_length']} bytes from "
-                f"{row['byte_offset']}, is corrupt ({error}): run `da2ray verify {url}`"
+                f"{url}/{row['object']}: the {what} of {row['key']!r}, {length} bytes from {offset}, is corrupt "
+                f"({error}): run `da2ray verify {url}`"
             ) from error
-        return dequantise(q, row["scale"], row["offset"])
 
 
 def _checked(data: bytes, crc32: int) -> bytes:

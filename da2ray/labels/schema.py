@@ -67,9 +67,22 @@ SCORES = pa.schema(
         pa.field("depth_max", pa.float32()),
         pa.field("depth_mean", pa.float32()),
         pa.field("zero_share", pa.float32()),
+        pa.field("checker_mean", pa.float32()),
+        pa.field("checker_p90", pa.float32()),
+        pa.field("metric_residual", pa.float32()),
     ]
 )
-"""Scores of a labelled sample, computed on the teacher's device before quantising."""
+"""Scores of a labelled sample, computed on the teacher's device before quantising; null where not measured."""
+
+NUMBERS = pa.schema(
+    [
+        *SCORES,
+        pa.field("metric_scale", pa.float32()),
+        pa.field("metric_shift", pa.float32()),
+        pa.field("focal", pa.float32()),
+    ]
+)
+"""All that the device says of an image in one number."""
 
 INDEX = pa.schema(
     [
@@ -84,6 +97,8 @@ INDEX = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("orientation", pa.int8()),
+        pa.field("focal", pa.float32()),
+        pa.field("focal_source", pa.string()),
         pa.field("network_width", pa.int32()),
         pa.field("network_height", pa.int32()),
         # Where its label lies: one range GET of `object`.
@@ -94,11 +109,37 @@ INDEX = pa.schema(
         pa.field("byte_offset", pa.int64()),
         pa.field("byte_length", pa.int64()),
         pa.field("byte_crc32", pa.uint32()),
+        # Where its mask lies in the same object, and whose confidence it holds.
+        pa.field("mask_offset", pa.int64()),
+        pa.field("mask_length", pa.int64()),
+        pa.field("mask_crc32", pa.uint32()),
+        pa.field("mask_bits", pa.int8()),
+        pa.field("mask_source", pa.string()),
         # What it means: depth = offset + scale * q.
         pa.field("kind", pa.string()),
         pa.field("scale", pa.float32()),
         pa.field("offset", pa.float32()),
+        pa.field("metric_scale", pa.float32()),
+        pa.field("metric_shift", pa.float32()),
         *SCORES,
         pa.field("fingerprint", pa.string(), nullable=False),
     ]
 )
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with the columns of `schema`: those that an older release did not write are null, others are left out.
+
+    Raises:
+        pa.ArrowInvalid, pa.ArrowNotImplementedError: a column is of another type, or one is missing that must not be null.
+    """
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    missing = [
+        field.name for field, column in zip(schema, columns, strict=True) if column.null_count and not field.nullable
+    ]
+    if missing:
+        raise pa.ArrowInvalid(f"no values in {', '.join(missing)}")
+    return pa.table(columns, schema=schema)

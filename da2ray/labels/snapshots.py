@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import CommitEntry, CorruptError, list_commits, read_commit, write_rows
-from da2ray.labels.schema import FORMAT_VERSION, INDEX
+from da2ray.labels.schema import FORMAT_VERSION, INDEX, conform
 from da2ray.storage import Store
 
 SHARDS_PER_PART: Final = 1024
@@ -191,7 +191,7 @@ def read_part(store: Store, part: Part) -> pa.Table:
         raise CorruptError(
             f"{store.url}/{part.key} is corrupt: its bytes do not hash to its name; run `da2ray verify {store.url}`"
         )
-    return pq.read_table(pa.BufferReader(data)).cast(INDEX)
+    return conform(pq.read_table(pa.BufferReader(data)), INDEX)
 
 
 def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, parent: Snapshot | None) -> Snapshot:

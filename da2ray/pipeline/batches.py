@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from da2ray.labels.schema import INDEX, SCORES, Reason
+from da2ray.labels.schema import INDEX, NUMBERS, Reason
+from da2ray.teachers.base import SizeRule
 
 SAMPLE_FIELDS = (
     "key",
@@ -25,6 +27,8 @@ SAMPLE_FIELDS = (
     "width",
     "height",
     "orientation",
+    "focal",
+    "focal_source",
     "network_width",
     "network_height",
     "row",
@@ -32,7 +36,7 @@ SAMPLE_FIELDS = (
 """Index columns that are known once a sample was read."""
 
 SAMPLE = pa.struct([INDEX.field(name) for name in SAMPLE_FIELDS])
-SCORE = pa.struct(list(SCORES))
+NUMBER = pa.struct(list(NUMBERS))
 
 READ = pa.schema(
     [
@@ -54,8 +58,10 @@ LABELLED = pa.schema(
         pa.field("messages", pa.list_(pa.string()), nullable=False),
         pa.field("scales", pa.list_(pa.float32()), nullable=False),
         pa.field("offsets", pa.list_(pa.float32()), nullable=False),
-        pa.field("scores", pa.list_(SCORE), nullable=False),
+        pa.field("numbers", pa.list_(NUMBER), nullable=False),
+        pa.field("mask_sources", pa.list_(pa.string()), nullable=False),  # null where there is no mask
         pa.field("depths", pa.large_binary(), nullable=False),  # uint16, one (height, width) map for each sample
+        pa.field("masks", pa.large_binary(), nullable=False),  # uint8 likewise; empty where no sample has a mask
     ]
 )
 """A micro-batch as the label stage makes it: every list has an entry for each sample."""
@@ -69,11 +75,16 @@ class HostBatch:
         pixels: uint8, 1-D: the images' H x W x 3 values one after another; may be a read-only view of shared memory.
         shapes: (H, W) of each image.
         size: the network's (height, width).
+        focals: as in `PixelBatch`.
+        checker_sizes: (height, width) of the checker's network for each image; None where there is no checker, or it has
+            the same size for all.
     """
 
     pixels: np.ndarray
     shapes: Sequence[tuple[int, int]]
     size: tuple[int, int]
+    focals: Sequence[float | None] | None = None
+    checker_sizes: Sequence[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -83,7 +94,13 @@ class HostBatch:
         ends = np.cumsum([0, *(height * width * 3 for height, width in self.shapes)])
         for start in range(0, len(self), largest):
             stop = min(start + largest, len(self))
-            yield HostBatch(self.pixels[ends[start] : ends[stop]], self.shapes[start:stop], self.size)
+            yield HostBatch(
+                self.pixels[ends[start] : ends[stop]],
+                self.shapes[start:stop],
+                self.size,
+                self.focals and self.focals[start:stop],
+                self.checker_sizes and self.checker_sizes[start:stop],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,34 +110,46 @@ class LabelledBatch:
     Attributes:
         depths: uint16 (N, height, width), zeros where an image failed.
         scales, offsets: float32 (N,): depth = offset + scale * q.
-        scores: float32 (N, len(SCORES)), columns in the order of `SCORES`.
+        numbers: float32 (N, len(NUMBERS)), columns in the order of `NUMBERS`, NaN where not measured; `focal` is in pixels
+            of the image's entry in `HostBatch.shapes`.
         errors: (reason, message) of each image, None where it was labelled.
+        masks: uint8 (N, height, width) levels of confidence; None where no image has a mask.
+        mask_sources: whose confidence each mask holds, None where the image has none; None where all have none.
     """
 
     depths: np.ndarray
     scales: np.ndarray
     offsets: np.ndarray
-    scores: np.ndarray
+    numbers: np.ndarray
     errors: Sequence[tuple[str, str] | None]
+    masks: np.ndarray | None = None
+    mask_sources: Sequence[str | None] | None = None
 
     @classmethod
     def failed(cls, batch: HostBatch, reason: Reason, message: str) -> "LabelledBatch":
         """What to say of a micro-batch none of whose images could be labelled."""
         count, zeros = len(batch), np.zeros(len(batch), dtype=np.float32)
         depths = np.zeros((count, *batch.size), dtype=np.uint16)
-        scores = np.zeros((count, len(SCORES)), dtype=np.float32)
-        return cls(depths, zeros, zeros, scores, [(reason.value, message)] * count)
+        numbers = np.full((count, len(NUMBERS)), np.nan, dtype=np.float32)
+        return cls(depths, zeros, zeros, numbers, [(reason.value, message)] * count)
 
     @classmethod
     def joined(cls, parts: "Sequence[LabelledBatch]") -> "LabelledBatch":
         """One micro-batch of several of one size, in order."""
+        masked = any(part.masks is not None for part in parts)
         return cls(
             depths=np.concatenate([part.depths for part in parts]),
             scales=np.concatenate([part.scales for part in parts]),
             offsets=np.concatenate([part.offsets for part in parts]),
-            scores=np.concatenate([part.scores for part in parts]),
+            numbers=np.concatenate([part.numbers for part in parts]),
             errors=[error for part in parts for error in part.errors],
+            masks=np.concatenate([_or_zeros(part.masks, part.depths.shape) for part in parts]) if masked else None,
+            mask_sources=[source for part in parts for source in part.mask_sources or [None] * len(part.errors)],
         )
+
+
+def _or_zeros(masks: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, dtype=np.uint8) if masks is None else masks
 
 
 def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
@@ -137,15 +166,29 @@ def lists(values: Sequence[pa.Array]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.concat_arrays(values))
 
 
-def host_batch(row: pa.Table) -> HostBatch | None:
-    """The micro-batch in a one-row `READ` table, without a copy; None where its samples have no pixels."""
+def host_batch(row: pa.Table, *, with_focals: bool = False, checker_size: SizeRule | None = None) -> HostBatch | None:
+    """The micro-batch in a one-row `READ` table, without a copy; None where its samples have no pixels.
+
+    Args:
+        row: of `READ`.
+        with_focals: a teacher uses the focal length.
+        checker_size: size rule of the checker.
+    """
     shapes = np.asarray(_values(row, "shapes")).reshape(-1, 2)
     if not len(shapes):
         return None
     samples = _values(row, "samples")
+    focals, sizes = None, None
+    if with_focals:
+        # As displayed -> as decoded, which may be smaller.
+        decoded = pc.multiply(samples.field("focal"), pa.array(shapes[:, 1] / np.asarray(samples.field("width"))))
+        focals = decoded.to_pylist()
+    if checker_size:
+        displayed = zip(*(samples.field(name).to_pylist() for name in ("height", "width")), strict=True)
+        sizes = [checker_size(height, width) for height, width in displayed]
     size = (samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py())
     pixels = np.frombuffer(binary_value(row, "pixels"), dtype=np.uint8)
-    return HostBatch(pixels, [(int(height), int(width)) for height, width in shapes], size)
+    return HostBatch(pixels, [(int(height), int(width)) for height, width in shapes], size, focals, sizes)
 
 
 def sample_rows(row: pa.Table) -> tuple[int, tuple[int, ...]]:
@@ -158,22 +201,34 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
     count = len(_values(row, "samples"))
     if labelled is None:
         empty = np.zeros(count, dtype=np.float32)
-        labelled = LabelledBatch(
-            np.zeros(0, dtype=np.uint16), empty, empty, np.zeros((count, len(SCORES)), dtype=np.float32), [None] * count
-        )
-    scores = pa.StructArray.from_arrays(
-        [pa.array(np.ascontiguousarray(column)) for column in labelled.scores.T], fields=list(SCORES)
-    )
-    columns = {
+        numbers = np.full((count, len(NUMBERS)), np.nan, dtype=np.float32)
+        labelled = LabelledBatch(np.zeros(0, dtype=np.uint16), empty, empty, numbers, [None] * count)
+    # As pandas: NaN becomes null.
+    columns = [pa.array(np.ascontiguousarray(column), from_pandas=True) for column in _as_displayed(row, labelled).T]
+    masks = _or_zeros(labelled.masks, (0,))
+    made = {
         "reasons": lists([pa.array([error and error[0] for error in labelled.errors], pa.string())]),
         "messages": lists([pa.array([error and error[1] for error in labelled.errors], pa.string())]),
         "scales": lists([pa.array(labelled.scales)]),
         "offsets": lists([pa.array(labelled.offsets)]),
-        "scores": lists([scores]),
+        "numbers": lists([pa.StructArray.from_arrays(columns, fields=list(NUMBERS))]),
+        "mask_sources": lists([pa.array(labelled.mask_sources or [None] * count, pa.string())]),
         "depths": large_binaries(labelled.depths, [0, labelled.depths.nbytes]),
+        "masks": large_binaries(masks, [0, masks.nbytes]),
     }
     kept = {name: row.column(name) for name in ("shard", "planned", "samples")}
-    return pa.table(kept | columns, schema=LABELLED)
+    return pa.table(kept | made, schema=LABELLED)
+
+
+def _as_displayed(row: pa.Table, labelled: LabelledBatch) -> np.ndarray:
+    """The numbers, with focal lengths in pixels of the image at its full size."""
+    place = NUMBERS.get_field_index("focal")
+    if np.isnan(labelled.numbers[:, place]).all():
+        return labelled.numbers
+    numbers = labelled.numbers.copy()
+    decoded = np.asarray(_values(row, "shapes")).reshape(-1, 2)[:, 1]
+    numbers[:, place] *= np.asarray(_values(row, "samples").field("width")) / decoded
+    return numbers
 
 
 def binary_value(row: pa.Table, name: str) -> memoryview:

@@ -115,7 +115,7 @@ MOST_WORKERS = 4
 """Micro-batches that an actor has at hand, by Ray Data's default for async UDFs; more threads would wait."""
 
 
-def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int) -> int:
+def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int, checker: TeacherSpec | None = None) -> int:
     """Give this process its share of the machine's cores; Ray gives torch one thread by default.
 
     Returns:
@@ -123,7 +123,8 @@ def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int) -> int:
         8 % faster than one call on two threads (2 cores), and one that is interrupted keeps no other waiting.
     """
     cores = max(1, len(os.sched_getaffinity(0)) // actors)
-    workers = min(MOST_WORKERS, cores) if options.device == "cpu" and spec.concurrent and not options.compile else 1
+    concurrent = spec.concurrent and (checker is None or checker.concurrent)
+    workers = min(MOST_WORKERS, cores) if options.device == "cpu" and concurrent and not options.compile else 1
     torch.set_num_threads(cores // workers)
     cv2.setNumThreads(cores // workers)
     return workers

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import Reason
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
+from da2ray.pipeline.labelling import Checker, Labelling, Outputs
 from da2ray.storage import printable
-from da2ray.teachers.base import PixelBatch, Teacher
+from da2ray.teachers.base import Teacher
 
 MESSAGE_CHARS = 200
 
@@ -37,7 +37,7 @@ class _Work:
     future: "Future[LabelledBatch]"
     pixels: torch.Tensor | None = None
     copied: Any = None  # torch.cuda.Event: the pixels are on the device
-    outputs: tuple[torch.Tensor, ...] = ()
+    outputs: Outputs | None = None
     started: Any = None  # torch.cuda.Event or seconds
     ended: Any = None
 
@@ -50,8 +50,17 @@ class Device:
         images: images that went through.
     """
 
-    def __init__(self, teacher: Teacher, bits: int, *, scaled: bool, workers: int = 1) -> None:
-        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for a teacher that allows it."""
+    def __init__(
+        self,
+        teacher: Teacher,
+        bits: int,
+        *,
+        scaled: bool,
+        workers: int = 1,
+        mask_bits: int = 2,
+        checker: Checker | None = None,
+    ) -> None:
+        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for teachers that allow it."""
         self.busy_seconds = 0.0
         self.images = 0
         self._counting = threading.Lock()
@@ -59,8 +68,7 @@ class Device:
         # Most images that went through at once, for each network size that memory did not suffice for.
         self._ceilings: dict[tuple[int, int], int] = {}
         self._teacher = teacher
-        self._bits = bits
-        self._scaled = scaled
+        self._labelling = Labelling(teacher, bits, scaled=scaled, mask_bits=mask_bits, checker=checker)
         self._cuda = teacher.device.type == "cuda"
         self._submitted: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._staged: queue.Queue[_Work | None] = queue.Queue(STAGED)
@@ -197,13 +205,13 @@ class Device:
         else:
             self._label_in_parts(work, 1, trouble)
 
-    def _start(self, work: _Work) -> tuple[torch.Tensor, ...]:
+    def _start(self, work: _Work) -> Outputs:
         """Begin labelling a micro-batch; on CPU that is all of it. The results, in host memory once `ended` has passed."""
         if not self._cuda:
             # Read-only shared memory: nothing writes to it, so the warning that torch gives does not apply.
             work.pixels = torch.frombuffer(work.batch.pixels.data, dtype=torch.uint8)
             work.started = time.perf_counter()
-            outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
+            outputs = self._labelling.outputs(work.batch, work.pixels)
             work.ended = time.perf_counter()
             return outputs
         stream = torch.cuda.current_stream(self._teacher.device)
@@ -214,24 +222,9 @@ class Device:
             work.pixels.record_stream(stream)
         work.started, work.ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         work.started.record(stream)
-        outputs = self._label(PixelBatch(work.pixels, work.batch.shapes, work.batch.size, self._scaled))
-        hosts = tuple(torch.empty_like(part, device="cpu", pin_memory=True) for part in outputs)
-        for host, part in zip(hosts, outputs, strict=True):
-            host.copy_(part, non_blocking=True)
+        outputs = self._labelling.outputs(work.batch, work.pixels).map(_start_copy)
         work.ended.record(stream)
-        return hosts
-
-    def _label(self, batch: PixelBatch) -> tuple[torch.Tensor, ...]:
-        """Depth -> (q as int16 bits, scale, offset, scores, finite), all on the device and without waiting for it."""
-        depth = self._teacher.predict(batch).depth
-        flat = depth.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
-        # min and max carry a NaN or an infinity of any pixel.
-        finite = torch.isfinite(low) & torch.isfinite(high)
-        depth = torch.where(finite[:, None, None], depth, 0) if self._cuda else _blank(depth, finite)
-        scores = torch.stack([low, high, flat.mean(1), (flat == 0).float().mean(1)], dim=1)
-        quantised = quantise(depth, self._bits)
-        return quantised.q, quantised.scale, quantised.offset, scores, finite
+        return outputs
 
     def _finish(self, work: _Work) -> None:
         if work.future.done():
@@ -244,11 +237,8 @@ class Device:
         with self._counting:
             self.busy_seconds += busy
             self.images += len(work.batch)
-        q, scale, offset, scores, finite = (part.numpy() for part in work.outputs)
-        errors = [
-            None if fine else (Reason.NON_FINITE.value, "the depth map has NaN or infinite values") for fine in finite
-        ]
-        self._answer(work, LabelledBatch(q.view(np.uint16), scale, offset, scores, errors))
+        assert work.outputs is not None  # noqa: S101 - it was launched
+        self._answer(work, work.outputs.to_batch())
 
     def _answer(self, work: _Work, labelled: LabelledBatch) -> None:
         self._calls.pop(id(work), None)
@@ -282,6 +272,6 @@ def _no_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
-def _blank(depth: torch.Tensor, finite: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of the maps that are not finite; on CPU, where looking costs nothing, only if there are any."""
-    return depth if bool(finite.all()) else torch.where(finite[:, None, None], depth, 0)
+def _start_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Host memory that holds the same once the device has got that far."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

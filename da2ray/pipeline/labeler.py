@@ -17,6 +17,8 @@ from da2ray.pipeline.cluster import share_cores
 from da2ray.pipeline.coordinator import STRIKES, Alone, Meter
 from da2ray.pipeline.device import Device
 from da2ray.pipeline.gate import Gate
+from da2ray.pipeline.labelling import Checker
+from da2ray.pipeline.reading import uses_camera
 from da2ray.pipeline.watchdog import end_process
 from da2ray.teachers.base import LoadOptions, TeacherSpec
 
@@ -41,14 +43,26 @@ class Labeler:
         self,
         spec: TeacherSpec,
         options: LoadOptions,
+        checker: tuple[TeacherSpec, LoadOptions] | None,
         bits: int,
+        mask_bits: int,
         scaled: bool,
         actors: int,
         sample_timeout: float,
         coordinator: "ray.actor.ActorHandle",
     ) -> None:
-        workers = share_cores(spec, options, actors)
-        self._device = Device(spec.load(options), bits, scaled=scaled, workers=workers)
+        second = checker[0] if checker else None
+        workers = share_cores(spec, options, actors, second)
+        self._with_focals = uses_camera(spec, second)
+        self._checker_size = second.size_rule if second else None
+        self._device = Device(
+            spec.load(options),
+            bits,
+            scaled=scaled,
+            workers=workers,
+            mask_bits=mask_bits,
+            checker=Checker(checker[0].load(checker[1]), checker[0].kind, of=spec.kind) if checker else None,
+        )
         self._process = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
         self._coordinator = coordinator
         self._meter = Meter(coordinator, self._process)
@@ -63,7 +77,7 @@ class Labeler:
         ).start()
 
     async def __call__(self, row: pa.Table) -> AsyncIterator[pa.Table]:
-        batch = host_batch(row)
+        batch = host_batch(row, with_focals=self._with_focals, checker_size=self._checker_size)
         if batch is None:
             yield labelled_row(row, None)
             return

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from da2ray.image_headers import read_focal
 from da2ray.images import DecodeMode, Format, Header, Limits, admit, decode_pixels, read_header
 from da2ray.labels.schema import Reason, SampleError, Status
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists
 from da2ray.plan import Shard
 from da2ray.sources.base import Member, Source
 from da2ray.storage import printable, redact
-from da2ray.teachers.base import SizeRule
+from da2ray.teachers.base import Camera, SizeRule, TeacherSpec
 
 FETCH_AHEAD = 16
 """GETs in flight for a read task: an S3 server gives 16 concurrent readers most of its rate (storage.md)."""
@@ -63,13 +64,22 @@ class Access:
         """Give back what it holds."""
 
 
+def uses_camera(*specs: TeacherSpec | None) -> bool:
+    """Whether the focal length matters to one of them."""
+    return any(spec is not None and spec.camera is not Camera.UNUSED for spec in specs)
+
+
 @dataclass(slots=True)
 class _Sample:
-    """A sample on its way: the index fields known so far, and what decoding needs while it is still to be decoded."""
+    """A sample on its way: the index fields known so far, and what decoding needs while it is still to be decoded.
+
+    `needed` is the (height, width) that no reduced decoding may go below.
+    """
 
     fields: dict[str, Any]
     body: bytes = b""
     header: Header | None = None
+    needed: tuple[int, int] = (0, 0)
 
     def refuse(self, error: SampleError) -> None:
         reason = error.reason
@@ -94,13 +104,21 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How samples become micro-batches. Picklable."""
+    """How samples become micro-batches. Picklable.
+
+    Attributes:
+        size_rule: the teacher's; images of one size share a micro-batch.
+        checker_size: the checker's size rule; it decides only how small an image may be decoded.
+        with_focals: a teacher uses the focal length: it is read from EXIF where the source does not know it.
+    """
 
     source: Source
     size_rule: SizeRule
     limits: Limits
     mode: DecodeMode
     batch_size: int
+    checker_size: SizeRule | None = None
+    with_focals: bool = False
 
     def read(self, shard: Shard, arena: Arena | None = None, access: "Access | None" = None) -> pa.Table:
         """Read, decode and group a shard.
@@ -122,8 +140,8 @@ class Reading:
         for row, (member, body) in enumerate(access.fetch(self.source, members)):
             sample = _Sample(_fields(row, member))
             try:
-                size = self._admit(sample, body)
-                room = self._reserve(room, sample, size)
+                size = self._admit(sample, member, body)
+                room = self._reserve(room, sample)
             except SampleError as error:
                 sample.refuse(error)
                 without.append(sample)
@@ -132,13 +150,13 @@ class Reading:
 
         pixels = (arena or Arena()).take(room)
         rows, end = _Rows(), 0
-        for size, group in groups.items():
+        for group in groups.values():
             for batch in _even_parts(group, self.batch_size):
                 decoded: list[_Sample] = []
                 shapes: list[int] = []
                 for sample in batch:
                     try:
-                        image = self._decode(sample, size, access)
+                        image = self._decode(sample, access)
                     except SampleError as error:
                         sample.refuse(error)
                         without.append(sample)
@@ -153,7 +171,7 @@ class Reading:
             rows.add(without, [], end)
         return _table(shard, len(members), rows, pixels)
 
-    def _admit(self, sample: _Sample, body: bytes | SampleError) -> tuple[int, int]:
+    def _admit(self, sample: _Sample, member: Member, body: bytes | SampleError) -> tuple[int, int]:
         if isinstance(body, SampleError):
             raise body
         sample.fields["sha256"] = hashlib.sha256(body).digest()
@@ -161,12 +179,18 @@ class Reading:
         sample.fields |= {"width": header.width, "height": header.height, "orientation": header.orientation}
         size = admit(header, self.size_rule, self.limits)
         sample.fields |= {"network_height": size[0], "network_width": size[1], "status": Status.LABELLED.value}
-        sample.body, sample.header = body, header
+        if self.with_focals:
+            focal, said_by = (member.focal, "manifest") if member.focal else (read_focal(body, header), "exif")
+            sample.fields |= {"focal": focal, "focal_source": said_by if focal else None}
+        sample.body, sample.header, sample.needed = body, header, size
+        if self.checker_size:
+            height, width = self.checker_size(header.height, header.width)
+            sample.needed = (max(size[0], height), max(size[1], width))
         return size
 
-    def _reserve(self, room: int, sample: _Sample, size: tuple[int, int]) -> int:
+    def _reserve(self, room: int, sample: _Sample) -> int:
         """`room` bytes and this sample's; a shard may hold one sample of any size."""
-        wanted = room + self._room(sample, size)
+        wanted = room + self._room(sample)
         if room and wanted > BLOCK_BYTES:
             raise SampleError(
                 Reason.OUT_OF_MEMORY,
@@ -175,7 +199,7 @@ class Reading:
             )
         return wanted
 
-    def _room(self, sample: _Sample, size: tuple[int, int]) -> int:
+    def _room(self, sample: _Sample) -> int:
         """Bytes that a sample's pixels take at most.
 
         libjpeg's scales halve at most from one to the next, down to 1/8: a reduced JPEG is below twice the network's sides, or
@@ -185,18 +209,18 @@ class Reading:
         assert header is not None  # noqa: S101 - admitted
         if self.mode is DecodeMode.EXACT or header.format is not Format.JPEG:
             return 3 * header.height * header.width
-        reduced = 2 / min(header.height / size[0], header.width / size[1])
+        reduced = 2 / min(header.height / sample.needed[0], header.width / sample.needed[1])
         share = min(1.0, max(reduced, 1 / 8))
         return 3 * (int(header.height * share) + 2) * (int(header.width * share) + 2)
 
-    def _decode(self, sample: _Sample, size: tuple[int, int], access: "Access") -> np.ndarray:
+    def _decode(self, sample: _Sample, access: "Access") -> np.ndarray:
         assert sample.header is not None  # noqa: S101 - admitted
         try:
-            image = access.decode(sample.body, sample.header, size, self.mode)
+            image = access.decode(sample.body, sample.header, sample.needed, self.mode)
         except MemoryError as error:
             raise SampleError(Reason.OUT_OF_MEMORY, f"{sample.header.format}: no memory for its pixels") from error
         sample.body = b""
-        if image.size > self._room(sample, size):
+        if image.size > self._room(sample):
             raise SampleError(Reason.CORRUPT, f"{sample.header.format}: header and pixels disagree about the size")
         return image
 

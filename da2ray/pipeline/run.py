@@ -4,9 +4,7 @@ import json
 import secrets
 import tempfile
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import ray
@@ -16,59 +14,23 @@ from rich.console import Console
 from da2ray.config import PseudolabelConfig
 from da2ray.console import Exit, Ticker
 from da2ray.errors import UserError
-from da2ray.images import DecodeMode, Limits
-from da2ray.labels.codec import default_bits
-from da2ray.labels.dataset import DatasetInfo, check_same, create_or_open, open_dataset
+from da2ray.images import DecodeMode
+from da2ray.labels.dataset import create_or_open
 from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.pipeline.budget import FailureBudget
 from da2ray.pipeline.claims import Claims
-from da2ray.pipeline.cluster import actor_range, cluster_address, connect, gpu_count, resolve_device
+from da2ray.pipeline.cluster import actor_range, cluster_address, connect
 from da2ray.pipeline.coordinator import Counts, Stopped, counts_of, start_coordinator
 from da2ray.pipeline.datasink import ShardSink, Writing
 from da2ray.pipeline.datasource import ShardDatasource
+from da2ray.pipeline.job import Job, prepare
 from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.pipeline.lost import ClusterWatch
 from da2ray.pipeline.progress import Progress, Totals
-from da2ray.pipeline.reading import Reading
 from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
-from da2ray.plan import Plan, Shard, list_plans, make_plan, no_images, open_plan, plan_id
-from da2ray.sources import open_source
-from da2ray.sources.retry import failed_samples
+from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan
 from da2ray.storage import Store, open_store, printable, redact, redacted
-from da2ray.teachers.base import LoadOptions, TeacherSpec
-from da2ray.teachers.registry import licence_line, resolve
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A checked configuration: everything a user can get wrong was looked at, and nothing was written yet."""
-
-    config: PseudolabelConfig
-    spec: TeacherSpec
-    load: LoadOptions
-    reading: Reading
-    store: Store
-    dataset: DatasetInfo
-
-    @property
-    def plan_id(self) -> str:
-        return plan_id(self.reading.source.describe(), **self.plan_options)
-
-    @property
-    def plan_options(self) -> dict[str, Any]:
-        """What decides a plan besides the source."""
-        config = self.config
-        return {
-            "shard_size": config.shard_size,
-            "shard_bytes": config.shard_bytes,
-            "limit": config.limit,
-            "fingerprint": self.fingerprint,
-        }
-
-    @property
-    def fingerprint(self) -> str:
-        return self.dataset.created_by.fingerprint
 
 
 def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
@@ -138,36 +100,6 @@ def work_left(plan: Plan, store: Store) -> Totals:
     return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining))
 
 
-def prepare(config: PseudolabelConfig, console: Console) -> Job:
-    """Check all that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint."""
-    spec = resolve(config.teacher)
-    console.print(licence_line(spec), highlight=False)
-    sha256 = spec.identify(LoadOptions(weights=config.weights))
-    source = open_source(config.images, config.storage_client, config.allow_scheme)
-    store = open_store(config.output, config.storage_client)
-    if config.retry_failed is not None:
-        source = failed_samples(source, store, config.retry_failed)
-    if not any(batch.num_rows for batch in source.samples(1)):
-        raise no_images(source)  # before anything is written
-    device, precision = resolve_device(config, gpu_count(config))
-    limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
-    bits = default_bits(spec.kind)
-    dataset = DatasetInfo.make(
-        spec, sha256, source=source.url, decode=config.decode, precision=precision, bits=bits, format=config.format
-    )
-    stored = open_dataset(store)
-    if stored:
-        check_same(stored, dataset, store.url)
-    return Job(
-        config,
-        spec,
-        LoadOptions(config.weights, device, precision, config.compile),
-        Reading(source, spec.size_rule, limits, DecodeMode(config.decode), config.batch_size),
-        store,
-        stored or dataset,
-    )
-
-
 def create_dataset(job: Job) -> None:
     """The first write to the output.
 
@@ -226,7 +158,8 @@ def label_waves(
     watch = ClusterWatch(console, embedded=not cluster_address(job.config))
     try:
         low, high = actor_range(job.config, job.load.device)
-        console.print(f"run {run}: {job.spec.name} {job.load.precision} on {job.load.device}, {low}-{high} actors")
+        teachers = f"{job.spec.name} checked by {job.checker[0].name}" if job.checker else job.spec.name
+        console.print(f"run {run}: {teachers} {job.load.precision} on {job.load.device}, {low}-{high} actors")
         coordinator = start_coordinator(FailureBudget.parse(job.config.max_failed), plan.info.samples)
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         # With little patience of its own: its last word must not keep a run from ending whose store is down.
@@ -259,7 +192,16 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     scaled = job.reading.mode is DecodeMode.SCALED
-    sink = ShardSink(Writing(job.store, plan.id, job.config.format, job.spec.kind.value, job.fingerprint), coordinator)
+    writing = Writing(
+        store=job.store,
+        plan=plan.id,
+        format=job.config.format,
+        kind=job.spec.kind.value,
+        fingerprint=job.fingerprint,
+        mask_bits=job.dataset.codec.mask_bits,
+        camera=job.camera.value,
+    )
+    sink = ShardSink(writing, coordinator)
     low, high = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
         ShardDatasource(shards, job.reading, job.config.sample_timeout, coordinator),
@@ -279,7 +221,9 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         fn_constructor_kwargs={
             "spec": job.spec,
             "options": job.load,
+            "checker": job.checker,
             "bits": job.dataset.codec.bits,
+            "mask_bits": job.dataset.codec.mask_bits,
             "scaled": scaled,
             "actors": high,
             "sample_timeout": job.config.sample_timeout,
@@ -363,10 +307,13 @@ def show_plan(job: Job, console: Console) -> None:
     console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
     console.print(f"  committed  {totals.samples_before:,} samples in {totals.shards_before:,} shards, to be skipped")
     console.print(f"  to label   {left:,} samples in {totals.shards - totals.shards_before:,} shards")
+    if job.checker:
+        console.print(f"  passes     2 an image: {job.spec.name}, and {job.checker[0].name} to check it")
     console.print(f"  bytes out  about {left * bytes_per_label(job) / 1e9:,.2f} GB, if images are 4:3")
 
 
 def bytes_per_label(job: Job) -> int:
-    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md)."""
+    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md); a checker's mask 0.06 a bit."""
     height, width = job.spec.size_rule(480, 640)
-    return int(height * width * (0.62 if job.dataset.codec.bits <= 12 else 1.27))
+    mask = 0.06 * job.dataset.codec.mask_bits if job.checker else 0
+    return int(height * width * ((0.62 if job.dataset.codec.bits <= 12 else 1.27) + mask))

@@ -1,10 +1,11 @@
-"""The write stage without Ray: a shard's labelled micro-batches -> index rows and depth maps in the plan's order."""
+"""The write stage without Ray: a shard's labelled micro-batches -> index rows, depth maps and masks in the plan's order."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.labels.schema import INDEX, SCORES, Status
+from da2ray.labels.schema import INDEX, NUMBERS, Status
+from da2ray.labels.shard import Masks
 from da2ray.pipeline.batches import SAMPLE_FIELDS, binary_value
 
 
@@ -12,11 +13,15 @@ class IncompleteShardError(RuntimeError):
     """A block does not hold exactly the samples that the plan gives its shard; it is never committed (invariant 1)."""
 
 
-def assemble(block: pa.Table, *, plan: str, kind: str, fingerprint: str) -> tuple[pa.Table, list[np.ndarray | None]]:
+def assemble(
+    block: pa.Table, *, plan: str, kind: str, fingerprint: str, camera: str | None = None
+) -> tuple[pa.Table, list[np.ndarray | None]]:
     """The index rows of a shard, in the plan's order, and the uint16 (height, width) map of each, None where it has none.
 
     Args:
         block: a `LABELLED` table that holds all micro-batches of one shard.
+        plan, kind, fingerprint: of the shard.
+        camera: what a focal length is that the teacher said and reading did not know: "assumed" or "predicted".
 
     Raises:
         IncompleteShardError: rows are missing, doubled, or of more than one shard.
@@ -28,14 +33,19 @@ def assemble(block: pa.Table, *, plan: str, kind: str, fingerprint: str) -> tupl
         raise IncompleteShardError(f"plan {plan}, shard {shards}: {len(rows)} samples arrived, {planned} were planned")
 
     reasons, scales, offsets = _flat(block, "reasons"), _flat(block, "scales"), _flat(block, "offsets")
-    scores = _flat(block, "scores")
+    numbers = _flat(block, "numbers")
     columns: dict[str, pa.Array] = {name: samples.field(name) for name in SAMPLE_FIELDS}
     failed = pc.is_valid(reasons)
     columns["status"] = pc.if_else(failed, Status.FAILED.value, columns["status"])
     columns["reason"] = pc.coalesce(reasons, columns["reason"])
     columns["message"] = pc.coalesce(_flat(block, "messages"), columns["message"])
     labelled = pc.equal(columns["status"], Status.LABELLED.value)
-    columns |= {name: pc.if_else(labelled, scores.field(name), None) for name in SCORES.names}
+    columns |= {name: pc.if_else(labelled, numbers.field(name), None) for name in NUMBERS.names if name != "focal"}
+    said = pc.if_else(labelled, numbers.field("focal"), None)
+    source = pc.if_else(pc.is_valid(said), pa.scalar(camera, pa.string()), pa.scalar(None, pa.string()))
+    columns["focal"] = pc.coalesce(samples.field("focal"), said)
+    columns["focal_source"] = pc.coalesce(samples.field("focal_source"), source)
+    columns["mask_source"] = pc.if_else(labelled, _flat(block, "mask_sources"), None)
     columns |= {"scale": pc.if_else(labelled, scales, None), "offset": pc.if_else(labelled, offsets, None)}
     columns["kind"] = pc.if_else(labelled, kind, None)
     count = len(rows)
@@ -46,12 +56,24 @@ def assemble(block: pa.Table, *, plan: str, kind: str, fingerprint: str) -> tupl
     }
     for name in INDEX.names:
         columns.setdefault(name, pa.nulls(count, INDEX.field(name).type))
-    order = np.argsort(rows)
+    order = _order(block)
     table = pa.table({name: columns[name].cast(INDEX.field(name).type) for name in INDEX.names}).take(pa.array(order))
-    maps = _maps(block)
+    maps = _maps(block, "depths", np.uint16)
     keep = np.asarray(labelled)
     # The schema goes on last: `object` and the byte range are filled when the shard is built.
     return table.cast(INDEX), [maps[i] if keep[i] else None for i in order]
+
+
+def masks_of(block: pa.Table, bits: int) -> Masks:
+    """The masks of a shard's rows, in the plan's order; `bits` of each level."""
+    sources, errors = _flat(block, "mask_sources").to_pylist(), _flat(block, "reasons").to_pylist()
+    levels = _maps(block, "masks", np.uint8)
+    return Masks(bits, [levels[i] if sources[i] and not errors[i] else None for i in _order(block)])
+
+
+def _order(block: pa.Table) -> np.ndarray:
+    """Places of the samples in a block, in the plan's order."""
+    return np.argsort(np.asarray(_flat(block, "samples").field("row")))
 
 
 def _flat(block: pa.Table, name: str) -> pa.Array:
@@ -59,16 +81,16 @@ def _flat(block: pa.Table, name: str) -> pa.Array:
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _maps(block: pa.Table) -> list[np.ndarray | None]:
-    """Views of each sample's depth map in the micro-batches' buffers, in the order of the block."""
+def _maps(block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]) -> list[np.ndarray | None]:
+    """Views of each sample's map in the micro-batches' buffers, in the order of the block."""
     maps: list[np.ndarray | None] = []
     for index in range(block.num_rows):
         row = block.slice(index, 1)
         samples = row["samples"].chunk(0)[0].values
-        depths = np.frombuffer(binary_value(row, "depths"), dtype=np.uint16)
-        if not len(depths):
+        values = np.frombuffer(binary_value(row, name), dtype=dtype)
+        if not len(values):
             maps += [None] * len(samples)
             continue
         height, width = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
-        maps += list(depths.reshape(len(samples), height, width))
+        maps += list(values.reshape(len(samples), height, width))
     return maps

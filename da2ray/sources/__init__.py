@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from da2ray.errors import UserError
 from da2ray.sources.allowed import Allowed
-from da2ray.sources.base import MEMBERS, Member, Source, fetch, members_of
+from da2ray.sources.base import FOCAL, MEMBERS, Member, Source, fetch, members_of
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
 from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
 
 __all__ = [
+    "FOCAL",
     "IMAGE_SUFFIXES",
     "MANIFEST_SUFFIXES",
     "MEMBERS",
@@ -24,13 +25,14 @@ __all__ = [
 ]
 
 
-def open_source(url: str, client: Client = "auto", allow: Sequence[str] = ()) -> Source:
+def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *, with_focals: bool = False) -> Source:
     """The source at a URL, by its suffix: a manifest, a single image file, or a prefix of image files.
 
     Args:
         url: of a manifest it may be a signed http URL; the signature is not part of the source.
         client: as of `open_store`.
         allow: what a manifest's URIs may have besides the default (`Allowed.of`). A plan does not depend on it.
+        with_focals: a manifest's focal lengths are wanted.
 
     Raises:
         UserError: it does not exist, cannot be read, is a file of a kind that holds no images, or a manifest whose URIs
@@ -48,7 +50,7 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = ()) ->
     if suffix in MANIFEST_SUFFIXES:
         if not is_file:
             raise UserError(f"no such manifest: {shown}")
-        manifest = ManifestSource(url, client, Allowed.of(url, allow))
+        manifest = ManifestSource(url, client, Allowed.of(url, allow), with_focals=with_focals)
         manifest.check()
         return manifest
     if shown != url:

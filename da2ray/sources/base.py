@@ -25,15 +25,20 @@ MEMBERS = pa.schema(
 """One row a sample, as it was listed: key within the source, absolute URI, size in bytes, etag (null where not
 listed)."""
 
+FOCAL = pa.field("focal", pa.float32())
+"""A column more, of a source that knows focal lengths: in pixels of the image as displayed at full size, null where it does
+not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A row of MEMBERS. `size` (bytes) and `etag` are as listed: the object may have changed since."""
+    """A row of MEMBERS, maybe with FOCAL. `size` (bytes) and `etag` are as listed: the object may have changed since."""
 
     key: str
     uri: str
     size: int | None
     etag: str | None
+    focal: float | None = None
 
 
 class Source(Protocol):
@@ -59,7 +64,8 @@ class Source(Protocol):
         ...
 
     def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
-        """The samples, or the first `limit` of them, in batches of schema MEMBERS; in the same order every time.
+        """The samples, or the first `limit` of them, in batches of schema MEMBERS, all of them with FOCAL or none; in the
+        same order every time.
 
         Raises:
             UserError: the source cannot be read, or two samples have one key.
@@ -72,8 +78,8 @@ class Source(Protocol):
 
 
 def members_of(batch: pa.RecordBatch) -> list[Member]:
-    """Rows of schema MEMBERS as Python objects: for a shard, never for a whole source."""
-    columns = (batch.column(name).to_pylist() for name in MEMBERS.names)
+    """Rows of schema MEMBERS, maybe with FOCAL, as Python objects: for a shard, never for a whole source."""
+    columns = (column.to_pylist() for column in batch.columns)
     return [Member(*row) for row in zip(*columns, strict=True)]
 
 

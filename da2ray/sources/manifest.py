@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError
 from da2ray.sources.allowed import NAME_CHARS, Allowed
-from da2ray.sources.base import MEMBERS, Member, fetch
+from da2ray.sources.base import FOCAL, MEMBERS, Member, fetch
 from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
 from da2ray.storage.redaction import WEB
 
@@ -24,6 +24,7 @@ MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
 URI_COLUMNS = ("uri", "url", "path", "image", "file")
 """The first of these that the manifest has holds the URIs."""
 KEY_COLUMN = "key"
+FOCAL_COLUMN = "focal"
 BLOCK_BYTES = 8 << 20
 """Of text parsed at a time. A line must fit in."""
 PARQUET_ROWS = 16_384
@@ -39,17 +40,23 @@ class ManifestSource:
     there, without what may be a credential (`redact`): the query that signs a URL changes, a key is for good.
 
     A URI that is not allowed is a sample like others; it becomes a row `forbidden` when it is to be read.
+
+    A column `focal` is read where a teacher uses it: focal lengths in pixels of the image as displayed at full size, empty where
+    (or NaN) where it is not known. Any other that is no positive number ends planning: it would make metres wrong without a word.
     """
 
     kind = "manifest"
 
-    def __init__(self, url: str, client: Client = "auto", allowed: Allowed | None = None) -> None:
-        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed."""
+    def __init__(
+        self, url: str, client: Client = "auto", allowed: Allowed | None = None, *, with_focals: bool = False
+    ) -> None:
+        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed. `with_focals`: read that column."""
         self.url = redact(url)
         self.root = self.url.rpartition("/")[0] or "/"
         self._location = url
         self._client: Client = client
         self._allowed = allowed or Allowed.of(url)
+        self._with_focals = with_focals
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the signature: workers read images, not the manifest."""
@@ -122,7 +129,7 @@ class ManifestSource:
             raise UserError(f"cannot read {self.url} after row {row}: {printable(error)}") from error
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
-        """Columns `uri` and `key` (null where the manifest has none), as they stand in the manifest."""
+        """Columns `uri`, `key` (the URI where the manifest has none) and maybe `focal`, as they stand in the manifest."""
         store, key = self._open()
         file: Any = StoreFile(store, key, BLOCK_BYTES)
         if file.size() == 0:
@@ -139,7 +146,9 @@ class ManifestSource:
                 # Another column may be a caption with line breaks in it.
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+                    include_columns=columns,
+                    column_types={name: _type_of(name) for name in columns},
+                    strings_can_be_null=False,
                 ),
             )
         else:
@@ -148,7 +157,7 @@ class ManifestSource:
                 file,
                 read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
                 parse_options=pyarrow.json.ParseOptions(
-                    explicit_schema=pa.schema([(name, pa.string()) for name in columns]),
+                    explicit_schema=pa.schema([(name, _type_of(name)) for name in columns]),
                     unexpected_field_behavior="ignore",
                 ),
             )
@@ -157,13 +166,17 @@ class ManifestSource:
             keys = batch.column(KEY_COLUMN).cast(pa.string()) if KEY_COLUMN in columns else uris
             for column in (uris, keys):
                 column.validate(full=True)  # Parquet's strings may be anything.
-            yield pa.record_batch({"uri": uris, "key": keys})
+            rows = {"uri": uris, "key": keys}
+            if FOCAL_COLUMN in columns:
+                rows[FOCAL_COLUMN] = batch.column(FOCAL_COLUMN).cast(FOCAL.type)
+            yield pa.record_batch(rows)
 
     def _columns(self, names: list[str]) -> list[str]:
-        """The column of URIs, and the column of keys if there is one."""
+        """The column of URIs, and those of keys and focal lengths if there are."""
+        more = [KEY_COLUMN, FOCAL_COLUMN] if self._with_focals else [KEY_COLUMN]
         for name in URI_COLUMNS:
             if name in names:
-                return [name, KEY_COLUMN] if KEY_COLUMN in names else [name]
+                return [name, *(column for column in more if column in names)]
         raise UserError(
             f"{self.url} has no column {', '.join(URI_COLUMNS)}; its columns are {printable(', '.join(names))}"
         )
@@ -200,7 +213,20 @@ class ManifestSource:
         if pc.any(odd).as_py():
             keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
         nothing = pa.nulls(len(keys))
-        return pa.record_batch([keys, uris, nothing.cast(pa.int64()), nothing.cast(pa.string())], schema=MEMBERS)
+        members = pa.record_batch([keys, uris, nothing.cast(pa.int64()), nothing.cast(pa.string())], schema=MEMBERS)
+        if FOCAL_COLUMN not in rows.schema.names:
+            return members
+        focals = rows.column(FOCAL_COLUMN)
+        # As in CSV, where `nan` is one of the words for nothing.
+        focals = pc.if_else(pc.is_nan(focals), pa.scalar(None, FOCAL.type), focals)
+        wrong = pc.fill_null(pc.invert(pc.and_(pc.greater(focals, 0), pc.is_finite(focals))), fill_value=False)
+        if pc.any(wrong).as_py():
+            place = pc.index(wrong, value=True).as_py()
+            raise UserError(
+                f"{self.url}: row {before + place + 1} has the focal length {focals[place].as_py()}; it must be a positive "
+                "number of pixels, or empty where it is not known"
+            )
+        return members.append_column(FOCAL, focals)
 
     def _refuse_duplicate(self, repeated: np.ndarray, limit: int | None) -> None:
         """Read again to tell equal keys from equal hashes, and to name the first."""
@@ -218,6 +244,10 @@ class ManifestSource:
                         "keys must be unique (add a column `key`, or remove one of the rows)"
                     )
             row += len(keys)
+
+
+def _type_of(column: str) -> pa.DataType:
+    return FOCAL.type if column == FOCAL_COLUMN else pa.string()
 
 
 def _repeated(hashes: list[np.ndarray]) -> np.ndarray:

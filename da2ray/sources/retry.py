@@ -10,7 +10,7 @@ from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError, Status
 from da2ray.labels.snapshots import open_snapshot, read_part
 from da2ray.plan import Plan
-from da2ray.sources.base import MEMBERS, Member, Source
+from da2ray.sources.base import FOCAL, MEMBERS, Member, Source
 from da2ray.storage import Store
 
 
@@ -61,7 +61,8 @@ class RetrySource:
             left = None if left is None else left - rows.num_rows
             for batch in self._planned(rows):
                 unknown = [pa.nulls(batch.num_rows, MEMBERS.field(name).type) for name in ("size", "etag")]
-                yield pa.record_batch([batch["key"], batch["uri"], *unknown], schema=MEMBERS)
+                members = pa.record_batch([batch["key"], batch["uri"], *unknown], schema=MEMBERS)
+                yield members.append_column(FOCAL, batch["focal"]) if "focal" in batch.schema.names else members
             if left == 0:
                 return
 

@@ -10,7 +10,7 @@ from da2ray.labels.commits import CommitOutcome, commit_shard, list_commits
 from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo, create_or_open
 from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import INDEX, Reason
-from da2ray.labels.shard import BuiltShard, build_shard
+from da2ray.labels.shard import BuiltShard, Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind
@@ -81,9 +81,16 @@ def mixed(plan: str = "p", shard: int = 0) -> tuple[pa.Table, list[np.ndarray | 
     return content(keys, plan=plan, shard=shard, unlabelled={0: Reason.TOO_SMALL, 4: Reason.TRUNCATED})
 
 
-def built(format: str = "parquet", **arguments: object) -> BuiltShard:  # noqa: A002 - the option's name
+def masks(qs: list[np.ndarray | None], bits: int = 2) -> Masks:
+    """A mask for every map but the last."""
+    last = max(index for index, q in enumerate(qs) if q is not None)
+    levels = [None if q is None or index == last else (q % 2**bits).astype(np.uint8) for index, q in enumerate(qs)]
+    return Masks(bits, levels)
+
+
+def built(format: str = "parquet", masked: bool = False, **arguments: object) -> BuiltShard:  # noqa: A002 - the option's name
     rows, qs, _ = mixed(**arguments)
-    return build_shard(rows, qs, format)
+    return build_shard(rows, qs, format, masks(qs) if masked else None)
 
 
 def commit(store: Store, keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0) -> CommitOutcome:

@@ -131,7 +131,7 @@ def test_values_are_found_across_several_data_pages() -> None:
 def test_a_layout_that_is_not_understood_is_refused() -> None:
     shard = built()
     with pytest.raises(RuntimeError, match="PLAIN"):
-        locate(pa.py_buffer(shard.data), [b"not in there"])
+        locate(pa.py_buffer(shard.data), [b"not in there"], "depth")
 
 
 def test_rows_and_maps_that_contradict_each_other_are_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from da2ray.labels.schema import SCORES
+from da2ray.labels.schema import NUMBERS
 from da2ray.pipeline.batches import HostBatch
 from da2ray.pipeline.device import Device
 from da2ray.teachers.base import PixelBatch, Prediction
@@ -76,8 +76,10 @@ def test_a_map_that_is_not_finite_fails_alone(device: Device) -> None:
 
 def test_scores_are_of_the_depth_before_it_was_quantised(device: Device) -> None:
     labelled = device.submit(host_batch(0)).result(30)
-    low, high, mean, zeros = labelled.scores[0]
-    assert SCORES.names == ["depth_min", "depth_max", "depth_mean", "zero_share"]
+    names = ["depth_min", "depth_max", "depth_mean", "zero_share"]
+    low, high, mean, zeros = (labelled.numbers[0, NUMBERS.get_field_index(name)] for name in names)
+    assert np.isnan(np.delete(labelled.numbers[0], [NUMBERS.get_field_index(name) for name in names])).all()
+    assert labelled.masks is None
     assert (low, high) == (0, SIZE[1] - 1)
     assert mean == pytest.approx((SIZE[1] - 1) / 2)
     assert zeros == pytest.approx(1 / SIZE[1])

@@ -178,8 +178,8 @@ def test_no_jpeg_takes_more_room_than_was_counted_for_it(size: tuple[int, int]) 
         header = read_header(data)
         network = SIZE_RULE(header.height, header.width)
         for mode in DecodeMode:
-            sample = reading._Sample({}, data, header)
-            room = make_reading(Path("/"), mode)._room(sample, network)
+            sample = reading._Sample({}, data, header, network)
+            room = make_reading(Path("/"), mode)._room(sample)
             taken = decode_pixels(data, header, network, mode).size
             assert taken <= room, f"{mode} {size} orientation {orientation}: {taken} > {room}"
             # Counted with care, or arenas would be several times what they hold.

@@ -1,15 +1,16 @@
 """The write stage: a shard is complete, in the plan's order, and says of each sample what the teacher said of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from da2ray.labels.schema import INDEX, SCORES
+from da2ray.labels.schema import INDEX, NUMBERS, SCORES
 from da2ray.labels.shard import build_shard
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, LabelledBatch, labelled_row, large_binaries, lists
-from da2ray.pipeline.writing import IncompleteShardError, assemble
+from da2ray.pipeline.writing import IncompleteShardError, assemble, masks_of
 
 SIZE = (28, 42)
 
@@ -44,11 +45,12 @@ def read_row(samples: list[dict], *, planned: int, shard: int = 3) -> pa.Table:
 def labels_of(
     rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, size: tuple[int, int] = SIZE
 ) -> LabelledBatch:
-    """Depth, scale, offset and scores that tell each sample from all others."""
+    """Depth, scale, offset and numbers that tell each sample from all others."""
     numbers = np.array(rows, np.float32)
     depths = (np.arange(size[0] * size[1]).reshape(size) + 100 * numbers[:, None, None]).astype(np.uint16)
-    scores = numbers[:, None] + np.arange(len(SCORES), dtype=np.float32) / 8
-    return LabelledBatch(depths, 1 + numbers, -numbers, scores, [(errors or {}).get(row) for row in rows])
+    measured = numbers[:, None] + np.arange(len(NUMBERS), dtype=np.float32) / 8
+    measured[:, NUMBERS.get_field_index("focal")] = np.nan
+    return LabelledBatch(depths, 1 + numbers, -numbers, measured, [(errors or {}).get(row) for row in rows])
 
 
 def micro_batch(rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, **place: int) -> pa.Table:
@@ -82,7 +84,8 @@ def test_rows_and_maps_are_in_the_plans_order_whatever_the_order_of_micro_batche
             np.testing.assert_array_equal(maps[row], alone.depths[0])
             found = rows.slice(row, 1).to_pylist()[0]
             assert (found["scale"], found["offset"], found["kind"]) == (1 + row, -row, "disparity")
-            assert [found[name] for name in SCORES.names] == alone.scores[0].tolist()
+            names = [name for name in NUMBERS.names if name != "focal"]
+            assert [found[name] for name in names] == alone.numbers[0, : len(names)].tolist()
             assert (found["plan"], found["shard"], found["fingerprint"]) == ("p", 3, "f" * 16)
         build_shard(rows, maps, "parquet")  # what it makes is fit to be stored
 
@@ -135,3 +138,37 @@ def test_what_could_not_be_read_keeps_its_reason_and_has_no_label() -> None:
 def test_a_block_that_is_not_exactly_one_shard_is_refused(rows: list[pa.Table]) -> None:
     with pytest.raises(IncompleteShardError, match="plan p, shard"):
         assembled(*rows)
+
+
+def masked(rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, **place: int) -> pa.Table:
+    """A micro-batch in which images with an odd number have no mask."""
+    masks = np.array(rows, np.uint8)[:, None, None] % 4 * np.ones((1, *SIZE), np.uint8)
+    sources = [None if row % 2 else "checker" for row in rows]
+    labelled = replace(labels_of(rows, errors), masks=masks, mask_sources=sources)
+    return labelled_row(read_row([sample(row) for row in rows], **place), labelled)
+
+
+def test_masks_are_in_the_plans_order_beside_their_maps() -> None:
+    block = pa.concat_tables(
+        [
+            masked([6, 1], planned=8),
+            masked([4, 0], {4: ("non_finite", "NaN in it")}, planned=8),
+            micro_batch([3, 7], planned=8),
+            unlabelled([5, 2], planned=8),
+        ]
+    )
+    rows, maps = assemble(block, plan="p", kind="disparity", fingerprint="f" * 16)
+    masks = masks_of(block, 2)
+    assert [row for row, levels in enumerate(masks.levels) if levels is not None] == [0, 6]
+    assert {row: int(masks.levels[row].max()) for row in (0, 6)} == {0: 0, 6: 2}
+    assert [row for row, source in enumerate(rows["mask_source"].to_pylist()) if source] == [0, 6]
+    shard = build_shard(rows, maps, "zarr", masks)
+    assert shard.rows["mask_bits"].to_pylist() == [2, None, None, None, None, None, 2, None]
+
+
+def test_parts_of_a_micro_batch_join_where_only_some_have_masks() -> None:
+    labelled = replace(labels_of([0, 1]), masks=np.ones((2, *SIZE), np.uint8), mask_sources=["teacher", None])
+    joined = LabelledBatch.joined([labels_of([7]), labelled])
+    assert joined.mask_sources == [None, "teacher", None]
+    assert joined.masks.max(axis=(1, 2)).tolist() == [0, 1, 1]
+    assert LabelledBatch.joined([labels_of([7]), labels_of([8])]).masks is None

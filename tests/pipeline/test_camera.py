@@ -1,0 +1,154 @@
+"""Focal lengths on their way: from manifest or EXIF to the teacher, in its pixels, and into the index, as displayed."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from da2ray.errors import UserError
+from da2ray.images import DecodeMode, Limits
+from da2ray.labels.schema import INDEX, NUMBERS, Reason
+from da2ray.pipeline.batches import HostBatch, LabelledBatch, host_batch, labelled_row
+from da2ray.pipeline.reading import Reading
+from da2ray.pipeline.writing import assemble
+from da2ray.plan import Shard, make_plan
+from da2ray.sources import open_source
+from da2ray.sources.manifest import ManifestSource
+from da2ray.sources.retry import RetrySource
+from da2ray.storage import open_store
+from da2ray.teachers.depth_anything.size import OfficialSize
+from tests.photos import jpeg
+
+FILM = 0xA405
+FOCALS = {"a.jpg": 1234.5, "b.jpg": None, "c.jpg": 800.0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three JPEGs of 2000 x 1500; b.jpg and c.jpg say 30 mm in film terms, which is 1733 pixels."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in FOCALS:
+        exif = Image.Exif()
+        if name != "a.jpg":
+            exif.get_ifd(0x8769)[FILM] = 30
+        (folder / name).write_bytes(jpeg(Image.new("RGB", (2000, 1500), "green"), exif=exif))
+    return folder
+
+
+def write_manifest(folder: Path, kind: str, focals: dict[str, object] | None = None) -> Path:
+    path = folder.parent / f"images.{kind}"
+    rows = [{"uri": str(folder / name), "focal": focal} for name, focal in (focals or FOCALS).items()]
+    if kind == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["uri", "focal"])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema({"uri": pa.string(), "focal": pa.float64()})), path)
+    return path
+
+
+def shard_of(source: ManifestSource, tmp_path: Path) -> Shard:
+    plan = make_plan(source, open_store(str(tmp_path / "plan")), shard_size=10, limit=None, fingerprint="f")
+    (shard,) = plan.shards(np.arange(1))
+    return shard
+
+
+def reading(source: ManifestSource, mode: DecodeMode = DecodeMode.EXACT, *, with_focals: bool = True) -> Reading:
+    return Reading(source, OfficialSize(), Limits(), mode, 8, with_focals=with_focals)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, tmp_path: Path, kind: str) -> None:
+    source = open_source(str(write_manifest(folder, kind)), with_focals=True)
+    shard = shard_of(source, tmp_path)
+    assert [member.focal for member in shard.samples()] == list(FOCALS.values())
+    block = reading(source).read(shard)
+    samples = {sample["key"].rpartition("/")[2]: sample for sample in block["samples"][0].as_py()}
+    found = {name: (sample["focal"], sample["focal_source"]) for name, sample in samples.items()}
+    expected = {
+        "a.jpg": (1234.5, "manifest"),
+        "b.jpg": (pytest.approx(1733.4, abs=0.1), "exif"),
+        "c.jpg": (800, "manifest"),
+    }
+    assert found == expected
+
+
+def test_failed_samples_keep_theirs_when_they_are_tried_again(folder: Path, tmp_path: Path) -> None:
+    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    store = open_store(str(tmp_path / "plan"))
+    shard = shard_of(source, tmp_path)
+    rows = pa.table({"plan": [shard.plan] * 2, "shard": [0, 0], "row": [2, 0]})
+    (batch,) = RetrySource(source, store, 1, ())._planned(rows)
+    assert batch["focal"].to_pylist() == [800, 1234.5]
+
+
+def test_where_no_teacher_asks_none_is_read(folder: Path, tmp_path: Path) -> None:
+    source = open_source(str(write_manifest(folder, "csv", dict.fromkeys(FOCALS, "no number"))))
+    shard = shard_of(source, tmp_path)
+    assert shard.members().schema.names == ["key", "uri", "size", "etag"]
+    block = reading(source, with_focals=False).read(shard)
+    assert all(sample["focal"] is None for sample in block["samples"][0].as_py())
+    assert host_batch(block.slice(0, 1)).focals is None
+
+
+@pytest.mark.parametrize("wrong", [0, -3, "inf"])
+def test_a_focal_length_that_is_none_ends_planning_and_names_its_row(folder: Path, wrong: object) -> None:
+    manifest = write_manifest(folder, "csv", {"a.jpg": 5, "b.jpg": wrong})
+    with pytest.raises(UserError, match=r"row 2 has the focal length .* positive number of pixels"):
+        list(ManifestSource(str(manifest), with_focals=True).samples())
+
+
+def test_a_focal_length_that_is_no_number_ends_planning(folder: Path) -> None:
+    manifest = write_manifest(folder, "csv", {"a.jpg": "26 mm"})
+    with pytest.raises(UserError, match="26 mm"):
+        list(ManifestSource(str(manifest), with_focals=True).samples())
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_nan_is_not_known(folder: Path, kind: str) -> None:
+    manifest = write_manifest(folder, kind, {"a.jpg": float("nan"), "b.jpg": 5})
+    (batch,) = ManifestSource(str(manifest), with_focals=True).samples()
+    assert batch["focal"].to_pylist() == [None, 5]
+
+
+def teacher_says(batch: HostBatch, focals: list[float]) -> LabelledBatch:
+    """Labels of a teacher that used these focal lengths, in pixels of the decoded images."""
+    numbers = np.full((len(batch), len(NUMBERS)), np.nan, np.float32)
+    numbers[:, NUMBERS.get_field_index("focal")] = focals
+    flat = np.ones(len(batch), np.float32)
+    return LabelledBatch(np.zeros((len(batch), *batch.size), np.uint16), flat, flat, numbers, [None] * len(batch))
+
+
+@pytest.mark.parametrize(("mode", "share"), [(DecodeMode.EXACT, 1), (DecodeMode.SCALED, 0.375)])
+def test_the_teacher_gets_them_in_its_pixels_and_the_index_as_displayed(
+    folder: Path, tmp_path: Path, mode: DecodeMode, share: float
+) -> None:
+    (folder / "b.jpg").write_bytes(jpeg(Image.new("RGB", (2000, 1500))))
+    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    block = reading(source, mode).read(shard_of(source, tmp_path))
+    batch = host_batch(block, with_focals=True)
+    assert batch.shapes[0] == (1500 * share // 1 + (share < 1 and 1500 * share % 1 > 0), 2000 * share)
+    assert batch.focals == [pytest.approx(1234.5 * share), None, pytest.approx(800 * share)]
+    assert [part.focals for part in batch.parts(2)] == [batch.focals[:2], batch.focals[2:]]
+    said = teacher_says(batch, [batch.focals[0], 1000 * share, batch.focals[2]])
+    rows, _ = assemble(labelled_row(block, said), plan="p", kind="metric", fingerprint="f", camera="assumed")
+    assert rows.schema.equals(INDEX)
+    assert rows["focal"].to_pylist() == pytest.approx([1234.5, 1000, 800])
+    assert rows["focal_source"].to_pylist() == ["manifest", "assumed", "manifest"]
+
+
+def test_an_image_that_failed_keeps_what_was_known_of_it(folder: Path, tmp_path: Path) -> None:
+    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    block = reading(source).read(shard_of(source, tmp_path))
+    failed = LabelledBatch.failed(host_batch(block), Reason.TEACHER_ERROR, "no")
+    rows, _ = assemble(labelled_row(block, failed), plan="p", kind="metric", fingerprint="f", camera="predicted")
+    assert rows["focal_source"].to_pylist() == ["manifest", "exif", "manifest"]
