@@ -7,7 +7,7 @@ below it (the command line wins) and turns every mistake into a `UserError` that
 import argparse
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -43,9 +43,28 @@ class PseudolabelConfig(JobConfig):
         description="what to label: a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs"
     )
     output: str = Field(description="URL or path of the dataset: made on the first run, resumed on the next")
-    teacher: str = Field("depth-anything-v2-small", description="the depth model, by name")
+    teacher: str = Field(
+        "depth-anything-v2-small",
+        description="the depth model: by name, by family as hf:ORG/NAME or hf:FOLDER, marigold:…, metric3d:…, unidepth:…, or "
+        "your own as MODULE:CLASS",
+    )
+    teacher_option: dict[str, str] = Field(
+        {}, description="KEY=VALUE settings of the teacher, if its family has some; they count for the fingerprint"
+    )
     weights: str | None = Field(
         None, description="the teacher's weights: a path, URL or hub id [the teacher's published ones]"
+    )
+    trust_remote_code: bool = Field(
+        False, description="let code run that comes with a teacher from a hub; without it such teachers are refused"
+    )
+    checker: str | None = Field(
+        None,
+        description="a second teacher, by name, that labels beside the first: how far they disagree becomes scores and a mask, "
+        "and one that gives metres makes relative labels readable in metres",
+    )
+    checker_weights: str | None = Field(None, description="the checker's weights [its published ones]")
+    mask_bits: int = Field(
+        2, ge=1, le=8, description="bits a pixel of the stored confidence, where teacher or checker give one"
     )
     format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
     shard_size: int = Field(
@@ -122,6 +141,11 @@ class PseudolabelConfig(JobConfig):
     def _split(cls, value: object) -> object:
         return split_list(value)
 
+    @field_validator("teacher_option", mode="before")
+    @classmethod
+    def _settings(cls, value: object) -> object:
+        return parse_settings(value)
+
     @field_validator("retry_failed")
     @classmethod
     def _failure_classes(cls, value: list[str] | None) -> list[str] | None:
@@ -184,12 +208,47 @@ class BenchmarkConfig(JobConfig):
         return [] if value in ("none", ["none"]) else split_list(value)
 
 
+class TrainTeacherConfig(JobConfig):
+    """Train the embedded tiny teacher on rendered worlds; run the same command again to go on."""
+
+    work: str = Field("scratch/train-teacher", description="folder for rendered worlds and the checkpoint")
+    scenes: int = Field(10240, ge=1, description="worlds to train on")
+    steps: int = Field(4000, ge=1, description="may be changed between runs")
+    batch_size: int = Field(32, ge=2, description="pictures in a step")
+    learning_rate: float = Field(1e-3, gt=0, description="at its peak")
+    seed: int = Field(0, ge=0, description="of the first weights and of what each step sees")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where it trains")
+    held_out: int = Field(500, ge=1, description="worlds to judge the result on")
+    weights: str = Field("scratch/train-teacher/tiny.safetensors", description="where the result is written, in fp16")
+
+
 def split_list(value: object) -> object:
     """`"a,b"` and `["a,b", "c"]` -> a list of words; anything else as it is, for pydantic to judge."""
     words = [value] if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return value
     return [part for word in words for part in word.split(",") if part]
+
+
+def parse_settings(value: object) -> object:
+    """`["KEY=VALUE", …]`, or a mapping as YAML has them -> the mapping, values as text; anything else as it is.
+
+    Raises:
+        ValueError: a word is no KEY=VALUE, or a key is there twice.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): str(setting) for key, setting in value.items()}
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        return value
+    settings: dict[str, str] = {}
+    for word in value:
+        key, equals, setting = word.partition("=")
+        if not (key and equals and setting):
+            raise ValueError(f"expected KEY=VALUE, not {word!r}")
+        if key in settings:
+            raise ValueError(f"{key} is there twice")
+        settings[key] = setting
+    return settings
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -228,7 +287,7 @@ def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser
         kind = _plain_type(field.annotation)
         default = (
             ""
-            if field.is_required() or field.default is None or kind is bool
+            if field.is_required() or field.default in (None, {}) or kind is bool
             else f" [{field.default}]".replace("%", "%%")
         )
         text = f"{field.description}{default}"
@@ -238,6 +297,8 @@ def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser
             parser.add_argument(option, choices=get_args(kind), help=text)
         elif get_origin(kind) is list:
             parser.add_argument(option, nargs="*", metavar="NAME", help=text)
+        elif get_origin(kind) is dict:
+            parser.add_argument(option, nargs="+", metavar="KEY=VALUE", help=text)
         elif isinstance(kind, type) and issubclass(kind, StrEnum):
             parser.add_argument(option, choices=[member.value for member in kind], help=text)
         else:

@@ -105,6 +105,21 @@ def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> N
         load(PseudolabelConfig, [*NEEDED, "--retry-failed", "too_small"])
 
 
+def test_teacher_options_are_pairs_on_the_command_line_and_a_mapping_or_pairs_in_yaml(tmp_path: Path) -> None:
+    given = [*NEEDED, "--teacher-option", "steps=4", "repo=a=b,c"]
+    assert load(PseudolabelConfig, given).teacher_option == {"steps": "4", "repo": "a=b,c"}
+    assert load(PseudolabelConfig, NEEDED).teacher_option == {}
+    for text in ("teacher-option: {steps: 4}\n", "teacher-option: [steps=4]\n"):
+        (tmp_path / "job.yaml").write_text(text)
+        config = load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")])
+        assert config.teacher_option == {"steps": "4"}
+    for word in ("steps", "=4", "steps="):
+        with pytest.raises(UserError, match=f"--teacher-option: expected KEY=VALUE, not '{word}'"):
+            load(PseudolabelConfig, [*NEEDED, "--teacher-option", word])
+    with pytest.raises(UserError, match="--teacher-option: steps is there twice"):
+        load(PseudolabelConfig, [*NEEDED, "--teacher-option", "steps=4", "steps=5"])
+
+
 def test_ranges_are_one_number_or_two() -> None:
     assert parse_range("4") == (4, 4)
     assert parse_range("2:8") == (2, 8)

@@ -1,13 +1,16 @@
-"""Teachers by name: what `--teacher` may say. Importing this reads no weights and fetches nothing."""
+"""Teachers by name: what `--teacher` may say. Importing this reads no weights, fetches nothing and imports no family."""
 
 import difflib
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from da2ray.errors import UserError
 from da2ray.teachers import luminance
 from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
 from da2ray.teachers.depth_anything import teacher as depth_anything
-from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, Config
+from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, VITT, Config
 from da2ray.teachers.depth_anything.size import OfficialSize
 
 DEFAULT = "depth-anything-v2-small"
@@ -15,28 +18,84 @@ DEFAULT = "depth-anything-v2-small"
 
 PREPROCESSING = "official-518-v1"
 UNRELEASED = "unreleased"
-LICENCES = {VITS: "Apache-2.0", VITB: "CC-BY-NC-4.0", VITL: "CC-BY-NC-4.0", VITG: UNRELEASED}
-"""Of the published weights, relative and metric alike (the model cards under huggingface.co/depth-anything)."""
+UNKNOWN = "unknown"
+NOT_COMMERCIAL = ("-NC", "apple-amlr")
+LICENCES = {VITS: "Apache-2.0", VITB: "CC-BY-NC-4.0", VITL: "CC-BY-NC-4.0", VITG: UNRELEASED, VITT: "Apache-2.0"}
+"""Of the published weights, relative and metric alike (the model cards under huggingface.co/depth-anything), and of ours."""
+
+TINY_SIDE = 252
+"""Pixels of the embedded teacher's short side, 18 patches: what it was trained at (`da2ray.worlds.training.SIZE`)."""
 
 METRIC = {"indoor": 20.0, "outdoor": 80.0}
 """Metres of the metric heads, trained on Hypersim and on Virtual KITTI."""
 
 
-def resolve(name: str) -> TeacherSpec:
-    """The teacher of a name.
+class Family(NamedTuple):
+    """Teachers whose names begin with a prefix and a colon.
+
+    Attributes:
+        module: has `spec(rest of the name, options) -> TeacherSpec`; imported when one of them is asked for.
+        form: what its names look like.
+        extra: of da2ray's, which installs what the module imports; "" where it needs none.
+    """
+
+    module: str
+    form: str
+    extra: str = ""
+
+
+FAMILIES = {
+    "hf": Family("da2ray.teachers.hugging_face", "hf:ORG/NAME[@REVISION] or hf:FOLDER", "transformers"),
+    "marigold": Family("da2ray.teachers.marigold", "marigold:ORG/NAME or marigold:FOLDER", "diffusers"),
+    "metric3d": Family("da2ray.teachers.metric3d", "metric3d:VARIANT"),
+    "unidepth": Family("da2ray.teachers.unidepth", "unidepth:VARIANT"),
+}
+OWN = Family("da2ray.teachers.custom", "MODULE:CLASS")
+"""The user's own: what stands before the colon is no prefix, and `spec` gets the whole name."""
+
+
+def resolve(name: str, options: Mapping[str, str] | None = None) -> TeacherSpec:
+    """The teacher of a name. A family may read the small configuration files of a checkpoint, and fetch those.
+
+    Args:
+        name: what `--teacher` says.
+        options: what `--teacher-option` says.
 
     Raises:
-        UserError: there is none; the message lists those there are, likely ones first.
+        UserError: there is no such teacher (the message lists those there are, likely ones first), it knows no such option,
+            or what it needs is not installed.
     """
+    options = options or {}
     if name in _SPECS:
+        refuse_options(name, options)
         return _SPECS[name]
-    close = difflib.get_close_matches(name, _SPECS)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise UserError(f"no teacher is named {name}: {hint}There are {', '.join(_SPECS)}")
+    prefix, _, rest = name.partition(":")
+    if rest and prefix in FAMILIES:
+        return _of_family(FAMILIES[prefix], name, rest, options)
+    if rest.isidentifier() and all(part.isidentifier() for part in prefix.split(".")):
+        return _of_family(OWN, name, name, options)
+    forms = ", ".join(family.form for family in (*FAMILIES.values(), OWN))
+    if close := difflib.get_close_matches(name, _SPECS):
+        raise UserError(
+            f"no teacher is named {name}: did you mean {' or '.join(close)}?\nof families and your own: {forms}"
+        )
+    raise UserError(
+        f"no teacher is named {name}: there are {', '.join(_SPECS)}\nand, of families and your own, {forms}"
+    )
+
+
+def refuse_options(name: str, options: Mapping[str, str]) -> None:
+    """For a teacher that has none.
+
+    Raises:
+        UserError: some were given.
+    """
+    if options:
+        raise UserError(f"--teacher {name} has no options: drop --teacher-option {next(iter(options))}=…")
 
 
 def names() -> list[str]:
-    """All names, in the order in which help texts show them."""
+    """The names that need no prefix, in the order in which help texts show them."""
     return list(_SPECS)
 
 
@@ -44,14 +103,34 @@ def licence_line(spec: TeacherSpec) -> str:
     """One line that tells a user who picks a teacher what its weights allow."""
     if spec.licence == UNRELEASED:
         return f"{spec.name}: no weights were released; the licence is that of the ones you give"
-    limit = ", not for commercial use" if "-NC" in spec.licence else ""
+    if spec.licence == UNKNOWN:
+        return f"{spec.name}: the licence of its weights is not known here; their model card says it"
+    limit = ", not for commercial use" if any(word in spec.licence for word in NOT_COMMERCIAL) else ""
     return f"{spec.name}: weights {spec.licence}{limit}"
 
 
-def _relative(config: Config) -> TeacherSpec:
-    weights = None if config is VITG else f"depth-anything/Depth-Anything-V2-{config.size.title()}-hf"
+def _of_family(family: Family, name: str, rest: str, options: Mapping[str, str]) -> TeacherSpec:
+    try:
+        module = importlib.import_module(family.module)
+    except ModuleNotFoundError as error:
+        if (error.name or "da2ray").startswith("da2ray"):
+            raise
+        install = f"pip install 'da2ray[{family.extra}]'" if family.extra else f"install {error.name}"
+        raise UserError(f"--teacher {name} needs {error.name}, which is not installed: {install}") from error
+    spec: TeacherSpec = module.spec(rest, options)
+    return spec
+
+
+def _relative(config: Config, weights: str | None) -> TeacherSpec:
     variant = depth_anything.Variant(f"depth-anything-v2-{config.size}", config, None, weights)
     return _spec(variant.name, LICENCES[config], variant.identify, variant.load)
+
+
+def _embedded() -> TeacherSpec:
+    """Trained by us on rendered worlds (`tiny.md` beside its weights), at half the official size."""
+    return replace(
+        _relative(VITT, "tiny.safetensors"), size_rule=OfficialSize(TINY_SIDE), preprocessing=f"official-{TINY_SIDE}-v1"
+    )
 
 
 def _metric(scene: str, config: Config) -> TeacherSpec:
@@ -82,8 +161,10 @@ def _spec(
 
 
 _ALL = [
-    *(_relative(config) for config in (VITS, VITB, VITL, VITG)),
+    *(_relative(config, f"depth-anything/Depth-Anything-V2-{config.size.title()}-hf") for config in (VITS, VITB, VITL)),
+    _relative(VITG, None),
     *(_metric(scene, config) for scene in METRIC for config in (VITS, VITB, VITL)),
+    _embedded(),
     _spec("luminance", "Apache-2.0", luminance.identify, luminance.load),
     _spec("random-tiny", "Apache-2.0", depth_anything.identify_random_tiny, depth_anything.load_random_tiny),
 ]

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import huggingface_hub
@@ -16,11 +17,12 @@ from da2ray.teachers.depth_anything.size import OfficialSize
 
 SIZES = ("small", "base", "large")
 METRIC = [f"depth-anything-v2-metric-{scene}-{size}" for scene in ("indoor", "outdoor") for size in SIZES]
+TINY = "depth-anything-v2-tiny"
 RELATIVE = [f"depth-anything-v2-{size}" for size in (*SIZES, "giant")]
 
 
 def test_names_are_those_of_the_design() -> None:
-    assert registry.names() == [*RELATIVE, *METRIC, "luminance", "random-tiny"]
+    assert registry.names() == [*RELATIVE, *METRIC, TINY, "luminance", "random-tiny"]
     assert registry.DEFAULT in registry.names()
     assert [registry.resolve(name).name for name in registry.names()] == registry.names()
 
@@ -29,8 +31,9 @@ def test_kind_and_unit_follow_the_name() -> None:
     for name in registry.names():
         spec = registry.resolve(name)
         assert (spec.kind, spec.unit) == ((Kind.METRIC, "m") if name in METRIC else (Kind.DISPARITY, ""))
-        assert spec.size_rule == OfficialSize()
-        assert spec.preprocessing == "official-518-v1"
+        side = 252 if name == TINY else 518
+        assert spec.size_rule == OfficialSize(side)
+        assert spec.preprocessing == f"official-{side}-v1"
 
 
 def test_specs_travel_to_workers() -> None:
@@ -64,14 +67,46 @@ def test_licence_is_one_line_that_says_what_is_not_allowed(name: str, line: str)
     assert registry.licence_line(registry.resolve(name)) == line
 
 
-def test_unknown_name_lists_close_ones_and_all() -> None:
-    with pytest.raises(UserError) as caught:
+def test_an_unknown_name_is_told_close_ones_or_else_all() -> None:
+    with pytest.raises(UserError, match="did you mean depth-anything-v2-small") as caught:
         registry.resolve("depth-anything-small")
-    message = str(caught.value)
-    assert "did you mean depth-anything-v2-small" in message
-    assert all(name in message for name in registry.names())
-    with pytest.raises(UserError, match="no teacher is named zzz: There are"):
-        registry.resolve("zzz")
+    assert "hf:ORG/NAME" in str(caught.value)
+    for name in ("zzz", "hf:", "a b:c", "zzz:1", ":x"):
+        with pytest.raises(UserError, match=f"no teacher is named {name}: there are") as caught:
+            registry.resolve(name)
+        forms = [family.form for family in (*registry.FAMILIES.values(), registry.OWN)]
+        assert all(known in str(caught.value) for known in (*registry.names(), *forms))
+
+
+def test_options_are_refused_by_teachers_that_have_none() -> None:
+    with pytest.raises(UserError, match="--teacher luminance has no options: drop --teacher-option steps="):
+        registry.resolve("luminance", {"steps": "4"})
+
+
+@pytest.mark.parametrize("prefix", registry.FAMILIES)
+def test_a_prefix_leads_to_its_family_and_options_go_with_it(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    family = types.ModuleType("family")
+    family.spec = lambda *arguments: asked.append(arguments) or registry.resolve("luminance")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, registry.FAMILIES[prefix].module, family)
+    assert registry.resolve(f"{prefix}:org/name@main", {"a": "1"}) is registry.resolve("luminance")
+    assert asked == [("org/name@main", {"a": "1"})]
+
+
+def test_what_a_family_needs_and_is_not_installed_is_said_with_the_extra_that_has_it() -> None:
+    """In a fresh process, where it was not imported before."""
+    code = """if True:
+        import sys
+        from da2ray.errors import UserError
+        from da2ray.teachers import registry
+        sys.modules["transformers"] = None
+        try:
+            registry.resolve("hf:Intel/dpt-large")
+        except UserError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "needs transformers, which is not installed: pip install 'da2ray[transformers]'" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -117,7 +152,8 @@ def test_hub_out_of_reach_is_a_user_error_in_a_fresh_process(tmp_path: Path) -> 
     assert "give --weights PATH" in done.stdout
 
 
-def test_importing_the_registry_imports_neither_transformers_nor_ray() -> None:
-    code = "import sys, da2ray.teachers.registry; print(sorted({'transformers', 'ray'} & set(sys.modules)))"
+def test_importing_the_registry_imports_no_family_and_no_ray() -> None:
+    heavy = {"transformers", "diffusers", "ray"}
+    code = f"import sys, da2ray.teachers.registry; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -38,10 +38,12 @@ VITS = Config("small", "vits", EncoderConfig(384, 12, 6, (2, 5, 8, 11)), 64, (48
 VITB = Config("base", "vitb", EncoderConfig(768, 12, 12, (2, 5, 8, 11)), 128, (96, 192, 384, 768))
 VITL = Config("large", "vitl", EncoderConfig(1024, 24, 16, (4, 11, 17, 23)), 256, (256, 512, 1024, 1024))
 VITG = Config("giant", "vitg", EncoderConfig(1536, 40, 24, (9, 19, 29, 39), swiglu=True), 384, (1536, 1536, 1536, 1536))
-TINY = Config("tiny", "tiny", EncoderConfig(64, 4, 2, (0, 1, 2, 3)), 32, (16, 24, 32, 48))
-"""The same network for tests and demos, 0.5 M parameters; no trained weights exist."""
+VITT = Config("tiny", "vitt", EncoderConfig(192, 8, 3, (1, 3, 5, 7)), 32, (24, 48, 96, 192))
+"""The embedded teacher's, trained by `jobs/train_teacher.py`: 4.6 M parameters, 9 MB in half precision."""
+TINY = Config("random-tiny", "tiny", EncoderConfig(64, 4, 2, (0, 1, 2, 3)), 32, (16, 24, 32, 48))
+"""The same network for tests of the pipeline, 0.5 M parameters; no trained weights exist."""
 
-CONFIGS = (VITS, VITB, VITL, VITG, TINY)
+CONFIGS = (VITS, VITB, VITL, VITG, VITT, TINY)
 
 
 class ResidualConvUnit(nn.Module):
@@ -114,16 +116,20 @@ class DPTHead(nn.Module):
 
     def forward(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
         """Four taps (N, rows * columns, dim) -> float32 (N, 14 * rows, 14 * columns)."""
+        x = self.fused(taps, rows, columns)
+        # From here on fp32 whatever autocast says: a 16-bit tail leaves some 400 distinct values in a depth map.
+        with torch.autocast(x.device.type, enabled=False):
+            x = upsample(x.float(), (PATCH * rows, PATCH * columns))
+            return self.scratch.output_conv2(x).squeeze(1)
+
+    def fused(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
+        """Four taps -> (N, features / 2, 8 * rows, 8 * columns): all but the last interpolation and what follows it."""
         maps = [
             # Tokens seen as an image are channels-last already: no copy.
             resize(project(tap.transpose(1, 2).unflatten(2, (rows, columns))))
             for tap, project, resize in zip(taps, self.projects, self.resize_layers, strict=True)
         ]
-        x = self.scratch(maps)
-        # From here on fp32 whatever autocast says: a 16-bit tail leaves some 400 distinct values in a depth map.
-        with torch.autocast(x.device.type, enabled=False):
-            x = upsample(x.float(), (PATCH * rows, PATCH * columns))
-            return self.scratch.output_conv2(x).squeeze(1)
+        return self.scratch(maps)
 
 
 class DepthAnythingV2(nn.Module):

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -95,7 +96,8 @@ class Variant:
         name: the teacher's name.
         config: its size.
         max_depth: metres of the metric head, None where depth is relative.
-        weights: hub id that is used where `--weights` is not given; None where nothing is published.
+        weights: hub id, or file beside this module, that is used where `--weights` is not given; None where nothing is
+            published.
     """
 
     name: str
@@ -120,7 +122,9 @@ class Variant:
         weights = options.weights or self.weights
         if weights is None:
             raise UserError(f"{self.name} was never released by its authors: give --weights PATH, URL or hub id")
-        return weights
+        # Found anew on each machine: the package need not lie at the same path everywhere.
+        embedded = Path(__file__).parent / weights
+        return str(embedded) if options.weights is None and embedded.exists() else weights
 
 
 def identify_random_tiny(options: LoadOptions) -> str:
