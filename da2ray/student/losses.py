@@ -1,0 +1,46 @@
+"""The losses of Depth Anything V2's students, for labels that are known up to a scale and a shift (arXiv 2406.09414).
+
+Both compare maps that were brought to median 0 and mean absolute deviation 1 (MiDaS, arXiv 1907.01341, section 5).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+GRADIENT_WEIGHT = 2.0
+"""Of the gradient loss beside the other (the paper's 1 : 2)."""
+SCALES = 4
+"""Resolutions at which gradients are compared, each half the one before (MiDaS)."""
+_SMALLEST = 1e-6
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """float32 (N, H, W) -> the same with each map's median at 0 and its mean absolute deviation at 1."""
+    flat = maps.flatten(1)
+    centred = flat - flat.median(1, keepdim=True).values
+    return (centred / centred.abs().mean(1, keepdim=True).clamp_min(_SMALLEST)).view_as(maps)
+
+
+def affine_invariant_loss(prediction: Tensor, label: Tensor, gradient_weight: float = GRADIENT_WEIGHT) -> Tensor:
+    """Scale-and-shift-invariant loss plus gradient matching, of maps (N, H, W); the mean over the batch, a scalar.
+
+    Maps whose label is flat say nothing about relative depth and count as 0.
+    """
+    difference = normalised(prediction.float()) - normalised(label.float())
+    flat = label.flatten(1)
+    says = (flat - flat.median(1, keepdim=True).values).abs().mean(1) > 1e-3 * flat.abs().amax(1).clamp_min(_SMALLEST)
+    each = difference.abs().mean((1, 2)) + gradient_weight * gradient_differences(difference)
+    return (each * says).mean()
+
+
+def gradient_differences(difference: Tensor) -> Tensor:
+    """(N,) mean absolute slope of difference maps (N, H, W), summed over `SCALES` resolutions."""
+    total = difference.new_zeros(len(difference))
+    for scale in range(SCALES):
+        coarse = difference[:, :: 2**scale, :: 2**scale]
+        total = total + coarse.diff(dim=1).abs().mean((1, 2)) + coarse.diff(dim=2).abs().mean((1, 2))
+    return total
+
+
+def resized_label(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (N, H, W) at the points of a map of `size`, laid as the network's own interpolation does: corners on corners."""
+    return F.interpolate(label[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]

@@ -1,0 +1,83 @@
+"""How well a teacher sees: rendered worlds that no training saw, and one real scene with measured depth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from da2ray.errors import UserError
+from da2ray.quality.metrics import abs_rel, aligned_depth, delta, spearman
+from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher, TeacherSpec
+from da2ray.worlds.render import render
+from da2ray.worlds.scene import make_scene
+
+FARTHEST = 80.0
+"""Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
+LEAST_SHARE = 0.01
+"""Of a picture that must be nearer than that, for the scene to be judged."""
+HELD_OUT = 1_000_000
+"""First seed of the scenes that no training sees."""
+IMAGE = (378, 504)
+"""(height, width) of the pictures: no network's size, so that the resize is judged too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one scene: mean absolute relative error, and share of pixels within a factor of 1.25, after alignment."""
+
+    seed: int
+    outdoors: bool
+    abs_rel: float
+    delta1: float
+
+
+class Ramp:
+    """What is lower is nearer: the least that a teacher must beat (`da2ray.teachers.base.Teacher`)."""
+
+    device = torch.device("cpu")
+
+    def predict(self, batch: PixelBatch) -> Prediction:
+        rows = torch.arange(batch.size[0], dtype=torch.float32)
+        return Prediction(rows[None, :, None].expand(len(batch), *batch.size))
+
+
+def score_worlds(teacher: Teacher, spec: TeacherSpec, seeds: Sequence[int]) -> Iterator[Score]:
+    """Render each scene, label it, align the label to the truth in disparity, and compare at the network's size."""
+    size = spec.size_rule(*IMAGE)
+    for seed in seeds:
+        scene = make_scene(seed)
+        world = render(scene, *IMAGE)
+        depth = F.interpolate(world.depth[None, None], size=size, mode="nearest-exact")[0, 0].numpy()
+        valid = depth < FARTHEST
+        if valid.mean() < LEAST_SHARE:
+            continue
+        label = _label(teacher, spec, world.image.numpy(), size)
+        metres = aligned_depth(label[valid], depth[valid], FARTHEST)
+        yield Score(seed, scene.room is None, abs_rel(metres, depth[valid]), delta(metres, depth[valid]))
+
+
+def motorcycle_rank_correlation(teacher: Teacher, spec: TeacherSpec) -> float:
+    """Spearman's correlation of labels and measured disparity on scikit-image's motorcycle (Middlebury 2014), 93 % of its pixels.
+
+    Raises:
+        UserError: scikit-image is not installed.
+    """
+    try:
+        from skimage.data import stereo_motorcycle  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UserError("the motorcycle comes with scikit-image: pip install 'da2ray[demo]'") from None
+    image, _, measured = stereo_motorcycle()
+    label = _label(teacher, spec, np.ascontiguousarray(image), spec.size_rule(*image.shape[:2]))
+    full = F.interpolate(torch.from_numpy(label)[None, None], image.shape[:2], mode="bilinear", align_corners=True)
+    valid = np.isfinite(measured) & (measured > 0)
+    return spearman(full[0, 0].numpy()[valid], measured[valid])
+
+
+def _label(teacher: Teacher, spec: TeacherSpec, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Disparity (height, width) of `size` for an image."""
+    pixels = torch.from_numpy(image).to(teacher.device).reshape(-1)
+    depth = teacher.predict(PixelBatch(pixels, [(image.shape[0], image.shape[1])], size)).depth[0].cpu().numpy()
+    return depth if spec.kind is Kind.DISPARITY else 1 / np.maximum(depth, 1e-3)

@@ -1,0 +1,240 @@
+"""Training of a small Depth Anything V2 on rendered worlds, resumable: the paper's first stage (arXiv 2406.09414) in small.
+
+Most steps see small pictures and are judged at 8/14 of their size, before the head's last interpolation, where a step costs
+half as much; the last ones see pictures of the teacher's size and are judged at full size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from da2ray.look_ahead import look_ahead
+from da2ray.student.losses import GRADIENT_WEIGHT, affine_invariant_loss, normalised, resized_label
+from da2ray.teachers.depth_anything.dinov2 import GRID, PATCH, Attention
+from da2ray.teachers.depth_anything.dpt import VITT, DepthAnythingV2
+from da2ray.teachers.depth_anything.preprocess import MEAN, STD
+from da2ray.worlds.augment import framed, photographed
+
+SIZE = (252, 336)
+"""(height, width) at which worlds are rendered, and the teacher's network size for pictures of that aspect."""
+SMALL = ((168, 224), (168, 224), (196, 196), (224, 168))
+"""Picture sizes of the first steps: much the same number of patches in each."""
+LARGE = ((252, 336), (252, 336), (294, 294), (336, 252))
+FINE_SHARE = 0.08
+"""Of the steps, those at the end that see large pictures."""
+WARM_UP = 100
+DECAY_SHARE = 0.4
+"""Of the steps, those over which the learning rate falls to nothing; constant before, so that a run can be made longer."""
+WHITENED = 64
+"""Worlds whose patches the patch embedding is set from."""
+NOISE = 0.1
+"""Variance that whitening takes for noise, in normalised units: that of the noise that augmentation adds."""
+EARLY_GRADIENT_WEIGHT = 0.1
+ANCHOR_WEIGHT = 0.2
+"""Of the plain difference to the normalised label, its least at 0. The other losses leave scale and shift free: both drift, until
+the network's ReLU cuts off half of a picture or training breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast: steps, pictures in a step, the peak learning rate, the seed of everything."""
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def is_fine(self, step: int) -> bool:
+        return step >= self.steps * (1 - FINE_SHARE)
+
+    def gradient_weight(self, step: int) -> float:
+        """Nearly none until the rate falls: blurred edges cost least, so that early on it teaches to see none."""
+        return GRADIENT_WEIGHT if step >= self.steps * (1 - DECAY_SHARE) else EARLY_GRADIENT_WEIGHT
+
+    def rate(self, step: int) -> float:
+        left = (self.steps - step) / (self.steps * DECAY_SHARE)
+        return self.learning_rate * min(1.0, (step + 1) / WARM_UP, left)
+
+
+def new_network(seed: int) -> DepthAnythingV2:
+    """An untrained tiny network; its position embedding is the sine-cosine one and stays, at every size the same."""
+    torch.manual_seed(seed)
+    network = DepthAnythingV2(VITT)
+    encoder = network.pretrained
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(encoder.cls_token, std=0.02)
+    with torch.no_grad():
+        encoder.pos_embed.copy_(sine_positions(VITT.encoder.dim))
+        # The first outputs are positive: none of them dies in the ReLU.
+        network.depth_head.scratch.output_conv2[2].bias.fill_(1.0)  # type: ignore[operator]
+    encoder.pos_embed.requires_grad_(False)
+    for block in encoder.blocks:
+        _mimic_trained_attention(block.attn, VITT.encoder.heads)  # type: ignore[arg-type]
+    return network
+
+
+def _mimic_trained_attention(attention: Attention, heads: int) -> None:
+    """Products of query and key near the identity, of value and projection near its negative, as trained ones are.
+
+    Tokens then look at places like their own from the first step: mimetic initialisation (arXiv 2305.09828).
+    """
+    dim = attention.proj.in_features
+    width = dim // heads
+
+    def near(noise: float, identity: float) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.linalg.svd(noise * torch.randn(dim, dim) / dim**0.5 + identity * torch.eye(dim))
+
+    with torch.no_grad():
+        query, key, value = attention.qkv.weight.split(dim)
+        for head in range(heads):
+            rows = slice(head * width, (head + 1) * width)
+            u, s, vh = near(0.7, 0.7)
+            query[rows] = (u[:, :width] * s[:width].sqrt()).T
+            key[rows] = vh[:width] * s[:width, None].sqrt()
+        u, s, vh = near(0.4, -0.4)
+        value.copy_(vh * s[:, None].sqrt())
+        attention.proj.weight.copy_(u * s.sqrt())
+
+
+def whiten_patches(network: DepthAnythingV2, images: NDArray[np.uint8]) -> None:
+    """Set the patch embedding to whitened principal components of the patches in uint8 images (N, H, W, 3).
+
+    Raw pixels of a patch say much the same, and a linear embedding learns slowly from them.
+    """
+    patches = F.unfold(_normal(images), PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
+    centred = patches - patches.mean(0)
+    strength, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    strongest = slice(-network.config.encoder.dim, None)
+    weight = directions[:, strongest] / (strength[strongest] + NOISE).sqrt()
+    proj = network.pretrained.patch_embed.proj
+    with torch.no_grad():
+        proj.weight.copy_((0.5 * weight.T).view_as(proj.weight))
+        nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
+
+
+def sine_positions(dim: int) -> Tensor:
+    """(1, 1 + GRID^2, dim): zeros for CLS, then half the channels for the row and half for the column (arXiv 2111.06377)."""
+    frequency = 1 / 10000 ** (torch.arange(dim // 4) / (dim / 4))
+    angle = torch.arange(GRID)[:, None] * frequency
+    side = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows = side[:, None].expand(GRID, GRID, -1)
+    columns = side[None].expand(GRID, GRID, -1)
+    grid = torch.cat([rows, columns], dim=2).reshape(GRID * GRID, dim)
+    return torch.cat([torch.zeros(1, dim), grid])[None]
+
+
+class Training:
+    """A network, its optimisers and how far they are, kept in `folder`.
+
+    Args:
+        folder: where `checkpoint.pt` is kept, and found again.
+        arrays: chunks of (uint8 (N, H, W, 3), float16 (N, H, W)) as `WorldStore.arrays` gives them.
+        plan: a run that is resumed may be given more or fewer steps.
+        device: where it trains; matrix products are bfloat16.
+    """
+
+    def __init__(
+        self, folder: Path, arrays: list[tuple[np.ndarray, np.ndarray]], plan: Plan, device: torch.device
+    ) -> None:
+        self.step = 0
+        self._path = folder / "checkpoint.pt"
+        self._arrays = arrays
+        self._plan = plan
+        self._device = device
+        self.network = new_network(plan.seed)
+        whiten_patches(self.network, np.asarray(arrays[0][0][:WHITENED]))
+        self.network = self.network.to(device).train()
+        # Tokens seen as images are channels-last: on CPU the head's backward pass takes a third of the time with weights so.
+        self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Muon orthogonalises the update of a weight matrix: fewer steps to the same loss than AdamW, which takes the rest.
+        inner = [p for p in self.network.pretrained.blocks.parameters() if p.ndim == 2]
+        known = {id(p) for p in inner}
+        outer = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        decay = plan.weight_decay
+        self._optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(inner, lr=plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(outer, lr=plan.learning_rate, weight_decay=decay, betas=(0.9, 0.98)),
+        ]
+        if self._path.exists():
+            self._restore()
+
+    def run(self) -> Iterator[float]:
+        """Train to the plan's end; after each step its loss."""
+        for images, label in look_ahead(self._batch, range(self.step, self._plan.steps), 1, "batches"):
+            yield self._learn(images.to(self._device), label.to(self._device))
+
+    def save(self) -> None:
+        """Keep everything that a later run goes on from."""
+        state = {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+        }
+        part = self._path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self._path)
+
+    def _restore(self) -> None:
+        state: dict[str, Any] = torch.load(self._path, map_location=self._device, weights_only=True)
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+
+    def _learn(self, images: Tensor, label: Tensor) -> float:
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self._plan.rate(self.step)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            prediction = self._predict(images, full=self._plan.is_fine(self.step))
+        target = resized_label(label, (prediction.shape[-2], prediction.shape[-1]))
+        loss = affine_invariant_loss(prediction, target, self._plan.gradient_weight(self.step))
+        anchor = normalised(target)
+        loss = loss + ANCHOR_WEIGHT * F.smooth_l1_loss(prediction, anchor - anchor.amin((1, 2), keepdim=True))
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.grad is not None], 1.0)
+        for optimiser in self._optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss.detach())
+
+    def _predict(self, images: Tensor, *, full: bool) -> Tensor:
+        """Disparity (N, H, W), or (N, 8/14 H, 8/14 W) where not `full`, before the network's ReLU."""
+        encoder, head = self.network.pretrained, self.network.depth_head
+        rows, columns = images.shape[-2] // PATCH, images.shape[-1] // PATCH
+        taps = encoder(images, encoder.positions(rows, columns))
+        if full:
+            return head(taps, rows, columns)
+        return head.scratch.output_conv2(head.fused(taps, rows, columns)).squeeze(1).float()
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """What a step sees, by its number alone: float32 (N, 3, H, W) normalised, float32 (N, H, W) disparity."""
+        rng = np.random.Generator(np.random.PCG64([self._plan.seed, step]))
+        fine = self._plan.is_fine(step)
+        size = (LARGE if fine else SMALL)[rng.integers(len(SMALL))]
+        images, labels = [], []
+        for _ in range(self._plan.batch_size // (2 if fine else 1)):
+            pictures, disparities = self._arrays[rng.integers(len(self._arrays))]
+            one = rng.integers(len(pictures))
+            picture, label = framed(pictures[one], disparities[one], size, rng)
+            images.append(photographed(picture, rng))
+            labels.append(label)
+        return _normal(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+
+def _normal(images: NDArray[np.uint8]) -> Tensor:
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) as the network takes them."""
+    pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
