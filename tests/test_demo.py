@@ -28,7 +28,7 @@ def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
     assert len(labelled) > 20
     assert f"{len(labelled)} photographs beside their depth: {tmp_path / 'contact_sheet.png'}" in said.getvalue()
     assert str(tmp_path / "labels") in said.getvalue()
-    assert "means nothing yet" in said.getvalue()
+    assert "depth-anything-v2-tiny is embedded" in said.getvalue()
 
     sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png").convert("RGB"))
     boxes = contact_sheet(labels, tmp_path / "again.png")

@@ -40,6 +40,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path, s3: S3Server) 
         shutil.copy(ROOT / name, folder)
     shutil.copytree(photos, folder / "photos")
     torch.save(random_state(VITS), folder / "depth_anything_v2_vits.pth")
+    (folder / "mymod.py").write_text(next(block for block in blocks("python") if "class MyTeacher" in block))
     bucket = open_store(s3.create_bucket("bucket"))
     for path in photos.iterdir():
         bucket.put(f"photos/{path.name}", path.read_bytes())

@@ -44,8 +44,11 @@ class Ramp:
         return Prediction(rows[None, :, None].expand(len(batch), *batch.size))
 
 
-def score_worlds(teacher: Teacher, spec: TeacherSpec, seeds: Sequence[int]) -> Iterator[Score]:
-    """Render each scene, label it, align the label to the truth in disparity, and compare at the network's size."""
+def score_worlds(teachers: Sequence[Teacher], spec: TeacherSpec, seeds: Sequence[int]) -> Iterator[list[Score]]:
+    """Render each scene, label it with each teacher, align the labels to the truth in disparity, and compare them.
+
+    Scenes of which less than `LEAST_SHARE` is nearer than `FARTHEST` are left out.
+    """
     size = spec.size_rule(*IMAGE)
     for seed in seeds:
         scene = make_scene(seed)
@@ -54,9 +57,11 @@ def score_worlds(teacher: Teacher, spec: TeacherSpec, seeds: Sequence[int]) -> I
         valid = depth < FARTHEST
         if valid.mean() < LEAST_SHARE:
             continue
-        label = _label(teacher, spec, world.image.numpy(), size)
-        metres = aligned_depth(label[valid], depth[valid], FARTHEST)
-        yield Score(seed, scene.room is None, abs_rel(metres, depth[valid]), delta(metres, depth[valid]))
+        truth, scores = depth[valid], []
+        for teacher in teachers:
+            metres = aligned_depth(_label(teacher, spec, world.image.numpy(), size)[valid], truth, FARTHEST)
+            scores.append(Score(seed, scene.room is None, abs_rel(metres, truth), delta(metres, truth)))
+        yield scores
 
 
 def motorcycle_rank_correlation(teacher: Teacher, spec: TeacherSpec) -> float:

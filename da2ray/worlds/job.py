@@ -110,15 +110,16 @@ def _trained(training: Training, plan: Plan, console: Console) -> DepthAnythingV
 
 def _judge(teacher: Teacher, spec: TeacherSpec, scenes: int, console: Console) -> list[str]:
     """Lines of the card's table: what the teacher reaches, and what a ramp does."""
-    seeds = range(HELD_OUT, HELD_OUT + scenes)
     ticker = Ticker(console)
-    columns = []
-    for who in (teacher, Ramp()):
-        scores = []
-        for score in score_worlds(who, spec, seeds):
-            scores.append(score)
-            ticker.tick(f"{len(scores)} of {scenes} held-out worlds")
-        columns.append([*_means(scores), f"{motorcycle_rank_correlation(who, spec):.3f}"])
+    judged = (teacher, Ramp())
+    scores = []
+    for pair in score_worlds(judged, spec, range(HELD_OUT, HELD_OUT + scenes)):
+        scores.append(pair)
+        ticker.tick(f"{len(scores)} of {scenes} held-out worlds")
+    columns = [
+        [*_means(list(of_one)), f"{motorcycle_rank_correlation(who, spec):.3f}"]
+        for who, of_one in zip(judged, zip(*scores, strict=True), strict=True)
+    ]
     names = [
         f"{scenes} worlds, {measure}, {where}"
         for where in ("all", "indoors", "outdoors")

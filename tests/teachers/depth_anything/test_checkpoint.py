@@ -86,7 +86,7 @@ def test_weights_of_another_size_name_both_sizes(state: State, tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         checkpoint.load(path, VITS, "depth-anything-v2-small")
     message = str(caught.value)
-    assert f"weights {path} hold Depth Anything V2 tiny (tiny, 64 wide)" in message
+    assert f"weights {path} hold Depth Anything V2 random-tiny (tiny, 64 wide)" in message
     assert "depth-anything-v2-small needs small (vits, 384 wide)" in message
     assert "--weights" in message
 
