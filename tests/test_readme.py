@@ -32,14 +32,18 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if lin
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path, s3: S3Server) -> Path:
-    """What a reader has: a clone, a folder `photos`, and the same photos in a bucket of that name."""
-    folder = tmp_path_factory.mktemp("clone")
+    """What a reader has: a clone, a folder `photos`, the same photos in a bucket of that name, and weights beside the clone.
+
+    Not in it: `ray job submit` sends what is there along, up to 100 MiB.
+    """
+    folder = tmp_path_factory.mktemp("reader") / "clone"
+    folder.mkdir()
     for name in ("jobs", "da2ray", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(photos, folder / "photos")
-    torch.save(random_state(VITS), folder / "depth_anything_v2_vits.pth")
+    torch.save(random_state(VITS), folder.parent / "depth_anything_v2_vits.pth")
     (folder / "mymod.py").write_text(next(block for block in blocks("python") if "class MyTeacher" in block))
     bucket = open_store(s3.create_bucket("bucket"))
     for path in photos.iterdir():
