@@ -24,7 +24,7 @@ LICENCES = {VITS: "Apache-2.0", VITB: "CC-BY-NC-4.0", VITL: "CC-BY-NC-4.0", VITG
 """Of the published weights, relative and metric alike (the model cards under huggingface.co/depth-anything), and of ours."""
 
 TINY_SIDE = 252
-"""Pixels of the embedded teacher's short side, 18 patches: what it was trained at (`da2ray.worlds.training.SIZE`)."""
+"""Pixels of the embedded teacher's short side, 18 patches: what it was trained at."""
 
 METRIC = {"indoor": 20.0, "outdoor": 80.0}
 """Metres of the metric heads, trained on Hypersim and on Virtual KITTI."""

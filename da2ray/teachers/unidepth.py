@@ -20,6 +20,7 @@ Limits of the published code: v1 needs xformers, and on CPU only fp32 runs, for 
 import functools
 import inspect
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def spec(variant: str, options: Mapping[str, str]) -> TeacherSpec:
     )
 
 
-class UniDepth:
+class UniDepth(ABC):
     """A loaded UniDepth (`da2ray.teachers.base.Teacher`); its subclasses are the versions.
 
     Args:
@@ -148,9 +149,9 @@ class UniDepth:
         lengths = output["intrinsics"].float().diagonal(dim1=1, dim2=2)[:, :2].mean(1)
         return maps, lengths / torch.tensor([place.scale for place in places], device=self.device)
 
+    @abstractmethod
     def _picture(self, image: Tensor, place: Placement) -> Tensor:
         """uint8 (H, W, 3) -> float32 (3, *place.picture), in the units in which `infer` takes it."""
-        raise NotImplementedError
 
 
 class UniDepthV1(UniDepth):

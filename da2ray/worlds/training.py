@@ -20,9 +20,10 @@ from da2ray.student.losses import GRADIENT_WEIGHT, affine_invariant_loss, normal
 from da2ray.teachers.depth_anything.dinov2 import GRID, PATCH, Attention
 from da2ray.teachers.depth_anything.dpt import VITT, DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
+from da2ray.teachers.registry import TINY_SIDE
 from da2ray.worlds.augment import framed, photographed
 
-SIZE = (252, 336)
+SIZE = (TINY_SIDE, 336)
 """(height, width) at which worlds are rendered, and the teacher's network size for pictures of that aspect."""
 SMALL = ((168, 224), (168, 224), (196, 196), (224, 168))
 """Picture sizes of the first steps: much the same number of patches in each."""
@@ -37,6 +38,7 @@ WHITENED = 64
 NOISE = 0.1
 """Variance that whitening takes for noise, in normalised units: that of the noise that augmentation adds."""
 EARLY_GRADIENT_WEIGHT = 0.1
+"""Of gradient matching, until the learning rate falls."""
 ANCHOR_WEIGHT = 0.2
 """Of the plain difference to the normalised label, its least at 0. The other losses leave scale and shift free: both drift, until
 the network's ReLU cuts off half of a picture or training breaks."""
@@ -153,7 +155,8 @@ class Training:
         self._plan = plan
         self._device = device
         self.network = new_network(plan.seed)
-        whiten_patches(self.network, np.asarray(arrays[0][0][:WHITENED]))
+        if not self._path.exists():
+            whiten_patches(self.network, np.asarray(arrays[0][0][:WHITENED]))
         self.network = self.network.to(device).train()
         # Tokens seen as images are channels-last: on CPU the head's backward pass takes a third of the time with weights so.
         self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

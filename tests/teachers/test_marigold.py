@@ -1,5 +1,6 @@
 """Marigold against diffusers' own pipeline, on a tiny one with random weights that is built and saved here."""
 
+import functools
 import json
 import os
 import pickle
@@ -21,12 +22,14 @@ from da2ray.errors import UserError
 from da2ray.teachers.base import Kind, LoadOptions, PixelBatch, Prediction, TeacherSpec
 from da2ray.teachers.marigold import MEMBERS_AT_ONCE, spec
 from da2ray.teachers.marigold_size import LongSide
+from tests.teachers import batches
 
 RESOLUTION, STEPS = 48, 2
 """What the tiny pipeline recommends."""
 
 SHAPES = [(60, 96), (35, 56), (120, 192)]
 SIZE = (30, 48)
+batch_of = functools.partial(batches.batch_of, size=SIZE)
 """Of a label of each of them. The VAE needs multiples of 4: there is padding to cut off."""
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
@@ -95,17 +98,6 @@ def of(folder: Path, **options: object) -> TeacherSpec:
 
 def predict(batch: PixelBatch, folder: Path, precision: str = "fp32", **options: object) -> Prediction:
     return of(folder, **options).load(LoadOptions(precision=precision)).predict(batch)
-
-
-def batch_of(*shapes: tuple[int, int], size: tuple[int, int] = SIZE) -> PixelBatch:
-    """Noise over a ramp, other in each image."""
-    generator = torch.Generator().manual_seed(3)
-    images = []
-    for height, width in shapes:
-        ramp = torch.linspace(0, 200, width).expand(height, width)[..., None]
-        noise = torch.randint(0, 56, (height, width, 3), generator=generator)
-        images.append((ramp + noise).to(torch.uint8).flatten())
-    return PixelBatch(torch.cat(images), shapes, size)
 
 
 def alone(batch: PixelBatch) -> list[PixelBatch]:

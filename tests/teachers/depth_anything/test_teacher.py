@@ -1,5 +1,6 @@
 """The teacher around the network: precision, batching, compilation, identity, and refusals that name the option."""
 
+import functools
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,20 +22,11 @@ from da2ray.teachers.depth_anything.teacher import (
     precision_dtype,
     random_state,
 )
+from tests.teachers import batches
 
 SIZE = (140, 182)
+batch_of = functools.partial(batches.batch_of, size=SIZE)
 TINY_VARIANT = Variant("tiny-from-file", TINY, None, None)
-
-
-def batch_of(*shapes: tuple[int, int], size: tuple[int, int] = SIZE) -> PixelBatch:
-    """Noise over a ramp, other in each image, so that images differ and have structure."""
-    generator = torch.Generator().manual_seed(3)
-    images = []
-    for height, width in shapes:
-        ramp = torch.linspace(0, 200, width).expand(height, width)[..., None]
-        noise = torch.randint(0, 56, (height, width, 3), generator=generator)
-        images.append((ramp + noise).to(torch.uint8).flatten())
-    return PixelBatch(torch.cat(images), shapes, size)
 
 
 SHAPES: Sequence[tuple[int, int]] = [(150, 200), (300, 390), (140, 182)]
