@@ -61,22 +61,52 @@ class SampleError(Exception):
         return SampleError, (self.reason, self.message)
 
 
-SCORES = pa.schema(
-    [
-        pa.field("depth_min", pa.float32()),
-        pa.field("depth_max", pa.float32()),
-        pa.field("depth_mean", pa.float32()),
-        pa.field("zero_share", pa.float32()),
-        pa.field("checker_mean", pa.float32()),
-        pa.field("checker_p90", pa.float32()),
-        pa.field("metric_residual", pa.float32()),
-    ]
+def _scores(*names: str) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.float32()) for name in names])
+
+
+FILE_SCORES = _scores("aspect", "jpeg_quality")
+"""Of the image's file, known once its header was read; null where it could not be, `jpeg_quality` also where it is no JPEG."""
+
+IMAGE_SCORES = _scores("blur", "brightness", "dark_share", "bright_share", "image_entropy", "colourfulness")
+"""Of the image as the network saw it, on the teacher's device: `da2ray.quality.image_scores`."""
+
+DEPTH_SCORES = _scores(
+    "depth_min",
+    "depth_max",
+    "depth_mean",
+    "depth_range",
+    "depth_occupancy",
+    "depth_entropy",
+    "zero_share",
+    "far_share",
+    "saturated_share",
+    "nonfinite_share",
+    "edge_alignment",
+    "gradient_continuity",
 )
-"""Scores of a labelled sample, computed on the teacher's device before quantising; null where not measured."""
+"""Of the depth before it is made integer, on the teacher's device: `da2ray.quality.depth_scores`."""
+
+CONSISTENCY_SCORES = _scores(
+    "flip_mean",
+    "flip_p90",
+    "scale_mean",
+    "scale_p90",
+    "checker_mean",
+    "checker_p90",
+    "metric_residual",
+    "confidence_mean",
+)
+"""What second opinions of the same image say (`--consistency`, `--checker`), and the mean of the mask."""
+
+SCORES = pa.schema([*FILE_SCORES, *IMAGE_SCORES, *DEPTH_SCORES, *CONSISTENCY_SCORES])
+"""All scores of a sample; null where not measured. Only FILE_SCORES and `nonfinite_share` may be there without a label."""
 
 NUMBERS = pa.schema(
     [
-        *SCORES,
+        *IMAGE_SCORES,
+        *DEPTH_SCORES,
+        *CONSISTENCY_SCORES,
         pa.field("metric_scale", pa.float32()),
         pa.field("metric_shift", pa.float32()),
         pa.field("focal", pa.float32()),
@@ -115,12 +145,17 @@ INDEX = pa.schema(
         pa.field("mask_crc32", pa.uint32()),
         pa.field("mask_bits", pa.int8()),
         pa.field("mask_source", pa.string()),
+        # Where its far class lies in the same object: pixels without a distance, such as sky; null where there are none.
+        pa.field("far_offset", pa.int64()),
+        pa.field("far_length", pa.int64()),
+        pa.field("far_crc32", pa.uint32()),
         # What it means: depth = offset + scale * q.
         pa.field("kind", pa.string()),
         pa.field("scale", pa.float32()),
         pa.field("offset", pa.float32()),
         pa.field("metric_scale", pa.float32()),
         pa.field("metric_shift", pa.float32()),
+        pa.field("phash", pa.uint64()),
         *SCORES,
         pa.field("fingerprint", pa.string(), nullable=False),
     ]
