@@ -41,6 +41,7 @@ class Material:
         size: metres of one period of the pattern.
         grime: how much noise darkens it, 0 to 1.
         gloss: strength of its highlights, 0 to 1.
+        mirror: share of light that it reflects as a mirror does, 0 to 1.
     """
 
     colour: Vector
@@ -49,6 +50,7 @@ class Material:
     size: float
     grime: float
     gloss: float
+    mirror: float = 0.0
 
 
 @dataclass(slots=True)

@@ -31,24 +31,60 @@ class World:
 
 
 def render(scene: Scene, height: int, width: int) -> World:
-    """One ray a pixel, through its centre, and one on to the light from where it ends."""
+    """One ray a pixel, through its centre, and one on to the light from where it ends.
+
+    A mirror shows what it reflects, once: of a mirror in a mirror the surface is seen. Its depth is that of its surface.
+    """
     camera = scene.camera
-    focal = width / (2 * math.tan(camera.view / 2))
+    focal, direction = _rays(scene, height, width)
+    distance, colour = _seen(scene, camera.position, direction, bounces=1)
+    depth = torch.where(distance < FARTHEST, distance * (direction @ camera.axes[2]), torch.inf)
+    return World(_developed(colour).view(height, width, 3), depth.view(height, width), focal)
+
+
+def first_surfaces(scene: Scene, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Of each pixel the point (H * W, 3) it sees, not finite for the sky, and which of `scene.materials` (H * W,) that is of."""
+    _, direction = _rays(scene, height, width)
+    distance, surface = _look(scene, scene.camera.position, direction)
+    return scene.camera.position + distance[:, None] * direction, surface
+
+
+def _rays(scene: Scene, height: int, width: int) -> tuple[float, Tensor]:
+    """The focal length in pixels, and the unit direction (H * W, 3) in which each pixel looks."""
+    focal = width / (2 * math.tan(scene.camera.view / 2))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     plane = torch.stack(
         [(columns + 0.5 - width / 2) / focal, (height / 2 - rows - 0.5) / focal, torch.ones(height, width)], dim=-1
     )
-    direction = torch.nn.functional.normalize(plane.reshape(-1, 3) @ camera.axes, dim=1)
-    distance, surface = _look(scene, camera.position, direction)
-    points = camera.position + distance.clamp_max(FARTHEST)[:, None] * direction
+    return focal, torch.nn.functional.normalize(plane.reshape(-1, 3) @ scene.camera.axes, dim=1)
+
+
+def _seen(scene: Scene, origin: Tensor, direction: Tensor, bounces: int) -> tuple[Tensor, Tensor]:
+    """Along rays from (3,) or (P, 3): distance (P,), infinite for the sky, and linear RGB (P, 3) of what is there."""
+    distance, surface = _look(scene, origin, direction)
+    points = origin + distance.clamp_max(FARTHEST)[:, None] * direction
     colour = _sky(scene, direction)
     seen = (distance < FARTHEST).nonzero().squeeze(1)
     if len(seen):
         lit = _lit(scene, points[seen], direction[seen], surface[seen])
+        if bounces and any(material.mirror for material in scene.materials):
+            lit = _mirrored(scene, points[seen], direction[seen], surface[seen], lit, bounces)
         clear = torch.exp(-distance[seen] / scene.haze)[:, None]
         colour[seen] = lit * clear + colour.new_tensor(scene.sky[0]) * (1 - clear)
-    depth = torch.where(distance < FARTHEST, distance * (direction @ camera.axes[2]), torch.inf)
-    return World(_developed(colour).view(height, width, 3), depth.view(height, width), focal)
+    return distance, colour
+
+
+def _mirrored(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor, lit: Tensor, bounces: int) -> Tensor:
+    """`lit` (P, 3), where surfaces are mirrors mixed with what lies in the direction that they reflect."""
+    share = points.new_tensor([material.mirror for material in scene.materials])[surface]
+    at = (share > 0).nonzero().squeeze(1)
+    if not len(at):
+        return lit
+    normals = _normals(scene, points[at], surface[at])
+    onwards = direction[at] - 2 * (direction[at] * normals).sum(1, keepdim=True) * normals
+    _, reflected = _seen(scene, points[at] + 1e-3 * normals, onwards, bounces - 1)
+    lit[at] = torch.lerp(lit[at], reflected, share[at][:, None])
+    return lit
 
 
 def _look(scene: Scene, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,204 @@
+"""How well each score predicts the true error, on images with ground truth: what thresholds and presets rest on.
+
+An image's true error is its AbsRel after alignment. A score is judged by its rank correlation with that and by how well it tells
+the worst tenth of the images from the rest; a mask by what the error of its pixels does as the least sure ones go.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from da2ray.console import Exit, progress
+from da2ray.errors import UserError
+from da2ray.labels.reader import THREADS, Label, Labels, open_labels
+from da2ray.labels.schema import Status
+from da2ray.look_ahead import look_ahead
+from da2ray.quality.judging import (
+    RULE,
+    WORST,
+    MaskCalibration,
+    Measured,
+    ScoreCalibration,
+    judge_masks,
+    judge_scores,
+)
+from da2ray.quality.sparsification import sparsification
+from da2ray.quality.truth import Truth, relative_error, stem
+from da2ray.storage import Client
+
+LEAST_IMAGES = 20
+"""Below which a tenth is too few to say anything."""
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What ground truth says of a snapshot's scores.
+
+    Attributes:
+        truth: its URL.
+        errors: true error of each image that has one, by key.
+        without_truth: labelled images that have none, or too little of it.
+        mean_error: mean of `errors`. worst_error: the least error of the worst tenth.
+        scores: by falling AUROC. constant: scores that are the same on all images, which say nothing.
+        mask: None where no label has one.
+    """
+
+    truth: str
+    errors: dict[str, float]
+    without_truth: int
+    mean_error: float
+    worst_error: float
+    scores: tuple[ScoreCalibration, ...]
+    constant: tuple[str, ...]
+    mask: MaskCalibration | None
+
+    def to_json(self) -> str:
+        """All of it; null where a number has no value."""
+
+        def plain(value: object) -> object:
+            if isinstance(value, dict):
+                return {name: plain(part) for name, part in value.items()}
+            if isinstance(value, list | tuple):
+                return [plain(part) for part in value]
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        return json.dumps(plain(asdict(self)), indent=1)
+
+
+def calibrate(
+    labels: Labels, truth_url: str, client: Client = "auto", on_progress: OnProgress | None = None
+) -> Calibration:
+    """Compare the labels that have ground truth with it, and judge every score by that.
+
+    Args:
+        labels: of any kind.
+        truth_url: folder or prefix, see `Truth`.
+
+    Raises:
+        UserError: too few labels have ground truth, or it cannot be read.
+        OSError: a store failed.
+    """
+    truth = Truth(truth_url, client)
+    index = labels.index
+    keys, statuses = index["key"].to_pylist(), index["status"].to_pylist()
+    labelled = [place for place, status in enumerate(statuses) if status == Status.LABELLED]
+    known = [place for place in labelled if truth.has(keys[place])]
+    measured = []
+    for done, one in enumerate(look_ahead(lambda place: _measure(labels[place], truth), known, THREADS, "truth"), 1):
+        if one is not None:
+            measured.append(one)
+        if on_progress:
+            on_progress(done, len(known))
+    if len(measured) < LEAST_IMAGES:
+        example = f": {keys[labelled[0]]} should have {stem(keys[labelled[0]])}.npy there" if labelled else ""
+        raise UserError(
+            f"{len(measured)} of {len(labelled)} labelled images have ground truth at {truth.url}, at least {LEAST_IMAGES} are "
+            f"needed{example}"
+        )
+    errors = np.array([one.error for one in measured])
+    # As many as a tenth is: which of two equal ones is in it goes by their order.
+    worst = np.zeros(len(errors), dtype=bool)
+    worst[np.argsort(errors, kind="stable")[-max(1, round(WORST * len(errors))) :]] = True
+    source = next((name for name in index["mask_source"].to_pylist() if name is not None), "")
+    scores, constant = judge_scores(measured, errors, worst, source)
+    return Calibration(
+        truth=truth.url,
+        errors={one.key: one.error for one in measured},
+        without_truth=len(labelled) - len(measured),
+        mean_error=float(errors.mean()),
+        worst_error=float(errors[worst].min()),
+        scores=tuple(scores),
+        constant=tuple(constant),
+        mask=judge_masks(measured, source),
+    )
+
+
+def _measure(label: Label, truth: Truth) -> Measured | None:
+    error = relative_error(label, truth.of(label.key))
+    if error is None:
+        return None
+    known = np.isfinite(error)
+    mean = float(error[known].mean(dtype=np.float64))
+    if label.mask is None or label.mask_bits is None:
+        return Measured(label.key, mean, label.scores, None, None)
+    level, off = label.mask[known].astype(np.int64), error[known]
+    count = 2**label.mask_bits
+    pixels, sums = np.bincount(level, minlength=count), np.bincount(level, weights=off, minlength=count)
+    found = sparsification(off, -level.astype(np.float32))
+    areas = (found.ause, found.aurg) if found else None
+    return Measured(label.key, mean, label.scores, np.stack([pixels.astype(np.float64), sums]), areas)
+
+
+def calibrate_dataset(
+    url: str,
+    truth_url: str,
+    console: Console,
+    client: Client = "auto",
+    snapshot: int | None = None,
+    output: str | None = None,
+) -> int:
+    """Calibrate a snapshot's scores, print the table, and write it to the file `output` as JSON where that is given.
+
+    Raises:
+        UserError: see `calibrate`; or the file cannot be written.
+    """
+    labels = open_labels(url, snapshot=snapshot, client=client)
+    with progress("calibrate", "labels") as on_progress:
+        found = calibrate(labels, truth_url, client, on_progress)
+    print_calibration(found, console)
+    if output:
+        try:
+            Path(output).write_text(found.to_json())
+        except OSError as error:
+            raise UserError(f"{output} cannot be written: {error.strerror}") from None
+    return Exit.DONE
+
+
+def print_calibration(found: Calibration, console: Console) -> None:
+    """The scores by falling AUROC, and the mask by its levels."""
+    worst = f"{WORST:.0%}"
+    without = f"; {found.without_truth:,} labelled images have none" if found.without_truth else ""
+    console.print(
+        f"true error (AbsRel) of {len(found.errors):,} images by {found.truth}: mean {found.mean_error:.4f}, the worst {worst} "
+        f"from {found.worst_error:.4f}{without}"
+    )
+    table = Table(title=f"scores against the true error, AUROC for the worst {worst}", title_justify="left")
+    for column in ("score", "images", "Spearman", "AUROC", "passes", "proposed", "removes", "worth it"):
+        table.add_column(column, justify="left" if column in ("score", "proposed", "worth it") else "right")
+    for score in found.scores:
+        area = f"{score.auroc:.3f} ± {score.standard_error:.3f}"
+        figures = (str(score.images), f"{score.spearman:+.3f}", area, _passes(score.passes))
+        table.add_row(score.name, *figures, score.rule, f"{score.removes:.1%}", score.verdict)
+    console.print(table)
+    if found.constant:
+        console.print(f"the same on all images: {', '.join(found.constant)}")
+    if found.mask:
+        print_mask(found.mask, console)
+    console.print(RULE)
+
+
+def print_mask(mask: MaskCalibration, console: Console) -> None:
+    """The true error at each level of the masks."""
+    title = (
+        f"masks ({mask.source}, {mask.images:,} images): AUSE {mask.ause:.3f}, AURG {mask.aurg:.3f} of the mean error, "
+        f"passes {_passes(mask.passes)}, worth it: {mask.verdict}"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("level", "pixels", "mean true error"):
+        table.add_column(column, justify="right")
+    for level, share, error in zip(mask.levels, mask.shares, mask.errors, strict=True):
+        table.add_row(str(level), f"{share:.1%}", f"{error:.4f}")
+    console.print(table)
+    console.print(f"true error of the lowest level / of the highest: {mask.ratio:.1f}")
+
+
+def _passes(passes: float) -> str:
+    return f"{passes:.2g}" if passes else "0"
