@@ -17,10 +17,13 @@ from rich.text import Text
 
 from da2ray.console import LINE_SECONDS, duration
 from da2ray.pipeline.coordinator import Counts
+from da2ray.pipeline.history import History
 from da2ray.storage import Store, printable
 
 POLL_SECONDS = 0.5
 JSON_SECONDS = 5.0
+HISTORY_SECONDS = 1.0
+"""Least time between two points of a run's history, until there are too many."""
 RATE_WINDOW_SECONDS = 60.0
 
 
@@ -69,6 +72,7 @@ class Progress:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if live else None
         self._rate = Rate()
+        self._history = History(HISTORY_SECONDS)
         self._counts = Counts()
         self._state = "running"
         self._moved = (Counts(), time.monotonic())
@@ -87,7 +91,7 @@ class Progress:
         return time.monotonic() - self._moved[1] if self._counts.living else 0.0
 
     def start(self, counts: Callable[[], Counts]) -> None:
-        self._rate.add(time.monotonic(), 0)
+        self._add(time.monotonic(), 0)
         if self._live:
             self._live.start()
         self._write_json()
@@ -113,9 +117,13 @@ class Progress:
         if self._live:
             self._live.stop()
         self._counts, self._state = counts or self._counts, state
-        self._rate.add(time.monotonic(), self._counts.samples)
+        self._add(time.monotonic(), self._counts.samples)
         self._console.print(self.line(), highlight=False, soft_wrap=True)
         self._write_json()
+
+    def _add(self, now: float, done: int) -> None:
+        self._rate.add(now, done)
+        self._history.add(datetime.now(UTC), done)
 
     def _poll(self, counts: Callable[[], Counts]) -> None:
         wrote = said = time.monotonic()
@@ -127,7 +135,7 @@ class Progress:
             except Exception:  # noqa: BLE001 - Ray is gone; whoever waits for the run learns why
                 return
             now = time.monotonic()
-            self._rate.add(now, self._counts.samples)
+            self._add(now, self._counts.samples)
             if self._live:
                 self._live.update(Text(self.line(), overflow="ellipsis", no_wrap=True))
             elif now - said >= LINE_SECONDS:
@@ -163,6 +171,7 @@ class Progress:
             "eta_seconds": round(left / rate) if rate > 0 else None,
             "teacher_actors": counts.actors,
             "teacher_busy_share": None if share is None else round(share, 3),
+            "history": self._history.as_json(),
         }
 
     def line(self) -> str:

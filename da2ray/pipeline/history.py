@@ -1,0 +1,40 @@
+"""How far a run was when: a bounded series, so that a report can draw it however long the run took."""
+
+from datetime import datetime
+
+MOST_POINTS = 240
+"""A point for some four pixels of a drawn line; 10 kB of JSON, rewritten every few seconds."""
+
+
+class History:
+    """Points (UTC time, images done), the first one always kept; thinned to every second one whenever there are too many.
+
+    What is kept is spread evenly over the run: of one that takes a week, a point for each 42 to 84 minutes.
+
+    Args:
+        spacing: least seconds between two points at first.
+    """
+
+    def __init__(self, spacing: float, most: int = MOST_POINTS) -> None:
+        self._spacing = spacing
+        self._most = most
+        self._points: list[tuple[datetime, int]] = []
+        self._last: tuple[datetime, int] | None = None
+
+    def add(self, now: datetime, done: int) -> None:
+        """Images done at `now`; a time that went backwards (a clock that was set) is left out."""
+        if self._last and now < self._last[0]:
+            return
+        self._last = (now, done)
+        if self._points and (now - self._points[-1][0]).total_seconds() < self._spacing:
+            return
+        self._points.append(self._last)
+        while len(self._points) >= self._most:
+            self._points = self._points[::2]
+            self._spacing *= 2
+
+    def as_json(self) -> list[tuple[str, int]]:
+        """At most `most` points, ISO 8601, the newest last."""
+        newest = [self._last] if self._last and self._last != self._points[-1] else []
+        # Rates are taken of neighbouring points: whole seconds would move those of a short run by half.
+        return [(at.isoformat(timespec="milliseconds"), done) for at, done in [*self._points, *newest]]
