@@ -11,10 +11,14 @@ import pyarrow.compute as pc
 
 from da2ray.labels.commits import Commit, object_key
 from da2ray.labels.schema import INDEX, Status
-from da2ray.labels.shard import read_mask, read_shard, read_value
+from da2ray.labels.shard import FAR_BITS, MAPS, read_mask, read_shard, read_value
 
 _OF_LABELS: Final = ("network_height", "network_width", "byte_offset", "byte_length", "byte_crc32", "scale", "offset")
-_OF_MASKS: Final = ("mask_offset", "mask_length", "mask_crc32", "mask_bits")
+_OF_MAPS: Final = {name: [f"{name}_offset", f"{name}_length", f"{name}_crc32"] for name in MAPS}
+_OF_MAPS["mask"].append("mask_bits")
+
+FAR_TOLERANCE: Final = 1e-4
+"""Between `far_share` and the mean of the stored map: a float32 mean on any device is closer, one pixel of 100 x 100 is not."""
 
 
 class Wrong(StrEnum):
@@ -30,7 +34,7 @@ class Wrong(StrEnum):
     ROWS = "rows"
     """The object's rows are not those of the index."""
     VALUE = "value"
-    """The byte range of a label or a mask is not what the index says, or does not decode."""
+    """The byte range of a label or of a map beside it is not what the index says, or does not decode."""
     INDEX = "index"
     """The newest snapshot has other rows than the commit they were folded from."""
     PART = "part"
@@ -64,10 +68,11 @@ def check_commit(commit: Commit, format: str) -> list[Fault]:  # noqa: A002 - th
     if len(pc.unique(rows["key"])) != len(rows):
         wrong.append("key")
     wrong += [name for name in _OF_LABELS if rows[name].filter(labelled).null_count]
-    masked = pc.is_valid(rows["mask_offset"])
-    wrong += [name for name in _OF_MASKS if not pc.is_valid(rows[name]).equals(masked)]
-    if pc.any(pc.and_(masked, pc.invert(labelled))).as_py():
-        wrong.append("mask_offset")
+    for first, *others in _OF_MAPS.values():
+        there = pc.is_valid(rows[first])
+        wrong += [name for name in others if not pc.is_valid(rows[name]).equals(there)]
+        if pc.any(pc.and_(there, pc.invert(labelled))).as_py():
+            wrong.append(first)
     if not pc.is_valid(rows["byte_offset"]).equals(labelled):
         wrong.append("status")
     return [Fault(Wrong.COMMIT, f"it contradicts itself in {', '.join(wrong)}")] if wrong else []
@@ -94,31 +99,52 @@ def check_object(commit: Commit, data: bytes, format: str) -> list[Fault]:  # no
 def check_values(rows: pa.Table, data: bytes, format: str, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
     """Whether each labelled row's range decodes, and is what the shard itself (`own`, see `read_shard`) has there."""
     labelled = rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
-    values: dict[int, tuple[pa.Scalar, pa.Scalar]] = {}
+    values: dict[int, dict[str, pa.Scalar]] = {}
     if own is not None:
-        pairs = zip(*(itertools.chain(*own[name].chunks) for name in ("value", "mask")), strict=True)
-        values = dict(zip(own["row"].to_pylist(), pairs, strict=True))
+        found = zip(own["row"].to_pylist(), *(own[name] for name in ("value", *MAPS)), strict=True)
+        values = {row: dict(zip(("byte", *MAPS), each, strict=True)) for row, *each in found}
     broken: list[str] = []
-    for row in labelled.select(["key", "row", *_OF_LABELS, *_OF_MASKS]).to_pylist():
+    columns = ["key", "row", "far_share", *_OF_LABELS, *itertools.chain(*_OF_MAPS.values())]
+    for row in labelled.select(columns).to_pylist():
         try:
-            value, mask = values.get(row["row"], (None, None))
-            size = row["network_height"], row["network_width"]
-            read_value(_range(row, data, "byte", value), *size, format)
-            if row["mask_offset"] is not None:
-                read_mask(_range(row, data, "mask", mask), *size, row["mask_bits"], format)
+            _check_row(row, data, format, values.get(row["row"], {}))
         except (TypeError, ValueError) as error:  # not only bytes but all the numbers may be wrong
             broken.append(f"{row['key']!r}: {error}")
     return [Fault(Wrong.VALUE, f"{len(broken)} of {len(labelled)} labels, first {broken[0]}")] if broken else []
 
 
-def _range(row: dict[str, Any], data: bytes, prefix: str, own: pa.Scalar | None) -> bytes:
-    """The bytes of a label ("byte") or a mask ("mask"), which the shard itself holds as `own`."""
+def _check_row(row: dict[str, Any], data: bytes, format: str, own: dict[str, pa.Scalar]) -> None:  # noqa: A002
+    """Decode the label and the maps beside it; `own` is what the shard itself holds of them, nothing where it is not known.
+
+    Raises:
+        ValueError, TypeError: one of them is broken, is another one, or is not there, or `far_share` is of another map.
+    """
+    size = row["network_height"], row["network_width"]
+    read_value(_range(row, data, "byte", own), *size, format)
+    far_share = 0.0
+    for name, what in MAPS.items():
+        if row[f"{name}_offset"] is not None:
+            bits = FAR_BITS if name == "far" else row["mask_bits"]
+            levels = read_mask(_range(row, data, name, own), *size, bits, format)
+            far_share = float(levels.mean()) if name == "far" else far_share
+        elif own and own[name].is_valid:
+            raise ValueError(f"the shard itself holds a {what}, the index none")
+    share = row["far_share"]
+    if row["far_offset"] is None and share is None:
+        return  # a teacher that knows no far class
+    if share is None or not abs(share - far_share) <= FAR_TOLERANCE:  # also where it is NaN
+        said = "missing" if share is None else f"{share:.6g}"
+        raise ValueError(f"far_share is {said}, the mean of its far class {far_share:.6g}")
+
+
+def _range(row: dict[str, Any], data: bytes, prefix: str, own: dict[str, pa.Scalar]) -> bytes:
+    """The bytes of a label ("byte") or of one of MAPS."""
     offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
     value = data[offset : offset + length]
     if len(value) != length or zlib.crc32(value) != crc32:
-        raise ValueError("its bytes are not those of the index")
-    if own is not None and own.as_buffer() != value:
-        raise ValueError("the shard itself holds another label")
+        raise ValueError(f"the bytes of its {MAPS.get(prefix, 'depth')} are not those of the index")
+    if own and own[prefix].as_buffer() != value:
+        raise ValueError(f"the shard itself holds another {MAPS.get(prefix, 'depth')}")
     return value
 
 
@@ -127,7 +153,7 @@ def _check_rows(rows: pa.Table, own: pa.Table) -> list[Fault]:
     expected = rows if "status" in own.column_names else rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
     if len(own) != len(expected):
         return [Fault(Wrong.ROWS, f"{len(own)} rows, committed {len(expected)}")]
-    names = [name for name in own.column_names if name not in ("value", "mask")]
+    names = [name for name in own.column_names if name not in ("value", *MAPS)]
     differing = [name for name in names if not same(own[name], expected[name])]
     return [Fault(Wrong.ROWS, f"it differs from the index in {', '.join(differing)}")] if differing else []
 

@@ -1,5 +1,5 @@
-"""A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label, and its
-mask another one.
+"""A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label, and
+each map beside it another one.
 
 pyarrow does not tell where a value lies. Parquet fixes it, though: a PLAIN byte array is a little-endian uint32 length
 and then the bytes, one value after another, with nothing between but page headers. We walk the column chunk by that
@@ -9,7 +9,7 @@ rule and compare every value with what was written, so a range in the index is r
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 
 from da2ray.labels.codec import CODEC, encode, encode_mask
 from da2ray.labels.schema import FORMAT_VERSION, conform
-from da2ray.labels.shard import Masks, Range, Ranges
+from da2ray.labels.shard import MAPS, Masks, Range, Ranges
 
 HOW_TO_READ: Final = (
     "depth: zstd of little-endian uint16 (height, width) differences along both axes; q = cumulative sum along both "
     "axes modulo 65536; depth = offset + scale * q. mask: zstd of mask_bits a pixel, 0 = least sure, in steps of 1, 2, 4 or 8 "
-    "bits, the first pixel in the lowest bits of a byte; null where there is none."
+    "bits, the first pixel in the lowest bits of a byte; null where there is none. far: as a mask of 1 bit, 1 = no distance "
+    "(sky); null where no pixel is."
 )
 
 SCHEMA: Final = pa.schema(
@@ -38,7 +39,7 @@ SCHEMA: Final = pa.schema(
         pa.field("offset", pa.float32()),
         pa.field("depth", pa.large_binary()),
         pa.field("mask_bits", pa.int8()),
-        pa.field("mask", pa.large_binary()),
+        *(pa.field(name, pa.large_binary()) for name in MAPS),
     ],
     metadata={
         "da2ray": json.dumps(
@@ -48,7 +49,7 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of a Parquet shard; height and width are the network's. FORMAT.md describes them."""
 
-_BLOBS: Final = ("depth", "mask")
+_BLOBS: Final = ("depth", *MAPS)
 _OTHERS: Final = [name for name in SCHEMA.names if name not in _BLOBS]
 _ROWS_PER_PAGE: Final = 256
 """A page's size is an int32 of bytes: 256 labels of up to 8 MB fit."""
@@ -56,25 +57,28 @@ _PAGE_HEADER_LIMIT: Final = 4096
 """A data page header and its definition levels take some 40 bytes; a value further away than this is an error."""
 
 
-def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Masks) -> tuple[bytes, Ranges]:
+def build_parquet(
+    rows: pa.Table, depths: Sequence[np.ndarray | None], maps: Mapping[str, Masks]
+) -> tuple[bytes, Ranges]:
     """The object, and where its values lie.
 
     Args:
-        rows: INDEX.
-        depths, masks: see `build_shard`, which has checked them.
+        rows: INDEX, with `mask_bits`.
+        depths: see `build_shard`, which has checked them.
+        maps: each of MAPS, checked too.
     """
-    values = [None if depth is None else encode(depth) for depth in depths]
-    packed = [None if levels is None else encode_mask(levels, masks.bits) for levels in masks.levels]
-    columns = {name: rows[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
+    blobs = {"depth": [None if depth is None else encode(depth) for depth in depths]}
+    for name, beside in maps.items():
+        blobs[name] = [None if levels is None else encode_mask(levels, beside.bits) for levels in beside.levels]
+    columns = {name: rows[name] for name in ("key", "status", "reason", "kind", "scale", "offset", "mask_bits")}
     columns |= {"height": rows["network_height"], "width": rows["network_width"]}
-    columns |= {"depth": pa.array(values, pa.large_binary()), "mask": pa.array(packed, pa.large_binary())}
-    columns["mask_bits"] = pa.array([None if mask is None else masks.bits for mask in packed], pa.int8())
+    columns |= {name: pa.array(values, pa.large_binary()) for name, values in blobs.items()}
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA),
         sink,
         # One row group: the depths of a shard are one stretch of the file.
-        row_group_size=max(1, len(values)),
+        row_group_size=max(1, len(depths)),
         compression={name: "none" if name in _BLOBS else "zstd" for name in SCHEMA.names},
         use_dictionary=[name for name in _OTHERS if name != "key"],
         # Without this pyarrow's page index and statistics would repeat whole labels.
@@ -84,7 +88,8 @@ def build_parquet(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Ma
         write_batch_size=_ROWS_PER_PAGE,
     )
     buffer = sink.getvalue()
-    return buffer.to_pybytes(), Ranges(locate(buffer, values, "depth"), locate(buffer, packed, "mask"))
+    ranges = {name: locate(buffer, values, name) for name, values in blobs.items()}
+    return buffer.to_pybytes(), {"byte": ranges.pop("depth")} | ranges
 
 
 def read_parquet(data: bytes) -> pa.Table:
@@ -92,7 +97,7 @@ def read_parquet(data: bytes) -> pa.Table:
     table = conform(pq.read_table(pa.BufferReader(data), use_threads=False), SCHEMA)
     columns = {name: table[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
     columns |= {"network_height": table["height"], "network_width": table["width"], "value": table["depth"]}
-    columns |= {"mask": table["mask"], "mask_bits": table["mask_bits"]}
+    columns |= {name: table[name] for name in ("mask_bits", *MAPS)}
     return pa.table({"row": pa.array(np.arange(table.num_rows, dtype=np.int32))} | columns)
 
 

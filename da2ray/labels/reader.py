@@ -1,4 +1,6 @@
-"""Reading labels: `open_labels(url)` is a sequence of them: a range GET each, one more for a mask, the same for both formats."""
+"""Reading labels: `open_labels(url)` is a sequence of them: a range GET each, one more for each map beside it (a mask, the far
+class), the same for both formats.
+"""
 
 import bisect
 import itertools
@@ -16,7 +18,7 @@ from da2ray.errors import UserError
 from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shard import read_mask, read_value
+from da2ray.labels.shard import FAR_BITS, MAPS, read_mask, read_value
 from da2ray.labels.snapshots import Snapshot, open_snapshot, read_part
 from da2ray.look_ahead import look_ahead
 from da2ray.storage import Client, Store, open_store
@@ -41,6 +43,8 @@ class Label:
         mask_bits: 1 to 8; None without a mask.
         scores: of `SCORES`, those that the row has.
         metric: (scale, shift) of the fit that makes metres of the depth; None where there is none. See `metres`.
+        far: bool (height, width), True where the teacher says that there is no distance (sky), whatever `depth` has there; None
+            where nobody says (`far_share` is null).
     """
 
     key: str
@@ -54,6 +58,7 @@ class Label:
     scores: dict[str, float]
     mask_bits: int | None = None
     metric: tuple[float, float] | None = None
+    far: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def confidence(self) -> np.ndarray | None:
@@ -177,7 +182,14 @@ class Labels(Sequence[Label]):
         yield from look_ahead(self._label, positions, THREADS, "labels")
 
     def _label(self, position: int) -> Label:
-        row = self._loaded().row(position)
+        return self.label_of(self._loaded().row(position))
+
+    def label_of(self, row: dict[str, Any]) -> Label:
+        """The label of an index row that the caller has, all its columns: without loading the index.
+
+        Raises:
+            OSError: as reading by position.
+        """
         return Label(
             key=row["key"],
             uri=row["uri"],
@@ -186,9 +198,10 @@ class Labels(Sequence[Label]):
             size=None if row["height"] is None or row["width"] is None else (row["height"], row["width"]),
             kind=None if row["kind"] is None else Kind(row["kind"]),
             depth=None if row["byte_offset"] is None else self._depth(row),
-            mask=None if row["mask_offset"] is None else self._mask(row),
+            mask=None if row["mask_offset"] is None else self._levels(row, "mask", row["mask_bits"]),
             mask_bits=row["mask_bits"],
             metric=None if row["metric_scale"] is None else (row["metric_scale"], row["metric_shift"]),
+            far=None if row["byte_offset"] is None or row["far_share"] is None else self._far(row),
             scores={name: row[name] for name in SCORES.names if row[name] is not None},
         )
 
@@ -197,12 +210,18 @@ class Labels(Sequence[Label]):
         q = self._value(row, "byte", "label", lambda data: read_value(data, height, width, self.info.format))
         return dequantise(q, row["scale"], row["offset"])
 
-    def _mask(self, row: dict[str, Any]) -> np.ndarray:
-        height, width, bits = row["network_height"], row["network_width"], row["mask_bits"]
-        return self._value(row, "mask", "mask", lambda data: read_mask(data, height, width, bits, self.info.format))
+    def _far(self, row: dict[str, Any]) -> np.ndarray:
+        if row["far_offset"] is None:
+            return np.zeros((row["network_height"], row["network_width"]), dtype=np.bool_)
+        return self._levels(row, "far", FAR_BITS).astype(np.bool_)
+
+    def _levels(self, row: dict[str, Any], name: str, bits: int) -> np.ndarray:
+        """uint8 (height, width) of one of MAPS."""
+        height, width = row["network_height"], row["network_width"]
+        return self._value(row, name, MAPS[name], lambda data: read_mask(data, height, width, bits, self.info.format))
 
     def _value(self, row: dict[str, Any], prefix: str, what: str, read: Callable[[bytes], np.ndarray]) -> np.ndarray:
-        """A row's label or mask: one range GET, checked."""
+        """A row's depth or one of MAPS: one range GET, checked."""
         offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
         data = self.store.get_range(row["object"], offset, length)
         try:

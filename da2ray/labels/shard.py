@@ -4,7 +4,7 @@ One format for a dataset. Both hold the same integers, and in both a label is on
 index points at; what the bytes in that range are differs, and `read_value` knows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,10 +20,16 @@ Format = Literal["parquet", "zarr"]
 SUFFIX: Final = {"parquet": ".parquet", "zarr": ".zarr.zip"}
 """Of a shard's object, by format."""
 
+MAPS: Final = {"mask": "mask", "far": "far class"}
+"""Maps of small integers that may lie beside a depth, and what messages call them. Each is stored alike; the index has
+`<name>_offset`, `<name>_length` and `<name>_crc32` of it."""
+
+FAR_BITS: Final = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Where the bytes of a label or a mask lie in the shard, and their CRC-32 as zip and gzip define it."""
+    """Where the bytes of a depth or of a map beside it lie in the shard, and their CRC-32 as zip and gzip define it."""
 
     offset: int
     length: int
@@ -32,24 +38,20 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Confidences of a shard's rows.
+    """Maps of small integers beside the depths of a shard's rows: confidences, or one of the other MAPS.
 
     Attributes:
         bits: 1 to 8.
-        levels: for each row uint8 (network_height, network_width), 0 = least sure, 2^bits - 1 = surest; None where it has
-            none.
+        levels: for each row uint8 (network_height, network_width), of confidences 0 = least sure, 2^bits - 1 = surest; None
+            where it has none.
     """
 
     bits: int
     levels: Sequence[np.ndarray | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """For each row of a shard where its label and its mask lie; None where it has none."""
-
-    depths: list[Range | None]
-    masks: list[Range | None]
+Ranges = Mapping[str, list[Range | None]]
+"""For each row of a shard where its depth ("byte") and each of MAPS lie; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def build_shard(
     depths: Sequence[np.ndarray | None],
     format: str,  # noqa: A002 - the option's name
     masks: Masks | None = None,
+    far: Sequence[np.ndarray | None] | None = None,
 ) -> BuiltShard:
     """Encode a shard's maps and find each one's range.
 
@@ -81,31 +84,35 @@ def build_shard(
         depths: for each row its `q`, uint16 (network_height, network_width), or None where the row is not labelled.
             Views of micro-batches are fine: they are read once, one at a time.
         format: "parquet" or "zarr".
-        masks: None where no row has one.
+        masks: confidences; None where no row has one.
+        far: for each row bool (network_height, network_width), True where the teacher says that there is no distance (sky); None
+            where no pixel is, as an array without any is taken. None where no row has one.
 
     Raises:
         ValueError: rows and maps contradict each other, or a labelled row's scale or offset is not finite.
     """
     if format not in SUFFIX:
         raise ValueError(f"shard format must be parquet or zarr, not {format!r}")
-    masks = masks or Masks(1, [None] * len(depths))
+    none = [None] * len(depths)
+    maps = {"mask": masks or Masks(1, none), "far": Masks(FAR_BITS, none if far is None else _far_levels(far))}
     _check(rows, depths)
-    _check_masks(depths, masks)
+    for name, beside in maps.items():
+        _check_map(name, depths, beside)
+    rows = _with_columns(
+        rows, {"mask_bits": [None if each is None else maps["mask"].bits for each in maps["mask"].levels]}
+    )
     # Here, since both import this module's types, and zarr takes 0.3 s that Parquet shards need not pay.
     if format == "parquet":
         from da2ray.labels.parquet_shard import build_parquet as build  # noqa: PLC0415
     else:
         from da2ray.labels.zarr_shard import build_zarr as build  # noqa: PLC0415
-    data, ranges = build(rows, depths, masks)
-    filled = {"mask_bits": [None if found is None else masks.bits for found in ranges.masks]}
-    for prefix, found in (("byte", ranges.depths), ("mask", ranges.masks)):
-        for name in ("offset", "length", "crc32"):
-            filled[f"{prefix}_{name}"] = [None if each is None else getattr(each, name) for each in found]
-    for name, values in filled.items():
-        rows = rows.set_column(
-            rows.schema.get_field_index(name), INDEX.field(name), pa.array(values, INDEX.field(name).type)
-        )
-    return BuiltShard(data, rows, "parquet" if format == "parquet" else "zarr")
+    data, ranges = build(rows, depths, maps)
+    filled = {
+        f"{prefix}_{name}": [None if each is None else getattr(each, name) for each in found]
+        for prefix, found in ranges.items()
+        for name in ("offset", "length", "crc32")
+    }
+    return BuiltShard(data, _with_columns(rows, filled), "parquet" if format == "parquet" else "zarr")
 
 
 def read_value(data: bytes, height: int, width: int, format: str) -> np.ndarray:  # noqa: A002 - the option's name
@@ -124,7 +131,7 @@ def read_value(data: bytes, height: int, width: int, format: str) -> np.ndarray:
 
 
 def read_mask(data: bytes, height: int, width: int, bits: int, format: str) -> np.ndarray:  # noqa: A002 - the option's name
-    """The uint8 (height, width) levels in the bytes of a mask's range.
+    """The uint8 (height, width) levels in the bytes of a mask's range, or of another of MAPS.
 
     Raises:
         ValueError: the bytes are corrupt, cut off, or of another size, or a level is above 2^bits - 1.
@@ -142,8 +149,8 @@ def read_shard(data: bytes, format: str) -> pa.Table:  # noqa: A002 - the option
     """What a whole shard holds by itself, read as one who has no index would: a row a sample, in the plan's order.
 
     Returns:
-        Columns named and typed as in INDEX, those that the format has, and `value` and `mask`: the bytes of the label and of
-        its mask, null where it has none. Zarr shards hold labelled samples only.
+        Columns named and typed as in INDEX, those that the format has, and `value` and each of MAPS: the bytes of the depth and
+        of what lies beside it, null where it has none. Zarr shards hold labelled samples only.
 
     Raises:
         ValueError: it is no such shard, or broken.
@@ -181,13 +188,28 @@ def _check(rows: pa.Table, depths: Sequence[np.ndarray | None]) -> None:
             raise ValueError(f"a labelled row's {name} is missing or not finite: such an image must be `failed`")
 
 
-def _check_masks(depths: Sequence[np.ndarray | None], masks: Masks) -> None:
-    if not 1 <= masks.bits <= 8:
-        raise ValueError(f"masks have 1 to 8 bits, not {masks.bits}")
-    for depth, levels in zip(depths, masks.levels, strict=True):
+def _check_map(name: str, depths: Sequence[np.ndarray | None], beside: Masks) -> None:
+    if not 1 <= beside.bits <= 8:
+        raise ValueError(f"masks have 1 to 8 bits, not {beside.bits}")
+    for depth, levels in zip(depths, beside.levels, strict=True):
         if levels is None:
             continue
         if depth is None or levels.shape != depth.shape or levels.dtype != np.uint8:
             shape = None if depth is None else depth.shape
-            raise ValueError(f"a mask is {levels.dtype} {levels.shape} beside a map of {shape}")
-        checked_levels(levels, masks.bits)
+            raise ValueError(f"a {MAPS[name]} is {levels.dtype} {levels.shape} beside a map of {shape}")
+        checked_levels(levels, beside.bits)
+
+
+def _far_levels(far: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """0 and 1 of bool maps, None for those that are False throughout."""
+    for each in far:
+        if each is not None and each.dtype != np.bool_:
+            raise ValueError(f"a far class is bool, not {each.dtype}")
+    return [each.view(np.uint8) if each is not None and each.any() else None for each in far]
+
+
+def _with_columns(rows: pa.Table, columns: Mapping[str, Sequence[int | None]]) -> pa.Table:
+    for name, values in columns.items():
+        field = INDEX.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
+    return rows

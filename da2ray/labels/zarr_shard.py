@@ -6,12 +6,13 @@ where a chunk lies. Members are STORED, so a chunk is one contiguous range of th
 
 Byte shuffle with zstd 4 is the smallest of levels 1 to 5 and both shuffles on smooth 12-bit maps: 0.90 bytes a pixel at
 5 ms for 518 x 686 (bit shuffle: 1.03; plain zstd 3: 1.2). No core codec takes differences, which is why Parquet shards
-are a third smaller. Masks are bytes under bit shuffle: 53 kB at 2 bits in 2.6 ms, where no shuffle makes 51 kB in 4.9.
+are a third smaller. Masks, and what else lies beside the depth, are bytes under bit shuffle: a mask of 2 bits takes 53 kB in
+2.6 ms, where no shuffle makes 51 kB in 4.9.
 """
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -28,28 +29,30 @@ from zarr.dtype import parse_dtype
 from zarr.storage import MemoryStore
 
 from da2ray.labels.schema import FORMAT_VERSION, INDEX
-from da2ray.labels.shard import Masks, Range, Ranges
+from da2ray.labels.shard import MAPS, Masks, Range, Ranges
 
 LEVEL: Final = 4
 _LOCAL_HEADER_BYTES: Final = 30
 _BLOSC_HEADER_BYTES: Final = 16
 _OWN: Final = pa.schema(
     [INDEX.field(name) for name in ("row", "key", "scale", "offset", "network_height", "network_width", "mask_bits")]
-    + [pa.field("value", pa.large_binary()), pa.field("mask", pa.large_binary())]
+    + [pa.field(name, pa.large_binary()) for name in ("value", *MAPS)]
 )
 
 HOW_TO_READ: Final = (
     "one group a network size (height x width): depth[i] = offset[i] + scale[i] * q[i]; row: its row in the shard; "
-    "mask[i]: confidence of mask_bits[i] bits, 0 = least sure; there is none where mask_bits[i] is 0"
+    "mask[i]: confidence of mask_bits[i] bits, 0 = least sure; there is none where mask_bits[i] is 0; "
+    "far[i]: 1 = no distance (sky); 0 throughout where the array or the chunk is missing"
 )
 
 
-def build_zarr(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Masks) -> tuple[bytes, Ranges]:
+def build_zarr(rows: pa.Table, depths: Sequence[np.ndarray | None], maps: Mapping[str, Masks]) -> tuple[bytes, Ranges]:
     """The object, and where its chunks lie.
 
     Args:
-        rows: INDEX.
-        depths, masks: see `build_shard`, which has checked them.
+        rows: INDEX, with `mask_bits`.
+        depths: see `build_shard`, which has checked them.
+        maps: each of MAPS, checked too.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for row, depth in enumerate(depths):
@@ -57,7 +60,8 @@ def build_zarr(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Masks
             sizes.setdefault((depth.shape[0], depth.shape[1]), []).append(row)
     keys = rows["key"].to_pylist()
     numbers = {name: rows[name].to_numpy() for name in ("row", "scale", "offset")}
-    ranges = Ranges([None] * len(depths), [None] * len(depths))
+    mask_bits = np.array([bits or 0 for bits in rows["mask_bits"].to_pylist()], dtype=np.uint8)
+    ranges: dict[str, list[Range | None]] = {name: [None] * len(depths) for name in ("byte", *maps)}
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         about = {"format_version": FORMAT_VERSION, "how_to_read": HOW_TO_READ, "kinds": _kinds(rows)}
@@ -66,13 +70,14 @@ def build_zarr(rows: pa.Table, depths: Sequence[np.ndarray | None], masks: Masks
             name = f"{height}x{width}"
             _put_metadata(archive, f"{name}/", GroupMetadata({"keys": [keys[row] for row in members]}, zarr_format=3))
             shape = (len(members), height, width)
-            _put_images(archive, f"{name}/q", "uint16", shape, depths, members, ranges.depths)
+            _put_images(archive, f"{name}/q", "uint16", shape, depths, members, ranges["byte"])
             for column, dtype in (("row", "int32"), ("scale", "float32"), ("offset", "float32")):
                 _put_numbers(archive, f"{name}/{column}", numbers[column][members], dtype)
-            if any(masks.levels[row] is not None for row in members):
-                _put_images(archive, f"{name}/mask", "uint8", shape, masks.levels, members, ranges.masks)
-                bits = np.array([0 if masks.levels[row] is None else masks.bits for row in members])
-                _put_numbers(archive, f"{name}/mask_bits", bits, "uint8")
+            for beside, found in maps.items():
+                if any(found.levels[row] is not None for row in members):
+                    _put_images(archive, f"{name}/{beside}", "uint8", shape, found.levels, members, ranges[beside])
+            if mask_bits[members].any():
+                _put_numbers(archive, f"{name}/mask_bits", mask_bits[members], "uint8")
     return file.getvalue(), ranges
 
 
@@ -119,35 +124,34 @@ def read_zarr(data: bytes) -> pa.Table:
     )
     rows: list[dict[str, Any]] = []
     for name, group in root.groups():
-        q = _member(group, "q")
-        numbers = [np.asarray(_member(group, column)[:]) for column in ("row", "scale", "offset")]
-        images, height, width = q.shape
-        if name != f"{height}x{width}" or q.dtype != np.uint16 or q.chunks != (1, height, width):
-            raise ValueError(f"group {name} holds {q.dtype} {q.shape} in chunks of {q.chunks}")
         keys = cast(list[str], group.attrs["keys"])
-        chunks = [members[f"{name}/q/{q.metadata.encode_chunk_key((place, 0, 0))}"] for place in range(images)]
-        masks = _masks(group, members, q.shape)
-        for key, chunk, mask, row, scale, offset in zip(keys, chunks, masks, *numbers, strict=True):
-            rows.append(
-                {"row": row, "key": key, "scale": scale, "offset": offset, "value": chunk}
-                | {"network_height": height, "network_width": width}
-                | mask
-            )
+        height, width = map(int, name.split("x"))
+        shape = (len(keys), height, width)
+        columns: dict[str, Iterable[Any]] = {
+            column: np.asarray(_member(group, column)[:]) for column in ("row", "scale", "offset")
+        }
+        columns |= {"key": keys, "value": _chunks(group, "q", "uint16", shape, members)}
+        columns |= {beside: _chunks(group, beside, "uint8", shape, members) for beside in MAPS if beside in group}
+        if "mask" in group:
+            columns["mask_bits"] = [bits or None for bits in np.asarray(_member(group, "mask_bits")[:]).tolist()]
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            if row["value"] is None or (row.get("mask") is None) != (row.get("mask_bits") is None):
+                raise ValueError(f"{row['key']!r} lacks a chunk")
+            rows.append(row | {"network_height": height, "network_width": width})
     rows.sort(key=lambda row: row["row"])
     return pa.Table.from_pylist(rows, schema=_OWN)
 
 
-def _masks(group: zarr.Group, members: dict[str, bytes], shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """`mask` and `mask_bits` of each image of a group, nothing where there is none."""
-    if "mask" not in group:
-        return [{}] * shape[0]
-    array, bits = _member(group, "mask"), np.asarray(_member(group, "mask_bits")[:])
-    if array.shape != shape or array.dtype != np.uint8 or array.chunks != (1, *shape[1:]) or len(bits) != shape[0]:
+def _chunks(
+    group: zarr.Group, name: str, dtype: str, shape: tuple[int, int, int], members: dict[str, bytes]
+) -> list[bytes | None]:
+    """The chunk of each image in one of a group's arrays, None where it is missing."""
+    array = _member(group, name)
+    if array.shape != shape or array.dtype != np.dtype(dtype) or array.chunks != (1, *shape[1:]):
         raise ValueError(f"{array.name} holds {array.dtype} {array.shape} in chunks of {array.chunks}")
-    names = [f"{array.path}/{array.metadata.encode_chunk_key((place, 0, 0))}" for place in range(shape[0])]
-    return [
-        {"mask": members[name], "mask_bits": found} if found else {} for name, found in zip(names, bits, strict=True)
-    ]
+    keys = (array.metadata.encode_chunk_key((place, 0, 0)) for place in range(shape[0]))
+    return [members.get(f"{array.path}/{key}") for key in keys]
 
 
 def _member(group: zarr.Group, name: str) -> zarr.Array:

@@ -1,6 +1,7 @@
 """Small shards for these tests: smooth maps of two sizes, a rejected and a failed sample among them."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import INDEX, Reason
 from da2ray.labels.shard import BuiltShard, Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.storage import Store
+from da2ray.storage import Store, open_store
 from da2ray.teachers.base import Kind
 
 SIZES = [(28, 42), (42, 28)]
@@ -88,9 +89,37 @@ def masks(qs: list[np.ndarray | None], bits: int = 2) -> Masks:
     return Masks(bits, levels)
 
 
-def built(format: str = "parquet", masked: bool = False, **arguments: object) -> BuiltShard:  # noqa: A002 - the option's name
+def far_classes(rows: pa.Table, qs: list[np.ndarray | None]) -> tuple[pa.Table, list[np.ndarray | None]]:
+    """The rows with `far_share`, and a far class for every map but the first, of which no pixel is far, and the last, of which
+    nobody says.
+    """
+    labelled = [index for index, q in enumerate(qs) if q is not None]
+    far = [None if q is None or index in (labelled[0], labelled[-1]) else q > 3000 for index, q in enumerate(qs)]
+    shares = [None if each is None else float(each.mean()) for each in far]
+    shares[labelled[0]] = 0.0
+    field = INDEX.field("far_share")
+    return rows.set_column(INDEX.get_field_index("far_share"), field, pa.array(shares, field.type)), far
+
+
+def built(
+    format: str = "parquet",  # noqa: A002 - the option's name
+    masked: bool = False,
+    with_far: bool = False,
+    **arguments: object,
+) -> BuiltShard:
     rows, qs, _ = mixed(**arguments)
-    return build_shard(rows, qs, format, masks(qs) if masked else None)
+    rows, far = far_classes(rows, qs) if with_far else (rows, None)
+    return build_shard(rows, qs, format, masks(qs) if masked else None, far)
+
+
+def dataset(path: Path, format: str, shards: int = 1, **arguments: object) -> Store:  # noqa: A002 - the option's name
+    """A dataset of shards that `built` makes, in one snapshot."""
+    store = open_store(str(path))
+    create_or_open(store, info(format=format))
+    for shard in range(shards):
+        commit_shard(store, "p", shard, built(format, shard=shard, **arguments), FINGERPRINT)
+    create_snapshot(store, ["p"], FINGERPRINT)
+    return store
 
 
 def commit(store: Store, keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0) -> CommitOutcome:

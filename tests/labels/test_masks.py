@@ -15,14 +15,12 @@ import zstandard
 
 import da2ray
 from da2ray.labels.codec import decode_mask, encode_mask
-from da2ray.labels.commits import commit_shard, read_commit, serialise
-from da2ray.labels.dataset import create_or_open
+from da2ray.labels.commits import read_commit, serialise
 from da2ray.labels.schema import INDEX, conform
-from da2ray.labels.shard import Masks, build_shard, read_mask
-from da2ray.labels.snapshots import create_snapshot
+from da2ray.labels.shard import MAPS, Masks, build_shard, read_mask
 from da2ray.labels.verify import verify
-from da2ray.storage import Store, open_store
-from tests.labels.samples import FINGERPRINT, built, info, masks, mixed
+from da2ray.storage import Store
+from tests.labels.samples import built, dataset, masks, mixed
 
 FORMATS = ["parquet", "zarr"]
 OF_MASKS = ["mask_offset", "mask_length", "mask_crc32", "mask_bits"]
@@ -136,12 +134,7 @@ def test_the_example_in_format_md_decodes_a_mask() -> None:
 
 @pytest.fixture(params=FORMATS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    store = open_store(str(tmp_path))
-    create_or_open(store, info(format=request.param))
-    for shard in range(2):
-        commit_shard(store, "p", shard, built(request.param, masked=True, shard=shard), FINGERPRINT)
-    create_snapshot(store, ["p"], FINGERPRINT)
-    return store
+    return dataset(tmp_path, request.param, shards=2, masked=True, with_far=True)
 
 
 def test_labels_have_their_masks_as_levels_and_as_shares(store: Store) -> None:
@@ -156,15 +149,16 @@ def test_labels_have_their_masks_as_levels_and_as_shares(store: Store) -> None:
         np.testing.assert_allclose(label.confidence, levels / 3, rtol=1e-6)
 
 
-def test_a_flipped_bit_in_a_mask_is_noticed_by_reading_and_by_verify(store: Store) -> None:
+@pytest.mark.parametrize(("name", "what"), MAPS.items())
+def test_a_flipped_bit_beside_a_depth_is_noticed_by_reading_and_by_verify(store: Store, name: str, what: str) -> None:
     format_of_shards = da2ray.open_labels(store.url).info.format
     assert verify(store, format_of_shards).findings == []
-    row = da2ray.open_labels(store.url).index.slice(1, 1).to_pylist()[0]
+    row = da2ray.open_labels(store.url).index.slice(2, 1).to_pylist()[0]
     data = bytearray(store.get(row["object"]))
-    data[row["mask_offset"] + row["mask_length"] // 2] ^= 1
+    data[row[f"{name}_offset"] + row[f"{name}_length"] // 2] ^= 1
     store.put(row["object"], bytes(data))
-    with pytest.raises(OSError, match=rf"{row['object']}: the mask of '0/1.jpg'.*da2ray verify"):
-        da2ray.open_labels(store.url)[1]
+    with pytest.raises(OSError, match=rf"{row['object']}: the {what} of '0/2.jpg'.*da2ray verify"):
+        da2ray.open_labels(store.url)[2]
     found = {finding.what.value for finding in verify(store, format_of_shards).findings}
     assert {"checksum", "value"} <= found
 

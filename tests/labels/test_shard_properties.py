@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from da2ray.labels.commits import commit_shard, read_commit
 from da2ray.labels.schema import INDEX, SCORES, Reason, Status
-from da2ray.labels.shard import build_shard, read_value
+from da2ray.labels.shard import build_shard, read_mask, read_shard, read_value
 from da2ray.labels.snapshots import create_snapshot, open_snapshot, read_part
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
@@ -26,6 +26,7 @@ ODD_KEYS = st.sampled_from(
     ["", " ", "a/b.jpg", "../x", "ü é.png", "100%25.jpg", "q?x#y=1", "\u202ergb.jpg", "猫/😀.webp", "'\"\\"]
 )
 COUNTS = st.integers(0, 2**31 - 1)
+Maps = list[np.ndarray | None]
 
 
 def some(values: st.SearchStrategy) -> st.SearchStrategy:
@@ -33,8 +34,8 @@ def some(values: st.SearchStrategy) -> st.SearchStrategy:
 
 
 @st.composite
-def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None]:
-    """An index row less its place, and its map."""
+def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
+    """An index row less its place, its map and its far class."""
     reason = draw(some(st.sampled_from(Reason)))
     row = {
         "key": draw(ODD_KEYS | TEXT), "uri": draw(ODD_KEYS | TEXT), "etag": draw(some(TEXT)),
@@ -44,7 +45,7 @@ def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None]:
         "orientation": draw(some(st.integers(1, 8))), "fingerprint": FINGERPRINT,
     }  # fmt: skip
     if reason:
-        return dict.fromkeys(INDEX.names) | row, None
+        return dict.fromkeys(INDEX.names) | row, None, None
     # Few sizes, so that a Zarr group has several; one of a single pixel.
     shape = draw(st.sampled_from([(1, 1), (1, 9), (7, 1), (5, 6), (6, 5)]) | hnp.array_shapes(min_dims=2, max_dims=2))
     row |= {"network_height": shape[0], "network_width": shape[1], "kind": draw(st.sampled_from(Kind)).value}
@@ -52,14 +53,15 @@ def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None]:
     # A score of an odd map may be anything.
     row |= {name: draw(some(st.floats(width=32))) for name in SCORES.names}
     values = st.integers(0, 2**16 - 1) | st.sampled_from([0, 4095, 2**16 - 1])
-    return dict.fromkeys(INDEX.names) | row, draw(hnp.arrays(np.uint16, shape, elements=values))
+    far = draw(some(hnp.arrays(np.bool_, shape)))
+    return dict.fromkeys(INDEX.names) | row, draw(hnp.arrays(np.uint16, shape, elements=values)), far
 
 
 @st.composite
-def shards(draw: st.DrawFn, plan: str = "p", shard: int = 3) -> tuple[pa.Table, list[np.ndarray | None]]:
+def shards(draw: st.DrawFn, plan: str = "p", shard: int = 3) -> tuple[pa.Table, Maps, Maps]:
     drawn = draw(st.lists(samples(), min_size=1, max_size=12, unique_by=lambda sample: sample[0]["key"]))
-    rows = [row | {"plan": plan, "shard": shard, "row": number} for number, (row, _) in enumerate(drawn)]
-    return pa.Table.from_pylist(rows, schema=INDEX), [q for _, q in drawn]
+    rows = [row | {"plan": plan, "shard": shard, "row": number} for number, (row, *_) in enumerate(drawn)]
+    return pa.Table.from_pylist(rows, schema=INDEX), [q for _, q, _ in drawn], [far for *_, far in drawn]
 
 
 def same(found: pa.Table, wanted: pa.Table) -> bool:
@@ -71,34 +73,48 @@ def same(found: pa.Table, wanted: pa.Table) -> bool:
 @given(content=shards())
 @SETTINGS
 def test_every_range_of_any_shard_reads_back_the_map_that_was_written(
-    shard_format: str, content: tuple[pa.Table, list[np.ndarray | None]]
+    shard_format: str, content: tuple[pa.Table, Maps, Maps]
 ) -> None:
-    rows, qs = content
-    shard = build_shard(rows, qs, shard_format)
-    assert shard.data == build_shard(rows, qs, shard_format).data
-    ranges = ["byte_offset", "byte_length", "byte_crc32"]
+    rows, qs, far = content
+    shard = build_shard(rows, qs, shard_format, far=far)
+    assert shard.data == build_shard(rows, qs, shard_format, far=far).data
+    ranges = [f"{prefix}_{name}" for prefix in ("byte", "far") for name in ("offset", "length", "crc32")]
     assert same(shard.rows.drop_columns(ranges), rows.drop_columns(ranges))
     taken: list[tuple[int, int]] = []
-    for row, q in zip(shard.rows.to_pylist(), qs, strict=True):
+
+    def value(row: dict, prefix: str) -> bytes:
+        begin, length = row[f"{prefix}_offset"], row[f"{prefix}_length"]
+        taken.append((begin, begin + length))
+        found = shard.data[begin : begin + length]
+        assert zlib.crc32(found) == row[f"{prefix}_crc32"]
+        return found
+
+    own = {row["row"]: row for row in read_shard(shard.data, shard_format).to_pylist()}
+    for number, (row, q, flags) in enumerate(zip(shard.rows.to_pylist(), qs, far, strict=True)):
         if q is None:
-            assert [row[name] for name in ranges] == [None] * 3
+            assert [row[name] for name in ranges] == [None] * 6
             continue
-        begin, end = row["byte_offset"], row["byte_offset"] + row["byte_length"]
-        value = shard.data[begin:end]
-        assert zlib.crc32(value) == row["byte_crc32"]
-        np.testing.assert_array_equal(read_value(value, *q.shape, shard_format), q)
-        taken.append((begin, end))
+        depth = value(row, "byte")
+        np.testing.assert_array_equal(read_value(depth, *q.shape, shard_format), q)
+        assert own[number]["value"] == depth
+        if flags is None or not flags.any():
+            assert [row[name] for name in ranges[3:]] == [None] * 3
+            assert own[number]["far"] is None
+            continue
+        beside = value(row, "far")
+        np.testing.assert_array_equal(read_mask(beside, *q.shape, 1, shard_format), flags)
+        assert own[number]["far"] == beside
     taken.sort()
-    assert all(one[1] <= other[0] for one, other in itertools.pairwise(taken)), "two labels share bytes"
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(taken)), "two values share bytes"
 
 
 @given(shards())
 @SETTINGS
-def test_the_index_gives_every_row_as_it_was_committed(content: tuple[pa.Table, list[np.ndarray | None]]) -> None:
-    rows, qs = content
+def test_the_index_gives_every_row_as_it_was_committed(content: tuple[pa.Table, Maps, Maps]) -> None:
+    rows, qs, far = content
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
-        shard = build_shard(rows, qs, "parquet")
+        shard = build_shard(rows, qs, "parquet", far=far)
         outcome = commit_shard(store, "p", 3, shard, FINGERPRINT)
         commit = read_commit(store, "p", 3)
         labelled = [None if q is None else outcome.object for q in qs]
