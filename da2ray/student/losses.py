@@ -32,6 +32,30 @@ def affine_invariant_loss(prediction: Tensor, label: Tensor, gradient_weight: fl
     return (each * says).mean()
 
 
+def aligned_depth_loss(prediction: Tensor, disparity: Tensor, farthest: float) -> Tensor:
+    """Mean |log| of the ratio of metres, after the scale and shift that fit disparity best; the mean over the batch, a scalar.
+
+    What a label is judged by (`da2ray.quality.metrics.aligned_depth`, AbsRel, delta). Differences in disparity hardly see what is
+    far: at 40 m, an error of a quarter is one of a hundredth of the disparity at 2 m.
+
+    Args:
+        prediction: (N, H, W), up to scale and shift, larger = nearer.
+        disparity: float32 (N, H, W), 1 / metres.
+        farthest: metres; pixels beyond do not count, and a map without others counts as 0.
+    """
+    valid = (disparity > 1 / farthest).flatten(1).float()
+    target, given = disparity.flatten(1), prediction.float().flatten(1)
+    total = valid.sum(1, keepdim=True).clamp_min(1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * valid).sum(1, keepdim=True) / total
+
+    across, up = given - mean(given), target - mean(target)
+    scale = mean(across * up) / mean(across * across).clamp_min(_SMALLEST)
+    fitted = (scale * across + mean(target)).clamp_min(1 / farthest)
+    return mean((fitted.log() - target.clamp_min(1 / farthest).log()).abs()).mean()
+
+
 def gradient_differences(difference: Tensor) -> Tensor:
     """(N,) mean absolute slope of difference maps (N, H, W), summed over `SCALES` resolutions."""
     total = difference.new_zeros(len(difference))

@@ -17,7 +17,7 @@ from da2ray.teachers.depth_anything.teacher import torch_device
 from da2ray.teachers.registry import resolve
 from da2ray.worlds.evaluation import HELD_OUT, Ramp, Score, motorcycle_rank_correlation, score_worlds
 from da2ray.worlds.store import WorldStore
-from da2ray.worlds.training import SIZE, Plan, Training
+from da2ray.worlds.training import SIZE, Plan, Training, has_bfloat16
 
 TEACHER = "depth-anything-v2-tiny"
 STEPS_KEPT = 100
@@ -38,9 +38,10 @@ tested, on a network that sees depth, on machines that reach no hub. For labels 
 | sha256 | `{sha256}` |
 | data | {scenes:,} worlds, seeds from 0, rendered by `da2ray.worlds` with exact depth: rooms, tables, streets, open ground |
 | augmentation | window, mirror, colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
-| loss | scale-and-shift-invariant + 2 x gradient matching, in disparity (`da2ray/student/losses.py`) |
-| optimiser | Muon for the blocks' matrices, AdamW for the rest; peak rate {rate:g}, over the last 40 % falling to 0 |
-| steps | {steps:,} of {batch} pictures at about 168 x 224, the last 8 % of {half} at about 252 x 336; bfloat16 |
+| begun with | {began} |
+| loss | scale-and-shift-invariant + 2 x gradient matching, in disparity, + aligned log depth (`da2ray/student/losses.py`) |
+| optimiser | {optimiser}; peak rate {rate:g}, over the last 40 % falling to 0 |
+| steps | {steps:,} of {batch} pictures at about 168 x 224, the last 8 % of {half} at about 252 x 336; {precision} |
 | seed | {seed} |
 
 Made, and judged, by
@@ -69,7 +70,9 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
     for done in worlds.make(os.cpu_count() or 1):
         ticker.tick(f"{done:,} of {config.scenes:,} worlds rendered")
     plan = Plan(config.steps, config.batch_size, config.learning_rate, seed=config.seed)
-    network = _trained(Training(folder, worlds.arrays(), plan, device), plan, console)
+    initial = Path(config.initial_weights) if config.initial_weights else None
+    began = f"the weights of sha256 `{sha256(initial)[:16]}`" if initial else "random weights"
+    network = _trained(Training(folder, worlds.arrays(), plan, device, initial), plan, console)
     weights = Path(config.weights)
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.half().cpu().contiguous() for key, value in network.state_dict().items()}, weights)
@@ -81,6 +84,9 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         side=SIZE[0],
         sha256=sha256(weights),
+        began=began,
+        optimiser="Muon for the blocks' matrices, AdamW for the rest" if has_bfloat16(device) else "AdamW",
+        precision="bfloat16" if has_bfloat16(device) else "float32",
         scenes=config.scenes,
         rate=config.learning_rate,
         steps=config.steps,

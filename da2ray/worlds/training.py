@@ -13,10 +13,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from da2ray.errors import UserError
 from da2ray.look_ahead import look_ahead
-from da2ray.student.losses import GRADIENT_WEIGHT, affine_invariant_loss, normalised, resized_label
+from da2ray.student.losses import (
+    GRADIENT_WEIGHT,
+    affine_invariant_loss,
+    aligned_depth_loss,
+    normalised,
+    resized_label,
+)
 from da2ray.teachers.depth_anything.dinov2 import GRID, PATCH, Attention
 from da2ray.teachers.depth_anything.dpt import VITT, DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
@@ -42,6 +50,10 @@ EARLY_GRADIENT_WEIGHT = 0.1
 ANCHOR_WEIGHT = 0.2
 """Of the plain difference to the normalised label, its least at 0. The other losses leave scale and shift free: both drift, until
 the network's ReLU cuts off half of a picture or training breaks."""
+DEPTH_WEIGHT = 1.0
+"""Of the difference in log metres, which is what sees far things; the paper's two losses see disparity."""
+FARTHEST = 80.0
+"""Metres beyond which that one sees nothing, as in Virtual KITTI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +155,17 @@ class Training:
         folder: where `checkpoint.pt` is kept, and found again.
         arrays: chunks of (uint8 (N, H, W, 3), float16 (N, H, W)) as `WorldStore.arrays` gives them.
         plan: a run that is resumed may be given more or fewer steps.
-        device: where it trains; matrix products are bfloat16.
+        device: where it trains; matrix products are bfloat16 where it has them, else float32.
+        initial: weights to begin with instead of random ones, where there is no checkpoint yet.
     """
 
     def __init__(
-        self, folder: Path, arrays: list[tuple[np.ndarray, np.ndarray]], plan: Plan, device: torch.device
+        self,
+        folder: Path,
+        arrays: list[tuple[np.ndarray, np.ndarray]],
+        plan: Plan,
+        device: torch.device,
+        initial: Path | None = None,
     ) -> None:
         self.step = 0
         self._path = folder / "checkpoint.pt"
@@ -155,20 +173,14 @@ class Training:
         self._plan = plan
         self._device = device
         self.network = new_network(plan.seed)
-        if not self._path.exists():
+        if initial is not None:
+            self.network.load_state_dict(load_file(initial))
+        elif not self._path.exists():
             whiten_patches(self.network, np.asarray(arrays[0][0][:WHITENED]))
         self.network = self.network.to(device).train()
         # Tokens seen as images are channels-last: on CPU the head's backward pass takes a third of the time with weights so.
         self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Muon orthogonalises the update of a weight matrix: fewer steps to the same loss than AdamW, which takes the rest.
-        inner = [p for p in self.network.pretrained.blocks.parameters() if p.ndim == 2]
-        known = {id(p) for p in inner}
-        outer = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
-        decay = plan.weight_decay
-        self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(inner, lr=plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(outer, lr=plan.learning_rate, weight_decay=decay, betas=(0.9, 0.98)),
-        ]
+        self._optimisers = optimisers(self.network, plan, device)
         if self._path.exists():
             self._restore()
 
@@ -192,6 +204,11 @@ class Training:
         state: dict[str, Any] = torch.load(self._path, map_location=self._device, weights_only=True)
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
+        if len(state["optimisers"]) != len(self._optimisers):
+            raise UserError(
+                f"{self._path} was begun on a machine with other optimisers (with Muon, or without): "
+                "go on there, or give another --work"
+            )
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
 
@@ -199,10 +216,11 @@ class Training:
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self._plan.rate(self.step)
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16(self._device)):
             prediction = self._predict(images, full=self._plan.is_fine(self.step))
         target = resized_label(label, (prediction.shape[-2], prediction.shape[-1]))
         loss = affine_invariant_loss(prediction, target, self._plan.gradient_weight(self.step))
+        loss = loss + DEPTH_WEIGHT * aligned_depth_loss(prediction, target, FARTHEST)
         anchor = normalised(target)
         loss = loss + ANCHOR_WEIGHT * F.smooth_l1_loss(prediction, anchor - anchor.amin((1, 2), keepdim=True))
         loss.backward()
@@ -235,6 +253,29 @@ class Training:
             images.append(photographed(picture, rng))
             labels.append(label)
         return _normal(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+
+def optimisers(network: DepthAnythingV2, plan: Plan, device: torch.device) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest; AdamW for all where bfloat16 is slow.
+
+    Muon orthogonalises the update of a weight matrix: fewer steps to the same loss. torch's does so in bfloat16, which on a CPU
+    with AVX2 alone takes longer than all the rest of a step.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    inner = [p for p in network.pretrained.blocks.parameters() if p.ndim == 2] if has_bfloat16(device) else []
+    known = {id(p) for p in inner}
+    rate, decay = plan.learning_rate, plan.weight_decay
+    outer = torch.optim.AdamW(
+        [p for p in trained if id(p) not in known], lr=rate, weight_decay=decay, betas=(0.9, 0.98)
+    )
+    if not inner:
+        return [outer]
+    return [torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), outer]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products of bfloat16 are faster than of float32: emulated, with AVX2 alone, they take ten times as long."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _normal(images: NDArray[np.uint8]) -> Tensor:
