@@ -1,7 +1,8 @@
 """How well each score predicts the true error, on images with ground truth: what thresholds and presets rest on.
 
-An image's true error is its AbsRel after alignment. A score is judged by its rank correlation with that and by how well it tells
-the worst tenth of the images from the rest; a mask by what the error of its pixels does as the least sure ones go.
+An image's true error is the mean of its pixels' (`ErrorKind`), after alignment. A score is judged by its rank correlation with
+that and by how well it tells the worst tenth of the images from the rest; a mask by what the error of its pixels does as the
+least sure ones go.
 """
 
 import json
@@ -20,6 +21,7 @@ from da2ray.labels.reader import THREADS, Label, Labels, open_labels
 from da2ray.labels.schema import Status
 from da2ray.look_ahead import look_ahead
 from da2ray.quality.judging import (
+    LEAST_AUROC,
     RULE,
     WORST,
     MaskCalibration,
@@ -29,7 +31,7 @@ from da2ray.quality.judging import (
     judge_scores,
 )
 from da2ray.quality.sparsification import sparsification
-from da2ray.quality.truth import Truth, relative_error, stem
+from da2ray.quality.truth import ErrorKind, Truth, pixel_errors, stem
 from da2ray.storage import Client
 
 LEAST_IMAGES = 20
@@ -44,6 +46,7 @@ class Calibration:
 
     Attributes:
         truth: its URL.
+        kind: what the errors are.
         errors: true error of each image that has one, by key.
         without_truth: labelled images that have none, or too little of it.
         mean_error: mean of `errors`. worst_error: the least error of the worst tenth.
@@ -52,6 +55,7 @@ class Calibration:
     """
 
     truth: str
+    kind: ErrorKind
     errors: dict[str, float]
     without_truth: int
     mean_error: float
@@ -74,13 +78,18 @@ class Calibration:
 
 
 def calibrate(
-    labels: Labels, truth_url: str, client: Client = "auto", on_progress: OnProgress | None = None
+    labels: Labels,
+    truth_url: str,
+    client: Client = "auto",
+    on_progress: OnProgress | None = None,
+    kind: ErrorKind = ErrorKind.ABS_REL,
 ) -> Calibration:
     """Compare the labels that have ground truth with it, and judge every score by that.
 
     Args:
         labels: of any kind.
         truth_url: folder or prefix, see `Truth`.
+        kind: of the true error.
 
     Raises:
         UserError: too few labels have ground truth, or it cannot be read.
@@ -92,7 +101,9 @@ def calibrate(
     labelled = [place for place, status in enumerate(statuses) if status == Status.LABELLED]
     known = [place for place in labelled if truth.has(keys[place])]
     measured = []
-    for done, one in enumerate(look_ahead(lambda place: _measure(labels[place], truth), known, THREADS, "truth"), 1):
+    for done, one in enumerate(
+        look_ahead(lambda place: _measure(labels[place], truth, kind), known, THREADS, "truth"), 1
+    ):
         if one is not None:
             measured.append(one)
         if on_progress:
@@ -111,6 +122,7 @@ def calibrate(
     scores, constant = judge_scores(measured, errors, worst, source)
     return Calibration(
         truth=truth.url,
+        kind=kind,
         errors={one.key: one.error for one in measured},
         without_truth=len(labelled) - len(measured),
         mean_error=float(errors.mean()),
@@ -121,8 +133,8 @@ def calibrate(
     )
 
 
-def _measure(label: Label, truth: Truth) -> Measured | None:
-    error = relative_error(label, truth.of(label.key))
+def _measure(label: Label, truth: Truth, kind: ErrorKind) -> Measured | None:
+    error = pixel_errors(label, truth.of(label.key), kind)
     if error is None:
         return None
     known = np.isfinite(error)
@@ -144,6 +156,7 @@ def calibrate_dataset(
     client: Client = "auto",
     snapshot: int | None = None,
     output: str | None = None,
+    kind: ErrorKind = ErrorKind.ABS_REL,
 ) -> int:
     """Calibrate a snapshot's scores, print the table, and write it to the file `output` as JSON where that is given.
 
@@ -152,7 +165,7 @@ def calibrate_dataset(
     """
     labels = open_labels(url, snapshot=snapshot, client=client)
     with progress("calibrate", "labels") as on_progress:
-        found = calibrate(labels, truth_url, client, on_progress)
+        found = calibrate(labels, truth_url, client, on_progress, kind)
     print_calibration(found, console)
     if output:
         try:
@@ -167,8 +180,8 @@ def print_calibration(found: Calibration, console: Console) -> None:
     worst = f"{WORST:.0%}"
     without = f"; {found.without_truth:,} labelled images have none" if found.without_truth else ""
     console.print(
-        f"true error (AbsRel) of {len(found.errors):,} images by {found.truth}: mean {found.mean_error:.4f}, the worst {worst} "
-        f"from {found.worst_error:.4f}{without}"
+        f"true error ({found.kind}) of {len(found.errors):,} images by {found.truth}: mean {found.mean_error:.4f}, the worst "
+        f"{worst} from {found.worst_error:.4f}{without}"
     )
     table = Table(title=f"scores against the true error, AUROC for the worst {worst}", title_justify="left")
     for column in ("score", "images", "Spearman", "AUROC", "passes", "proposed", "removes", "worth it"):
@@ -176,7 +189,8 @@ def print_calibration(found: Calibration, console: Console) -> None:
     for score in found.scores:
         area = f"{score.auroc:.3f} ± {score.standard_error:.3f}"
         figures = (str(score.images), f"{score.spearman:+.3f}", area, _passes(score.passes))
-        table.add_row(score.name, *figures, score.rule, f"{score.removes:.1%}", score.verdict)
+        proposal = (score.rule, f"{score.removes:.1%}") if score.auroc >= LEAST_AUROC else ("", "")
+        table.add_row(score.name, *figures, *proposal, score.verdict)
     console.print(table)
     if found.constant:
         console.print(f"the same on all images: {', '.join(found.constant)}")

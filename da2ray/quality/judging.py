@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from da2ray.labels.schema import SCORES
+from da2ray.quality.consistency import SMALLER
 from da2ray.quality.metrics import auroc, spearman
 from da2ray.quality.scores import SCORES as MEANINGS
 from da2ray.quality.scores import Bad
@@ -22,9 +23,9 @@ LEAST_GAIN = 0.03
 """Of AUROC, by which a score that costs forward passes must beat the best of those that cost none."""
 LEAST_AURG = 0.1
 """Of a mask that is worth it: a tenth of the mean error, on average over the shares that are removed."""
-PASSES = {"flip": 1.0, "scale": 0.44, "checker": 1.0}
-"""Forward passes of each opinion beside the label's own: scale at two thirds of the side (0.44 of the pixels), a checker one of
-its own, which may be a smaller network."""
+PASSES = {"flip": 1.0, "scale": SMALLER**2, "checker": 1.0}
+"""Forward passes of each opinion beside the label's own: scale at a smaller size, a checker one of its own, which may be a
+smaller network."""
 
 RULE = (
     f"worth it: AUROC at least {LEAST_AUROC}, and {STANDARD_ERRORS:g} standard errors above 0.5, by the end that the score's "

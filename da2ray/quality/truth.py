@@ -2,6 +2,7 @@
 
 import io
 import posixpath
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from da2ray.errors import UserError
 from da2ray.labels.reader import Label
-from da2ray.quality.metrics import SMALLEST_DISPARITY, aligned_depth
+from da2ray.quality.metrics import Values, aligned_depth
 from da2ray.storage import Client, open_store
 from da2ray.teachers.base import Kind
 
@@ -17,6 +18,8 @@ FARTHEST = 80.0
 """Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
 LEAST_SHARE = 0.01
 """Of an image that must have a true depth, nearer than that, for it to be judged."""
+NEAREST = 1e-3
+"""Metres to which affine-invariant and metric labels are clipped."""
 SUFFIXES = (".npy", ".png")
 MILLIMETRE = np.float32(1e-3)
 
@@ -73,8 +76,19 @@ def _read_png(data: bytes) -> NDArray:
         return values * MILLIMETRE if image.mode.startswith("I") else values
 
 
-def relative_error(label: Label, truth: Map, farthest: float = FARTHEST) -> Map | None:
-    """|depth - truth| / truth of each pixel of a label; its mean over what is known is the label's AbsRel.
+class ErrorKind(StrEnum):
+    """What is counted as the error of a pixel; an image's is the mean.
+
+    `abs_rel` is what benchmarks report: it lies in what is far, and a flat wall has next to none whatever the label says.
+    `disparity` is what students see, whose loss has no regard for scale and shift: 1 is a label that says nothing.
+    """
+
+    ABS_REL = "abs_rel"  # |depth - truth| / truth
+    DISPARITY = "disparity"  # |1 / depth - 1 / truth| / mean|1 / truth - its median|
+
+
+def pixel_errors(label: Label, truth: Map, kind: ErrorKind, farthest: float = FARTHEST) -> Map | None:
+    """How wrong each pixel of a label is.
 
     Disparity is aligned by the scale and shift that fit it best (`metrics.aligned_depth`), affine-invariant depth likewise in
     metres; metric labels are judged as they are.
@@ -86,7 +100,8 @@ def relative_error(label: Label, truth: Map, farthest: float = FARTHEST) -> Map 
         farthest: metres; what lies beyond does not count, and labels are clipped to it.
 
     Returns:
-        float32 (h, w) at the label's size, NaN where the truth is unknown; None where less than LEAST_SHARE is known.
+        float32 (h, w) at the label's size, NaN where the truth is unknown; None where less than LEAST_SHARE is known, or
+        where the truth is constant and the error in units of its deviation.
     """
     if label.depth is None:
         raise ValueError(f"{label.key} has no depth")
@@ -95,18 +110,28 @@ def relative_error(label: Label, truth: Map, farthest: float = FARTHEST) -> Map 
     known = metres <= farthest  # False for NaN
     if known.mean() < LEAST_SHARE:
         return None
-    said, true = label.depth[known], metres[known].astype(np.float64)
+    true = metres[known].astype(np.float64)
+    depth = _as_metres(label, label.depth[known], true, farthest)
+    errors = np.full((height, width), np.nan, dtype=np.float32)
+    if kind is ErrorKind.ABS_REL:
+        errors[known] = np.abs(depth - true) / true
+        return errors
+    deviation = np.abs(1 / true - np.median(1 / true)).mean()
+    if deviation == 0:
+        return None
+    errors[known] = np.abs(1 / depth - 1 / true) / deviation
+    return errors
+
+
+def _as_metres(label: Label, said: Values, true: Values, farthest: float) -> Values:
+    """(P,) values of a label, aligned to the truth where they are relative."""
     if label.kind is Kind.DISPARITY:
-        depth = aligned_depth(said, true, farthest)
-    else:
-        if label.kind is Kind.DEPTH:
-            sides = np.stack([said, np.ones_like(said)], axis=1).astype(np.float64)
-            scale, shift = np.linalg.lstsq(sides, true, rcond=None)[0]
-            said = scale * said + shift
-        depth = np.clip(said, SMALLEST_DISPARITY, farthest)
-    error = np.full((height, width), np.nan, dtype=np.float32)
-    error[known] = np.abs(depth - true) / true
-    return error
+        return aligned_depth(said, true, farthest)
+    if label.kind is Kind.DEPTH:
+        sides = np.stack([said, np.ones_like(said)], axis=1).astype(np.float64)
+        scale, shift = np.linalg.lstsq(sides, true, rcond=None)[0]
+        said = scale * said + shift
+    return np.clip(said, NEAREST, farthest)
 
 
 def _centres(count: int, of: int) -> NDArray[np.int64]:
