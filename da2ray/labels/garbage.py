@@ -3,8 +3,8 @@
 A name is passed on: an attempt writes its object, its commit names the object, a snapshot names it too, and then `repair`
 may remove the commit. So what might go is listed first, and names are looked up in the order in which they are passed
 on: commits, then snapshots. A name that moves on meanwhile is seen in the later place. What is left is the attempt that
-has written its object and not yet its commit, and the snapshot whose parts are written before itself: for those, and
-for clocks that differ, is the grace, counted from when an object was written.
+has written its object and not yet its commit, and the snapshot or view whose parts are written before itself: for those,
+and for clocks that differ, is the grace, counted from when an object was written.
 """
 
 import bisect
@@ -21,6 +21,8 @@ from da2ray.console import OnProgress
 from da2ray.labels.commits import CorruptError, commit_key, list_all_commits, read_commit
 from da2ray.labels.leases import Lease
 from da2ray.labels.snapshots import THREADS, Part, Snapshot, list_snapshots, open_snapshot, read_part
+from da2ray.labels.views import OBJECT as VIEW_OBJECT
+from da2ray.labels.views import list_views, open_view
 from da2ray.storage import Store
 from da2ray.storage.local import LocalStore
 
@@ -75,29 +77,32 @@ class SnapshotNames:
 
 
 def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnProgress | None = None) -> Collected:
-    """Remove what no commit and no snapshot names, expired leases, and temporary files; what is not ours stays.
+    """Remove what no commit, snapshot or view names, expired leases, and temporary files; what is not ours stays.
 
     Args:
         store: of a dataset.
         grace: age from which something goes. It must be longer than a job takes from an object to its commit, and from
-            a part of the index to its snapshot; 0 is for datasets that nothing writes to.
+            a part of the index to its snapshot or a view's list to the view; 0 is for datasets that nothing writes to.
         dry_run: only count.
         on_progress: called with (done, total) of each stretch of requests.
 
     Raises:
-        UserError, CorruptError: a snapshot cannot be read, so what it names is not known; nothing was removed.
+        UserError, CorruptError: a snapshot or a view cannot be read, so what it names is not known; nothing was removed.
         OSError: the store failed.
     """
     objects = _list_objects(store)
     parts = _list(store, "index", _PART)
+    lists = _list(store, "views", VIEW_OBJECT)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="gc") as pool:
         gc = _Collector(store, datetime.now(UTC) - grace, dry_run, on_progress, pool)
         unnamed = gc.old(gc.without_commit(objects))
         snapshots = [open_snapshot(store, number) for number in list_snapshots(store)]
+        viewed = {open_view(store, name).object for name in list_views(store)}
         gc.remove("shards", gc.without_snapshot(unnamed, snapshots))
         live = {part.key for snapshot in snapshots for part in snapshot.parts}
         # Asked for their age just before they go: a snapshot in the making that finds a leftover part writes it anew.
         gc.remove("index", gc.old({key: size for key, size in parts.items() if key not in live}))
+        gc.remove("views", gc.old({key: size for key, size in lists.items() if key not in viewed}))
         gc.remove("leases", gc.over(_list(store, "leases", _LEASE)))
         gc.remove(TEMPORARY, gc.old(_leftovers(store)))
     return gc.collected

@@ -3,6 +3,7 @@ class), the same for both formats.
 """
 
 import bisect
+import functools
 import itertools
 import threading
 import zlib
@@ -19,7 +20,8 @@ from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.schema import INDEX, SCORES
 from da2ray.labels.shard import FAR_BITS, MAPS, read_mask, read_value
-from da2ray.labels.snapshots import Snapshot, open_snapshot, read_part
+from da2ray.labels.snapshots import Part, Snapshot, open_snapshot, read_part
+from da2ray.labels.views import View, check_split, open_view, read_positions
 from da2ray.look_ahead import look_ahead
 from da2ray.storage import Client, Store, open_store
 from da2ray.teachers.base import Kind
@@ -88,7 +90,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The loaded parts; `starts[i]` is the first row of part i. A row is looked up in its part, which is one chunk."""
+    """The loaded rows by part; `starts[i]` is the first one of part i. A row is looked up in its part, which is one chunk."""
 
     parts: list[pa.Table]
     starts: list[int]
@@ -100,7 +102,7 @@ class _Index:
 
 
 class Labels(Sequence[Label]):
-    """The labels of one snapshot, in the order of its index. Make one with `open_labels`.
+    """The labels of one snapshot, or those that a view keeps of it, in the order of its index. Make one with `open_labels`.
 
     Threads may share it. Pickling leaves the loaded index out: a worker loads its own when it first needs it.
 
@@ -108,18 +110,25 @@ class Labels(Sequence[Label]):
         store: where they are read from.
         info: `dataset.json`.
         snapshot: the version that is read.
+        view: None for all its rows; `split` None for all of the view's.
     """
 
-    def __init__(self, store: Store, info: DatasetInfo, snapshot: Snapshot) -> None:
+    def __init__(
+        self, store: Store, info: DatasetInfo, snapshot: Snapshot, view: View | None = None, split: str | None = None
+    ) -> None:
         self.store = store
         self.info = info
         self.snapshot = snapshot
+        self.view = view
+        self.split = split
         self._lock = threading.Lock()
         self._index: _Index | None = None
         self._positions: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return self.snapshot.rows
+        if self.view is None:
+            return self.snapshot.rows
+        return self.view.kept if self.split is None else self.view.by_split[self.split]
 
     @overload
     def __getitem__(self, item: int) -> Label: ...
@@ -161,21 +170,34 @@ class Labels(Sequence[Label]):
         return self._label(self._positions[key])
 
     def __repr__(self) -> str:
-        return f"<{len(self)} labels of {self.store.url}, snapshot {self.snapshot.number}>"
+        view = f", view {self.view.name}" if self.view else ""
+        split = f", split {self.split}" if self.split else ""
+        return f"<{len(self)} labels of {self.store.url}, snapshot {self.snapshot.number}{view}{split}>"
 
-    def __reduce__(self) -> tuple[type["Labels"], tuple[Store, DatasetInfo, Snapshot]]:
-        return Labels, (self.store, self.info, self.snapshot)
+    def __reduce__(self) -> tuple[type["Labels"], tuple[Store, DatasetInfo, Snapshot, View | None, str | None]]:
+        return Labels, (self.store, self.info, self.snapshot, self.view, self.split)
 
     def _loaded(self) -> _Index:
         with self._lock:
             if self._index is None:
+                positions = read_positions(self.store, self.view, self.split) if self.view else None
+                starts = [0, *itertools.accumulate(part.rows for part in self.snapshot.parts)]
                 with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
-                    parts = list(
-                        pool.map(lambda part: read_part(self.store, part).combine_chunks(), self.snapshot.parts)
-                    )
+                    # A part is cut to its kept rows as soon as it is there, so the others take no memory.
+                    load = functools.partial(self._load, positions)
+                    parts = list(pool.map(load, self.snapshot.parts, starts[:-1]))
                 ends = itertools.accumulate(part.num_rows for part in parts)
                 self._index = _Index(parts, [0, *ends][: len(parts)])
             return self._index
+
+    def _load(self, positions: np.ndarray | None, part: Part, start: int) -> pa.Table:
+        """A part of the snapshot, whose first row is `start`: all its rows, or those at these positions. One chunk."""
+        if positions is None:
+            return read_part(self.store, part).combine_chunks()
+        first, last = np.searchsorted(positions, (start, start + part.rows))
+        if first == last:
+            return INDEX.empty_table()
+        return read_part(self.store, part).combine_chunks().take(positions[first:last] - start)
 
     def _read(self, positions: range) -> Iterator[Label]:
         self._loaded()
@@ -240,20 +262,40 @@ def _checked(data: bytes, crc32: int) -> bytes:
     return data
 
 
-def open_labels(url: str, snapshot: int | None = None, client: Client = "auto") -> Labels:
+def open_labels(
+    url: str,
+    snapshot: int | None = None,
+    view: str | None = None,
+    split: str | None = None,
+    *,
+    client: Client = "auto",
+) -> Labels:
     """The labels of a dataset.
 
     Args:
         url: of the dataset: a path, or s3://, gs://, az:// or whatever fsspec opens.
-        snapshot: number of a version; None is the newest.
+        snapshot: number of a version; None is the newest, or the view's.
+        view: name of a view, to see only the rows it keeps; None for all rows.
+        split: "train" or "val" of the view; None for both.
         client: "obstore" or "fsspec"; "auto" takes the faster one that serves the URL.
 
     Raises:
-        UserError: no dataset there, no such snapshot (the message says how to make one), or a later format version.
-        OSError: the store failed.
+        UserError: no dataset there, no such snapshot (the message says how to make one), view or split, another snapshot than
+            the view's, or a later format version.
+        OSError: the store failed, or the view is broken.
     """
     store = open_store(url, client)
     info = open_dataset(store)
     if info is None:
         raise UserError(f"{store.url} holds no dataset: it has no dataset.json")
-    return Labels(store, info, open_snapshot(store, snapshot))
+    if view is None:
+        if split is not None:
+            raise UserError(f"a split is part of a view: open split {split!r} with view=NAME")
+        return Labels(store, info, open_snapshot(store, snapshot))
+    found = open_view(store, view)
+    if snapshot not in (None, found.snapshot):
+        raise UserError(f"view {view} is of snapshot {found.snapshot}, not {snapshot}: leave the snapshot out")
+    check_split(found, split)
+    of = open_snapshot(store, found.snapshot)
+    found.check(of)
+    return Labels(store, info, of, found, split)

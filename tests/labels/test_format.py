@@ -11,11 +11,14 @@ import zstandard
 
 import da2ray
 from da2ray.labels.dataset import CreatedBy, DatasetInfo
+from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.schema import INDEX
 from da2ray.labels.shard import build_shard
+from da2ray.labels.views import Dedupe, Rule, View
 from tests.labels.samples import mixed
 
 TEXT = (Path(da2ray.__file__).parent / "labels" / "FORMAT.md").read_text()
+VIEW = [*View.model_fields, *Rule.model_fields, *Dedupe.model_fields, *KEPT.names]
 EXAMPLES = dict(zip(("parquet", "zarr"), re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[:2], strict=True))
 
 
@@ -39,5 +42,5 @@ def test_the_example_decodes_a_label(shard_format: str) -> None:
 
 
 def test_every_column_and_field_is_described() -> None:
-    for name in [*INDEX.names, *DatasetInfo.model_fields, *CreatedBy.model_fields]:
+    for name in [*INDEX.names, *DatasetInfo.model_fields, *CreatedBy.model_fields, *VIEW]:
         assert f"`{name}`" in TEXT, name

@@ -6,14 +6,17 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import CorruptError, commit_key, commit_shard, object_key, read_commit
 from da2ray.labels.garbage import TEMPORARY, Collected, collect
+from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.leases import Holder, Lease
 from da2ray.labels.reader import open_labels
 from da2ray.labels.snapshots import create_snapshot, open_snapshot, read_part, snapshot_key
+from da2ray.labels.views import View, write_view
 from da2ray.storage import Store, open_store
 from da2ray.storage.local import TEMPORARY as TEMPORARY_NAME
 from tests.labels.samples import FINGERPRINT, LostAnswers, built, commit, info
@@ -119,6 +122,31 @@ def test_the_grace_is_respected(store: Store) -> None:
     assert (collected.young.objects, collected.young.bytes) == (2, len(store.get(young)) + 1)
     assert {young, part, leases[23]} < keys(store)
     assert {old, leases[25]}.isdisjoint(keys(store))
+
+
+def test_lists_of_views_go_when_no_view_names_them_any_more(store: Store) -> None:
+    def make(*rows: int) -> View:
+        kept = pa.table([list(rows), [str(row) for row in rows], ["train"] * len(rows)], schema=KEPT)
+        view = View(name="v", created="", snapshot=1, rows=3, rules=(), val_share=0)
+        return write_view(store, view, kept, replace=True)
+
+    replaced, current = make(0, 1), make(1, 2)
+    unnamed, young = (f"views/w-{digit * 32}.parquet" for digit in "01")
+    for key in (unnamed, young, "views/notes.parquet", "views/notes.txt"):
+        store.put(key, b"of a writer that was killed, or someone's")
+    age(store, keys(store) - {young})
+    before = keys(store)
+    assert removed(collect(store, DAY, dry_run=False)) == {"views": 2}
+    assert keys(store) == before - {replaced.object, unnamed}
+    assert [label.key for label in open_labels(store.url, view="v")] == ["1", "2"]
+
+    store.put("views/broken.json", b"{}")
+    store.delete(["views/v.json"])
+    with pytest.raises(CorruptError, match=r"broken\.json"):
+        collect(store, NOW, dry_run=False)
+    assert current.object in keys(store), "what a broken view names is not known"
+    store.delete(["views/broken.json"])
+    assert removed(collect(store, NOW, dry_run=False)) == {"views": 2}
 
 
 def test_temporary_files_of_killed_writers_go(store: Store) -> None:

@@ -1,0 +1,129 @@
+"""The list of a view's rows: Parquet, the same bytes for the same rows, written and read a row group at a time.
+
+Memory: a row group while one is written, 8 bytes a row while one is read.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from da2ray.labels.commits import CorruptError
+from da2ray.storage import Store, StoreError, StoreFile
+
+KEPT: Final = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+"""A kept row: its position in the snapshot's index, from 0, ascending; its key; the part of training it is for."""
+
+ROWS_PER_GROUP: Final = 1 << 20
+"""Some 60 MB in memory; 62M rows are 60 groups, of which a reader fetches two columns each."""
+
+
+def write_kept(path: Path, kept: pa.Table | Iterable[pa.RecordBatch], rows: int) -> Counter[str]:
+    """Write the list and count its splits.
+
+    Args:
+        path: of the file to write.
+        kept: KEPT, ascending, in batches of any size: they do not show in the bytes.
+        rows: of the snapshot.
+
+    Raises:
+        ValueError: rows are not ascending positions below `rows`, or lack something.
+    """
+    by_split: Counter[str] = Counter()
+    last = -1
+    with pq.ParquetWriter(
+        path,
+        KEPT,
+        compression="zstd",
+        use_dictionary=["split"],
+        column_encoding={"row": "DELTA_BINARY_PACKED"},
+        write_statistics=["row"],
+        write_page_checksum=True,
+    ) as writer:
+        for group in _groups(kept.to_batches() if isinstance(kept, pa.Table) else kept):
+            if any(column.null_count for column in group.columns):
+                raise ValueError("a kept row lacks its position, its key or its split")
+            last = _check_ascending(group["row"].to_numpy(), last, rows)
+            by_split.update({each["values"]: each["counts"] for each in pc.value_counts(group["split"]).to_pylist()})
+            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+    return by_split
+
+
+def read_kept(store: Store, key: str, split: str | None, count: int, rows: int) -> np.ndarray:
+    """The positions in the list, or those of one split: int64, ascending.
+
+    Args:
+        key: of the list.
+        split: None for all.
+        count: how many there are, by the view.
+        rows: of the snapshot.
+
+    Raises:
+        CorruptError: the list is gone, broken, or not what the view says.
+        OSError: the store failed.
+    """
+    try:
+        return _read(pq.ParquetFile(StoreFile(store, key), page_checksum_verification=True), split, count, rows)
+    except (StoreError, PermissionError):
+        raise
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # Arrow raises OSError of bytes too
+        what = "it is gone" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:200]
+        raise CorruptError(
+            f"{store.url}/{key} is not what its view says ({what}): open the view again if it was replaced, or make it again "
+            "with --replace"
+        ) from error
+
+
+def _read(file: pq.ParquetFile, split: str | None, count: int, rows: int) -> np.ndarray:
+    found = np.empty(count, dtype=np.int64)
+    done = 0
+    for group in range(file.num_row_groups):
+        kept = file.read_row_group(group, columns=["row", "split"])
+        if split is not None:
+            kept = kept.filter(pc.equal(kept["split"], split))
+        if done + len(kept) <= count:
+            found[done : done + len(kept)] = kept["row"].to_numpy()
+        done += len(kept)
+    if done != count:
+        raise ValueError(f"it has {done} rows, the view {count}")
+    _check_ascending(found, -1, rows)
+    return found
+
+
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of schema KEPT, one chunk of ROWS_PER_GROUP rows each but the last."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(pa.Table.from_batches([batch]).select(KEPT.names).cast(KEPT))
+        rows += len(batch)
+        while rows >= ROWS_PER_GROUP:
+            together = pa.concat_tables(waiting)
+            yield together.slice(0, ROWS_PER_GROUP).combine_chunks()
+            waiting, rows = [together.slice(ROWS_PER_GROUP)], rows - ROWS_PER_GROUP
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _check_ascending(positions: np.ndarray, last: int, rows: int) -> int:
+    """The last of them.
+
+    Raises:
+        ValueError: one is not above the one before it, the first not above `last`, or one not below `rows`.
+    """
+    if not len(positions):
+        return last
+    if positions[0] <= last or positions[-1] >= rows or (np.diff(positions) <= 0).any():
+        raise ValueError(f"kept rows must be ascending positions below {rows}")
+    return int(positions[-1])
