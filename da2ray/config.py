@@ -63,8 +63,17 @@ class PseudolabelConfig(JobConfig):
         "and one that gives metres makes relative labels readable in metres",
     )
     checker_weights: str | None = Field(None, description="the checker's weights [its published ones]")
+    consistency: list[Literal["flip", "scale", "checker"]] = Field(
+        [],
+        description="second opinions of each label, which become scores and a mask: flip (the teacher on the mirrored image, one "
+        "pass more), scale (the teacher at two thirds of the size, 0.44 passes more), checker (of --checker, implied by it); "
+        "comma-separated; none",
+    )
     mask_bits: int = Field(
-        2, ge=1, le=8, description="bits a pixel of the stored confidence, where teacher or checker give one"
+        2,
+        ge=1,
+        le=8,
+        description="bits a pixel of the stored confidence, where the teacher or a second opinion gives one",
     )
     format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
     shard_size: int = Field(
@@ -140,6 +149,17 @@ class PseudolabelConfig(JobConfig):
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("consistency", mode="before")
+    @classmethod
+    def _opinions(cls, value: object) -> object:
+        words = split_list(value)
+        return [] if words == ["none"] else words
+
+    @field_validator("consistency")
+    @classmethod
+    def _in_order(cls, value: list[str]) -> list[str]:
+        return [name for name in ("flip", "scale", "checker") if name in value]
 
     @field_validator("teacher_option", mode="before")
     @classmethod

@@ -105,6 +105,23 @@ def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> N
         load(PseudolabelConfig, [*NEEDED, "--retry-failed", "too_small"])
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], []),
+        (["none"], []),
+        (["scale,flip"], ["flip", "scale"]),
+        (["checker", "flip", "flip"], ["flip", "checker"]),
+    ],
+)
+def test_second_opinions_are_in_one_order_whatever_was_said(
+    words: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    assert load(PseudolabelConfig, [*NEEDED, "--consistency", *words]).consistency == expected
+    (tmp_path / "job.yaml").write_text(f"consistency: [{', '.join(words)}]\n")
+    assert load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")]).consistency == expected
+
+
 def test_teacher_options_are_pairs_on_the_command_line_and_a_mapping_or_pairs_in_yaml(tmp_path: Path) -> None:
     given = [*NEEDED, "--teacher-option", "steps=4", "repo=a=b,c"]
     assert load(PseudolabelConfig, given).teacher_option == {"steps": "4", "repo": "a=b,c"}

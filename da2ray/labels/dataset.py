@@ -62,7 +62,10 @@ class CheckedBy(_Stored):
 
 
 class CreatedBy(_Stored):
-    """What decided the labels: everything in the fingerprint, and the package that wrote the first shard."""
+    """What decided the labels: everything in the fingerprint, and the package that wrote the first shard.
+
+    `consistency`: second opinions of the teacher itself, by which labels have scores and masks: "flip", "scale".
+    """
 
     package: str
     teacher: str
@@ -73,6 +76,7 @@ class CreatedBy(_Stored):
     precision: str
     fingerprint: str
     checker: CheckedBy | None = None
+    consistency: tuple[str, ...] = ()
 
     def describe(self) -> str:
         return f"{self.teacher} {self.precision} (fingerprint {self.fingerprint})"
@@ -108,9 +112,12 @@ class DatasetInfo(_Stored):
         format: str,  # noqa: A002 - the option's name
         mask_bits: int = DEFAULT_MASK_BITS,
         checker: CheckedBy | None = None,
+        consistency: tuple[str, ...] = (),
     ) -> "DatasetInfo":
         """What a run of this teacher with these options would write."""
-        found = fingerprint(spec.name, weights_sha256, spec.preprocessing, decode, precision, bits, mask_bits, checker)
+        found = fingerprint(
+            spec.name, weights_sha256, spec.preprocessing, decode, precision, bits, mask_bits, checker, consistency
+        )
         return cls(
             kind=spec.kind,
             unit=spec.unit,
@@ -127,6 +134,7 @@ class DatasetInfo(_Stored):
                 precision=precision,
                 fingerprint=found,
                 checker=checker,
+                consistency=consistency,
             ),
         )
 
@@ -140,6 +148,7 @@ def fingerprint(
     bits: int,
     mask_bits: int = DEFAULT_MASK_BITS,
     checker: CheckedBy | None = None,
+    consistency: tuple[str, ...] = (),
 ) -> str:
     """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON.
 
@@ -160,6 +169,9 @@ def fingerprint(
         decides |= {
             f"checker_{name}": getattr(checker, name) for name in ("teacher", "weights_sha256", "preprocessing")
         }
+    if consistency:
+        decides["consistency"] = "+".join(consistency)
+    if checker or consistency:
         decides["comparison"] = COMPARISON
     canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()[:_FINGERPRINT_DIGITS]
@@ -222,9 +234,9 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
             raise UserError(f"{url} holds labels of {name} {there!s}; this run would write {here!s}: choose {change}")
     old, new = stored.created_by, wanted.created_by
     if old.fingerprint != new.fingerprint:
-        names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision", "checker")
+        names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision", "checker", "consistency")
         differing = [
-            f"{name} {getattr(old, name)} -> {getattr(new, name)}"
+            f"{name} {_said(getattr(old, name))} -> {_said(getattr(new, name))}"
             for name in names
             if getattr(old, name) != getattr(new, name)
         ]
@@ -236,3 +248,7 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
             f"{url} holds labels of {old.describe()}; this run would write fingerprint {new.fingerprint} "
             f"({', '.join(differing)}): choose another --output"
         )
+
+
+def _said(value: object) -> str:
+    return ("+".join(value) or "none") if isinstance(value, tuple) else str(value)

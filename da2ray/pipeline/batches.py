@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.labels.schema import INDEX, NUMBERS, Reason
+from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS, Reason
 from da2ray.teachers.base import SizeRule
 
 SAMPLE_FIELDS = (
@@ -29,6 +29,7 @@ SAMPLE_FIELDS = (
     "orientation",
     "focal",
     "focal_source",
+    *FILE_SCORES.names,
     "network_width",
     "network_height",
     "row",
@@ -59,9 +60,11 @@ LABELLED = pa.schema(
         pa.field("scales", pa.list_(pa.float32()), nullable=False),
         pa.field("offsets", pa.list_(pa.float32()), nullable=False),
         pa.field("numbers", pa.list_(NUMBER), nullable=False),
+        pa.field("phashes", pa.list_(pa.uint64()), nullable=False),
         pa.field("mask_sources", pa.list_(pa.string()), nullable=False),  # null where there is no mask
         pa.field("depths", pa.large_binary(), nullable=False),  # uint16, one (height, width) map for each sample
         pa.field("masks", pa.large_binary(), nullable=False),  # uint8 likewise; empty where no sample has a mask
+        pa.field("fars", pa.large_binary(), nullable=False),  # as `LabelledBatch.fars`; empty where no pixel is far
     ]
 )
 """A micro-batch as the label stage makes it: every list has an entry for each sample."""
@@ -115,6 +118,9 @@ class LabelledBatch:
         errors: (reason, message) of each image, None where it was labelled.
         masks: uint8 (N, height, width) levels of confidence; None where no image has a mask.
         mask_sources: whose confidence each mask holds, None where the image has none; None where all have none.
+        phashes: uint64 (N,) perceptual hashes; None where there are none.
+        fars: uint8 (N, ceil(height * width / 8)), the pixels of the far class row by row, a bit each, the first in the lowest
+            one; None where no image has any.
     """
 
     depths: np.ndarray
@@ -124,6 +130,8 @@ class LabelledBatch:
     errors: Sequence[tuple[str, str] | None]
     masks: np.ndarray | None = None
     mask_sources: Sequence[str | None] | None = None
+    phashes: np.ndarray | None = None
+    fars: np.ndarray | None = None
 
     @classmethod
     def failed(cls, batch: HostBatch, reason: Reason, message: str) -> "LabelledBatch":
@@ -136,7 +144,8 @@ class LabelledBatch:
     @classmethod
     def joined(cls, parts: "Sequence[LabelledBatch]") -> "LabelledBatch":
         """One micro-batch of several of one size, in order."""
-        masked = any(part.masks is not None for part in parts)
+        masked, far = (any(getattr(part, name) is not None for part in parts) for name in ("masks", "fars"))
+        packed = -(-parts[0].depths[0].size // 8)
         return cls(
             depths=np.concatenate([part.depths for part in parts]),
             scales=np.concatenate([part.scales for part in parts]),
@@ -145,11 +154,15 @@ class LabelledBatch:
             errors=[error for part in parts for error in part.errors],
             masks=np.concatenate([_or_zeros(part.masks, part.depths.shape) for part in parts]) if masked else None,
             mask_sources=[source for part in parts for source in part.mask_sources or [None] * len(part.errors)],
+            phashes=np.concatenate([_or_zeros(part.phashes, part.scales.shape, np.uint64) for part in parts]),
+            fars=np.concatenate([_or_zeros(part.fars, (len(part.scales), packed)) for part in parts]) if far else None,
         )
 
 
-def _or_zeros(masks: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    return np.zeros(shape, dtype=np.uint8) if masks is None else masks
+def _or_zeros(
+    values: np.ndarray | None, shape: tuple[int, ...], dtype: type[np.uint8 | np.uint64] = np.uint8
+) -> np.ndarray:
+    return np.zeros(shape, dtype=dtype) if values is None else values
 
 
 def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
@@ -205,16 +218,18 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
         labelled = LabelledBatch(np.zeros(0, dtype=np.uint16), empty, empty, numbers, [None] * count)
     # As pandas: NaN becomes null.
     columns = [pa.array(np.ascontiguousarray(column), from_pandas=True) for column in _as_displayed(row, labelled).T]
-    masks = _or_zeros(labelled.masks, (0,))
+    masks, fars = _or_zeros(labelled.masks, (0,)), _or_zeros(labelled.fars, (0,))
     made = {
         "reasons": lists([pa.array([error and error[0] for error in labelled.errors], pa.string())]),
         "messages": lists([pa.array([error and error[1] for error in labelled.errors], pa.string())]),
         "scales": lists([pa.array(labelled.scales)]),
         "offsets": lists([pa.array(labelled.offsets)]),
         "numbers": lists([pa.StructArray.from_arrays(columns, fields=list(NUMBERS))]),
+        "phashes": lists([pa.array(_or_zeros(labelled.phashes, (count,), np.uint64))]),
         "mask_sources": lists([pa.array(labelled.mask_sources or [None] * count, pa.string())]),
         "depths": large_binaries(labelled.depths, [0, labelled.depths.nbytes]),
         "masks": large_binaries(masks, [0, masks.nbytes]),
+        "fars": large_binaries(fars, [0, fars.nbytes]),
     }
     kept = {name: row.column(name) for name in ("shard", "planned", "samples")}
     return pa.table(kept | made, schema=LABELLED)

@@ -13,7 +13,7 @@ from da2ray.config import ShardFormat
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.shard import build_shard
 from da2ray.pipeline.watchdog import WRITE_SECONDS, ends_process_after
-from da2ray.pipeline.writing import assemble, masks_of
+from da2ray.pipeline.writing import assemble, far_of, masks_of
 from da2ray.storage import Store
 
 
@@ -46,7 +46,7 @@ class ShardSink(Datasink[None]):
             shard = table["shard"][0].as_py()
             with ends_process_after(WRITE_SECONDS):
                 rows, depths = assemble(table, plan=to.plan, kind=to.kind, fingerprint=to.fingerprint, camera=to.camera)
-                built = build_shard(rows, depths, to.format, masks_of(table, to.mask_bits))
+                built = build_shard(rows, depths, to.format, masks_of(table, to.mask_bits), far_of(table))
                 commit_shard(to.store, to.plan, shard, built, to.fingerprint)
             statuses = Counter(built.rows["status"].to_pylist())
             reasons = Counter(pc.drop_null(built.rows["reason"]).to_pylist())

@@ -19,9 +19,10 @@ import torch
 
 from da2ray.labels.schema import Reason
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
-from da2ray.pipeline.labelling import Checker, Labelling, Outputs
+from da2ray.pipeline.labelling import Labelling, Outputs
+from da2ray.pipeline.opinions import Opinions
 from da2ray.storage import printable
-from da2ray.teachers.base import Teacher
+from da2ray.teachers.base import Kind, Teacher
 
 MESSAGE_CHARS = 200
 
@@ -57,10 +58,13 @@ class Device:
         *,
         scaled: bool,
         workers: int = 1,
+        kind: Kind = Kind.DISPARITY,
         mask_bits: int = 2,
-        checker: Checker | None = None,
+        opinions: Opinions | None = None,
     ) -> None:
-        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for teachers that allow it."""
+        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for teachers that allow it.
+        `kind`: of the teacher's depth.
+        """
         self.busy_seconds = 0.0
         self.images = 0
         self._counting = threading.Lock()
@@ -68,7 +72,9 @@ class Device:
         # Most images that went through at once, for each network size that memory did not suffice for.
         self._ceilings: dict[tuple[int, int], int] = {}
         self._teacher = teacher
-        self._labelling = Labelling(teacher, bits, scaled=scaled, mask_bits=mask_bits, checker=checker)
+        self._labelling = Labelling(
+            teacher, kind, bits, scaled=scaled, mask_bits=mask_bits, opinions=opinions or Opinions()
+        )
         self._cuda = teacher.device.type == "cuda"
         self._submitted: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._staged: queue.Queue[_Work | None] = queue.Queue(STAGED)

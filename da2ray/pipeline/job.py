@@ -52,6 +52,11 @@ class Job:
         return self.dataset.created_by.fingerprint
 
     @property
+    def consistency(self) -> tuple[str, ...]:
+        """Second opinions of the teacher itself."""
+        return own_opinions(self.config)
+
+    @property
     def camera(self) -> Camera:
         """What is done where a focal length is not known: by the teacher, else by the checker."""
         if self.spec.camera is Camera.UNUSED and self.checker:
@@ -67,6 +72,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         LoadOptions(config.weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
     )
     checker = prepare_checker(config, spec, sha256, console)
+    check_consistency(config, spec)
     with_focals = uses_camera(spec, checker and checker[0])
     source = open_source(config.images, config.storage_client, config.allow_scheme, with_focals=with_focals)
     store = open_store(config.output, config.storage_client)
@@ -87,6 +93,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         format=config.format,
         mask_bits=config.mask_bits,
         checker=checker and checker[1],
+        consistency=own_opinions(config),
     )
     stored = open_dataset(store)
     if stored:
@@ -103,6 +110,25 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         stored or dataset,
         checker and (checker[0], replace(load, weights=config.checker_weights)),
     )
+
+
+def own_opinions(config: PseudolabelConfig) -> tuple[str, ...]:
+    """Those of `--consistency` but the checker, which has options and a place in the fingerprint of its own."""
+    return tuple(name for name in config.consistency if name != "checker")
+
+
+def check_consistency(config: PseudolabelConfig, spec: TeacherSpec) -> None:
+    """Whether the second opinions asked for can be had.
+
+    Raises:
+        UserError: one cannot.
+    """
+    if "checker" in config.consistency and config.checker is None:
+        raise UserError("--consistency checker: say which teacher checks with --checker NAME, or leave checker out")
+    if "scale" in config.consistency and spec.size_step is None:
+        raise UserError(
+            f"--consistency scale: {spec.name} takes images at no size but its own: leave scale out, flip is for every teacher"
+        )
 
 
 def prepare_checker(

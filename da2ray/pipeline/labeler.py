@@ -6,7 +6,7 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pyarrow as pa
 import ray
@@ -17,7 +17,7 @@ from da2ray.pipeline.cluster import share_cores
 from da2ray.pipeline.coordinator import STRIKES, Alone, Meter
 from da2ray.pipeline.device import Device
 from da2ray.pipeline.gate import Gate
-from da2ray.pipeline.labelling import Checker
+from da2ray.pipeline.opinions import Checker, Opinions
 from da2ray.pipeline.reading import uses_camera
 from da2ray.pipeline.watchdog import end_process
 from da2ray.teachers.base import LoadOptions, TeacherSpec
@@ -44,6 +44,7 @@ class Labeler:
         spec: TeacherSpec,
         options: LoadOptions,
         checker: tuple[TeacherSpec, LoadOptions] | None,
+        consistency: Collection[str],
         bits: int,
         mask_bits: int,
         scaled: bool,
@@ -60,8 +61,13 @@ class Labeler:
             bits,
             scaled=scaled,
             workers=workers,
+            kind=spec.kind,
             mask_bits=mask_bits,
-            checker=Checker(checker[0].load(checker[1]), checker[0].kind, of=spec.kind) if checker else None,
+            opinions=Opinions(
+                flip="flip" in consistency,
+                scale_step=spec.size_step if "scale" in consistency else None,
+                checker=Checker(checker[0].load(checker[1]), checker[0].kind) if checker else None,
+            ),
         )
         self._process = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
         self._coordinator = coordinator

@@ -1,32 +1,26 @@
-"""What is made of a micro-batch on the teacher's device: depth as integers, scores, mask and fits, without waiting for it.
+"""What is made of a micro-batch on the teacher's device: depth as integers, scores, hash, mask and fits, without waiting for it.
 
-Whatever gives a second opinion of the images goes through `compare` and adds its scores under its own name; the mask is the
-teacher's own confidence, else that of the opinion.
+The mask is the teacher's own confidence, else that of the second opinions there are.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import NUMBERS, Reason
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
-from da2ray.quality.alignment import to_disparity
-from da2ray.quality.consistency import compare, confidence, fit_metric, quantise_confidence
+from da2ray.pipeline.opinions import Answers, Opinions, ask
+from da2ray.quality.consistency import confidence, fit_metric, largest_error, quantise_confidence
+from da2ray.quality.depth_scores import depth_statistics, nonfinite_share
+from da2ray.quality.image_scores import grey, image_scores
+from da2ray.quality.phash import perceptual_hash
 from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher
-
-
-@dataclass(frozen=True, slots=True)
-class Checker:
-    """A second teacher: `kind` is that of its depth, `of` that of the labels it checks."""
-
-    teacher: Teacher
-    kind: Kind
-    of: Kind
+from da2ray.teachers.depth_anything.preprocess import preprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +31,13 @@ class Outputs:
         q, scale, offset: as `Quantised`.
         finite: bool (N,), False where the image failed for its depth has NaN or infinities.
         numbers: float32 (N, len(names)), NaN where not measured.
+        phash: int64 (N,), whose bits are the perceptual hash.
         mask: uint8 (N, h, w), None where nothing gives a confidence.
-        masked: bool (N,), which images have a mask; None where `mask` is.
+        masked: bool (N, len(mask_sources)), whose confidence each image's mask holds: all that are True; no mask where none is.
+            None where `mask` is.
+        far: bool (N, h, w), pixels without a distance; None where the kind of depth has none.
         names: columns of `NUMBERS` that were measured.
-        mask_source: whose confidence it is, "teacher" or "checker".
+        mask_sources: "teacher", or second opinions by name.
     """
 
     q: Tensor
@@ -48,24 +45,18 @@ class Outputs:
     offset: Tensor
     finite: Tensor
     numbers: Tensor
+    phash: Tensor
     mask: Tensor | None
     masked: Tensor | None
+    far: Tensor | None
     names: tuple[str, ...]
-    mask_source: str
+    mask_sources: tuple[str, ...]
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "Outputs":
         """The same with another tensor in place of each."""
-        return Outputs(
-            q=move(self.q),
-            scale=move(self.scale),
-            offset=move(self.offset),
-            finite=move(self.finite),
-            numbers=move(self.numbers),
-            mask=None if self.mask is None else move(self.mask),
-            masked=None if self.masked is None else move(self.masked),
-            names=self.names,
-            mask_source=self.mask_source,
-        )
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        moved: dict[str, Any] = {name: move(value) for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def to_batch(self) -> LabelledBatch:
         """As arrays; the tensors must be in host memory."""
@@ -79,56 +70,67 @@ class Outputs:
             numbers=numbers,
             errors=[None if fine else (Reason.NON_FINITE.value, message) for fine in self.finite.numpy()],
             masks=None if self.mask is None else self.mask.numpy(),
-            mask_sources=None
-            if self.masked is None
-            else [self.mask_source if has else None for has in self.masked.numpy()],
+            mask_sources=self._sources(),
+            phashes=self.phash.numpy().view(np.uint64),
+            fars=self._packed_far(),
         )
+
+    def _sources(self) -> list[str | None] | None:
+        if self.masked is None:
+            return None
+        chosen = (zip(self.mask_sources, each, strict=True) for each in self.masked.tolist())
+        return ["+".join(name for name, has in image if has) or None for image in chosen]
+
+    def _packed_far(self) -> np.ndarray | None:
+        """As `LabelledBatch.fars`: packed, an eighth of the bytes that travel."""
+        if self.far is None or not self.far.any():
+            return None
+        return np.packbits(self.far.flatten(1).numpy(), axis=1, bitorder="little")
 
 
 class Labelling:
-    """Teacher, checker and options; `outputs` is called with autograd off."""
+    """Teacher, second opinions and options; `outputs` is called with autograd off."""
 
-    def __init__(self, teacher: Teacher, bits: int, *, scaled: bool, mask_bits: int, checker: Checker | None) -> None:
+    def __init__(
+        self, teacher: Teacher, kind: Kind, bits: int, *, scaled: bool, mask_bits: int, opinions: Opinions
+    ) -> None:
         self._teacher = teacher
+        self._kind = kind
         self._bits = bits
         self._scaled = scaled
         self._mask_bits = mask_bits
-        self._checker = checker
+        self._opinions = opinions
 
     def outputs(self, batch: HostBatch, pixels: Tensor) -> Outputs:
         """Label a micro-batch whose pixels are on the device as `pixels`."""
         pixel_batch = PixelBatch(pixels, batch.shapes, batch.size, self._scaled, batch.focals)
         prediction = self._teacher.predict(pixel_batch)
-        depth, sureness, focals = prediction.depth, prediction.confidence, prediction.focals
-        flat = depth.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
+        flat = prediction.depth.flatten(1)
         # min and max carry a NaN or an infinity of any pixel.
-        finite = masked = torch.isfinite(low) & torch.isfinite(high)
-        depth = _blank(depth, finite)
-        numbers = {
-            "depth_min": low,
-            "depth_max": high,
-            "depth_mean": flat.mean(1),
-            "zero_share": (flat == 0).float().mean(1),
-        }
-        source = "teacher"
-        if self._checker:
-            checked = _predict_at(self._checker.teacher, pixel_batch, batch.checker_sizes)
-            focals = checked.focals if focals is None else focals
-            label, other = (
-                to_disparity(depth, self._checker.of),
-                to_disparity(checked.depth, self._checker.kind),
-            )
-            comparison = compare(label, other)
-            for name, value in (("checker_mean", comparison.mean), ("checker_p90", comparison.p90)):
-                numbers[name] = torch.where(comparison.valid, value, torch.nan)
-            if sureness is None:
-                source, sureness, masked = "checker", confidence(comparison.error), finite & comparison.valid
-            if self._checker.kind is Kind.METRIC and self._checker.of is not Kind.METRIC:
-                found = fit_metric(depth, self._checker.of, checked.depth)
-                numbers |= {f"metric_{name}": getattr(found, name) for name in ("scale", "shift", "residual")}
+        finite = torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
+        depth = _blank(prediction.depth, finite)
+
+        images = preprocess(pixel_batch) if prediction.images is None else prediction.images
+        levels = grey(images)
+        statistics = depth_statistics(depth, self._kind, levels)
+        numbers = image_scores(images, levels) | statistics.scores
+        numbers["nonfinite_share"] = nonfinite_share(prediction.depth, finite)
+
+        answers = ask(self._opinions, self._teacher, self._kind, pixel_batch, batch, depth)
+        for name, comparison in answers.comparisons.items():
+            for score in ("mean", "p90"):
+                value = getattr(comparison, score)
+                numbers[f"{name}_{score}"] = torch.where(comparison.valid, value, torch.nan)
+        numbers |= self._metres(depth, answers.checked)
+        focals = prediction.focals
+        if focals is None and answers.checked:
+            focals = answers.checked.focals
         if focals is not None:
             numbers["focal"] = focals
+        sources, mask, masked = self._mask(prediction, answers, finite)
+        if mask is not None and masked is not None:
+            sureness = mask.flatten(1).sum(1, dtype=torch.int32) / (flat.shape[1] * (2**self._mask_bits - 1))
+            numbers["confidence_mean"] = torch.where(masked.any(1), sureness, torch.nan)
         quantised = quantise(depth, self._bits)
         return Outputs(
             q=quantised.q,
@@ -136,50 +138,34 @@ class Labelling:
             offset=quantised.offset,
             finite=finite,
             numbers=torch.stack(list(numbers.values()), dim=1),
-            mask=None if sureness is None else quantise_confidence(sureness, self._mask_bits),
-            masked=None if sureness is None else masked,
+            phash=perceptual_hash(levels),
+            mask=mask,
+            masked=masked,
+            far=statistics.far,
             names=tuple(numbers),
-            mask_source=source,
+            mask_sources=sources,
         )
 
+    def _metres(self, depth: Tensor, checked: Prediction | None) -> dict[str, Tensor]:
+        """What makes metres of relative labels, by a checker that knows them."""
+        checker = self._opinions.checker
+        if checker is None or checked is None or checker.kind is not Kind.METRIC or self._kind is Kind.METRIC:
+            return {}
+        found = fit_metric(depth, self._kind, checked.depth)
+        return {f"metric_{name}": getattr(found, name) for name in ("scale", "shift", "residual")}
 
-def _predict_at(teacher: Teacher, batch: PixelBatch, sizes: Sequence[tuple[int, int]] | None) -> Prediction:
-    """A teacher's prediction for a micro-batch of another's: each image through its network at the size of its own in
-    `sizes` (None: all at `batch.size`), the depth then resized to `batch.size`, bilinear with align_corners=False.
-    """
-    sizes = sizes or [batch.size] * len(batch)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for place, size in enumerate(sizes):
-        groups.setdefault(size, []).append(place)
-    depths: dict[int, Tensor] = {}
-    focals: dict[int, Tensor] = {}
-    for size, places in groups.items():
-        prediction = teacher.predict(_part(batch, places, size) if len(groups) > 1 else replace(batch, size=size))
-        depth = prediction.depth
-        if size != batch.size:
-            depth = interpolate(depth[:, None], batch.size, mode="bilinear", align_corners=False)[:, 0]
-        if len(groups) == 1:
-            return Prediction(depth, focals=prediction.focals)
-        depths |= dict(zip(places, depth, strict=True))
-        if prediction.focals is not None:
-            focals |= dict(zip(places, prediction.focals, strict=True))
-    in_order = range(len(batch))
-    return Prediction(
-        torch.stack([depths[place] for place in in_order]),
-        focals=torch.stack([focals[place] for place in in_order]) if focals else None,
-    )
-
-
-def _part(batch: PixelBatch, places: Sequence[int], size: tuple[int, int]) -> PixelBatch:
-    """Some of the images, for a network of another size."""
-    images = batch.images()
-    return PixelBatch(
-        torch.cat([images[place].reshape(-1) for place in places]),
-        [batch.shapes[place] for place in places],
-        size,
-        batch.scaled,
-        batch.focals and [batch.focals[place] for place in places],
-    )
+    def _mask(
+        self, prediction: Prediction, answers: Answers, finite: Tensor
+    ) -> tuple[tuple[str, ...], Tensor | None, Tensor | None]:
+        """`mask_sources`, `mask` and `masked` of `Outputs`."""
+        if prediction.confidence is not None:
+            return ("teacher",), quantise_confidence(prediction.confidence, self._mask_bits), finite[:, None]
+        if not answers.comparisons:
+            return (), None, None
+        comparisons = list(answers.comparisons.values())
+        sureness = confidence(largest_error(comparisons, (prediction.depth.shape[1], prediction.depth.shape[2])))
+        masked = torch.stack([finite & each.valid for each in comparisons], dim=1)
+        return tuple(answers.comparisons), quantise_confidence(sureness, self._mask_bits), masked
 
 
 def _blank(depth: Tensor, finite: Tensor) -> Tensor:

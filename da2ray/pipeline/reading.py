@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from da2ray.image_headers import read_focal
 from da2ray.images import DecodeMode, Format, Header, Limits, admit, decode_pixels, read_header
+from da2ray.jpeg_quality import read_jpeg_quality
 from da2ray.labels.schema import Reason, SampleError, Status
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists
 from da2ray.plan import Shard
@@ -177,6 +178,8 @@ class Reading:
         sample.fields["sha256"] = hashlib.sha256(body).digest()
         header = read_header(body)
         sample.fields |= {"width": header.width, "height": header.height, "orientation": header.orientation}
+        sides = sorted((header.width, header.height))
+        sample.fields |= {"aspect": sides[1] / sides[0], "jpeg_quality": read_jpeg_quality(body, header)}
         size = admit(header, self.size_rule, self.limits)
         sample.fields |= {"network_height": size[0], "network_width": size[1], "status": Status.LABELLED.value}
         if self.with_focals:

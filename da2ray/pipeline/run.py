@@ -30,6 +30,7 @@ from da2ray.pipeline.lost import ClusterWatch
 from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
 from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan
+from da2ray.quality.consistency import SMALLER
 from da2ray.storage import Store, open_store, printable, redact, redacted
 
 
@@ -222,6 +223,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
             "spec": job.spec,
             "options": job.load,
             "checker": job.checker,
+            "consistency": job.consistency,
             "bits": job.dataset.codec.bits,
             "mask_bits": job.dataset.codec.mask_bits,
             "scaled": scaled,
@@ -307,13 +309,21 @@ def show_plan(job: Job, console: Console) -> None:
     console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
     console.print(f"  committed  {totals.samples_before:,} samples in {totals.shards_before:,} shards, to be skipped")
     console.print(f"  to label   {left:,} samples in {totals.shards - totals.shards_before:,} shards")
-    if job.checker:
-        console.print(f"  passes     2 an image: {job.spec.name}, and {job.checker[0].name} to check it")
+    console.print(f"  passes     {passes(job)}")
     console.print(f"  bytes out  about {left * bytes_per_label(job) / 1e9:,.2f} GB, if images are 4:3")
 
 
+def passes(job: Job) -> str:
+    """How often an image goes through a network, counted in pixels of the label's size."""
+    costs = {"flip": 1.0, "scale": SMALLER**2}
+    own = "".join(f", {name} +{costs[name]:.2g}" for name in job.consistency)
+    total = 1 + sum(costs[name] for name in job.consistency)
+    said = f"{total:.3g} an image through {job.spec.name}" + (f" (label 1{own})" if own else "")
+    return said + (f", 1 through {job.checker[0].name} (checker)" if job.checker else "")
+
+
 def bytes_per_label(job: Job) -> int:
-    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md); a checker's mask 0.06 a bit."""
+    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md); a mask 0.06 a bit."""
     height, width = job.spec.size_rule(480, 640)
-    mask = 0.06 * job.dataset.codec.mask_bits if job.checker else 0
+    mask = 0.06 * job.dataset.codec.mask_bits if job.checker or job.consistency else 0
     return int(height * width * ((0.62 if job.dataset.codec.bits <= 12 else 1.27) + mask))

@@ -1,4 +1,6 @@
-"""The write stage without Ray: a shard's labelled micro-batches -> index rows, depth maps and masks in the plan's order."""
+"""The write stage without Ray: a shard's labelled micro-batches -> index rows, depth, masks and far class in the plan's order."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,9 @@ def assemble(
     columns["message"] = pc.coalesce(_flat(block, "messages"), columns["message"])
     labelled = pc.equal(columns["status"], Status.LABELLED.value)
     columns |= {name: pc.if_else(labelled, numbers.field(name), None) for name in NUMBERS.names if name != "focal"}
+    # How much of it is not finite is what there is to know of a map that failed for that.
+    columns["nonfinite_share"] = numbers.field("nonfinite_share")
+    columns["phash"] = pc.if_else(labelled, _flat(block, "phashes"), None)
     said = pc.if_else(labelled, numbers.field("focal"), None)
     source = pc.if_else(pc.is_valid(said), pa.scalar(camera, pa.string()), pa.scalar(None, pa.string()))
     columns["focal"] = pc.coalesce(samples.field("focal"), said)
@@ -71,6 +76,23 @@ def masks_of(block: pa.Table, bits: int) -> Masks:
     return Masks(bits, [levels[i] if sources[i] and not errors[i] else None for i in _order(block)])
 
 
+def far_of(block: pa.Table) -> list[np.ndarray | None]:
+    """The far class of a shard's rows, in the plan's order: bool (height, width), None where no pixel is far."""
+    found: list[np.ndarray | None] = []
+    for row in _micro_batches(block):
+        samples = row["samples"].chunk(0)[0].values
+        packed = np.frombuffer(binary_value(row, "fars"), dtype=np.uint8)
+        if not len(packed):
+            found += [None] * len(samples)
+            continue
+        height, width = _size(samples)
+        failed = row["reasons"].chunk(0)[0].values.is_valid().to_pylist()
+        for bits, none in zip(packed.reshape(len(samples), -1), failed, strict=True):
+            far = np.unpackbits(bits, count=height * width, bitorder="little").view(bool).reshape(height, width)
+            found.append(None if none or not far.any() else far)
+    return [found[i] for i in _order(block)]
+
+
 def _order(block: pa.Table) -> np.ndarray:
     """Places of the samples in a block, in the plan's order."""
     return np.argsort(np.asarray(_flat(block, "samples").field("row")))
@@ -84,13 +106,20 @@ def _flat(block: pa.Table, name: str) -> pa.Array:
 def _maps(block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]) -> list[np.ndarray | None]:
     """Views of each sample's map in the micro-batches' buffers, in the order of the block."""
     maps: list[np.ndarray | None] = []
-    for index in range(block.num_rows):
-        row = block.slice(index, 1)
+    for row in _micro_batches(block):
         samples = row["samples"].chunk(0)[0].values
         values = np.frombuffer(binary_value(row, name), dtype=dtype)
         if not len(values):
             maps += [None] * len(samples)
             continue
-        height, width = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
-        maps += list(values.reshape(len(samples), height, width))
+        maps += list(values.reshape(len(samples), *_size(samples)))
     return maps
+
+
+def _micro_batches(block: pa.Table) -> Iterator[pa.Table]:
+    return (block.slice(index, 1) for index in range(block.num_rows))
+
+
+def _size(samples: pa.StructArray) -> tuple[int, int]:
+    """(height, width) of a micro-batch's maps."""
+    return samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()

@@ -1,14 +1,16 @@
-"""How well two opinions of one image agree: an error map, its scores, and a confidence.
+"""How well opinions of one image agree: error maps, their scores, and a confidence from all of them.
 
 A change of any of them is another `COMPARISON` (da2ray/labels/dataset.py), which enters the fingerprint. Everything in
 disparity, batched, on the device of the input, without waiting for it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from da2ray.quality.alignment import fit, fit_robust, grid
 from da2ray.teachers.base import Kind
@@ -17,6 +19,9 @@ SURE = 0.02
 UNSURE = 0.64
 """Errors at and below which a pixel is sure (1), and from which on it is not at all (0): five octaves apart. With 2 bits the
 levels 3, 2, 1, 0 then change at errors of 0.036, 0.113 and 0.36."""
+SMALLER = 2 / 3
+"""Of the network's sides, where the opinion on scale is given: (2 / 3)^2 = 0.44 of a pass. Another half as small would no longer
+see what the label shows; much nearer to 1 it sees the same."""
 NEAREST_METRES = 1e-3
 """Metres below this are none: what metric heads give where they know nothing."""
 
@@ -26,7 +31,7 @@ class Comparison:
     """Of N images; nothing but `valid` means anything where that is False.
 
     Attributes:
-        error: float32 (N, h, w), see `compare`.
+        error: float32 (N, h, w), see `compare`; of the size at which the two were compared.
         mean, p90: float32 (N,) of the error; p90 is the least error that 90 % of the pixels do not exceed.
         valid: bool (N,), False where one of the two is not finite, or the first is constant.
     """
@@ -53,6 +58,26 @@ def compare(label: Tensor, other: Tensor) -> Comparison:
     p90 = error.kthvalue(math.ceil(0.9 * error.shape[1]), dim=1).values
     # Any NaN or infinity of either map reaches the mean, and so does a deviation of 0.
     return Comparison(error.view(label.shape), mean, p90, mean.isfinite())
+
+
+def largest_error(comparisons: Sequence[Comparison], size: tuple[int, int]) -> Tensor:
+    """The pixelwise largest of several error maps of the same N images.
+
+    Args:
+        comparisons: at least one; their maps may be of other sizes, and are then resized (bilinear, half-pixel centres).
+        size: (height, width) of the result.
+
+    Returns:
+        float32 (N, height, width). An opinion that is not valid for an image is left out there; without any it is 0.
+    """
+    largest: Tensor | None = None
+    for each in comparisons:
+        error = torch.where(each.valid[:, None, None], each.error, 0)
+        if error.shape[1:] != size:
+            error = interpolate(error[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        largest = error if largest is None else largest.maximum(error)
+    assert largest is not None  # noqa: S101 - there is one
+    return largest
 
 
 def confidence(error: Tensor) -> Tensor:

@@ -75,11 +75,14 @@ class Prediction:
         confidence: float32 (N, height, width) in [0, 1], larger = surer; None where the model gives none.
         focals: float32 (N,) the focal length that was used, in pixels of each image's (H, W) in the batch; None where the
             teacher's spec says that it is unused.
+        images: float32 (N, 3, height, width), the images as `da2ray.teachers.depth_anything.preprocess.preprocess` makes them
+            of the batch, if the teacher has them at hand anyway: scores of the images are then made of these.
     """
 
     depth: torch.Tensor
     confidence: torch.Tensor | None = None
     focals: torch.Tensor | None = None
+    images: torch.Tensor | None = None
 
 
 class Teacher(Protocol):
@@ -130,6 +133,8 @@ class TeacherSpec:
         load: options -> the teacher on its device. Raises UserError likewise.
         concurrent: `predict` may run in several threads at once, which on CPU is faster.
         camera: whether an image's focal length matters, and what is done where it is not known.
+        size_step: `predict` takes batches of any size whose sides are multiples of this, not only those of `size_rule`; None
+            where the teacher has no such choice.
     """
 
     name: str
@@ -142,3 +147,4 @@ class TeacherSpec:
     load: Callable[[LoadOptions], Teacher]
     concurrent: bool = False
     camera: Camera = Camera.UNUSED
+    size_step: int | None = None

@@ -8,8 +8,9 @@
         def predict(self, batch: PixelBatch) -> Prediction: ...
 
 Besides `kind` it may have these attributes: `size_rule` (`OfficialSize()` unless given), `camera` (`Camera.UNUSED`), `licence`
-of its weights, and `version`, to be changed whenever labels change for a reason that lies neither in its module's source nor in
-`--weights`. Its module is imported from the current folder or from what is installed, on every worker.
+of its weights, `size_step` where `predict` takes any size whose sides are multiples of that many pixels (`--consistency scale`
+asks for a smaller one than the rule's), and `version`, to be changed whenever labels change for a reason that lies neither in
+its module's source nor in `--weights`. Its module is imported from the current folder or from what is installed, on every worker.
 """
 
 import hashlib
@@ -74,6 +75,8 @@ class Checked:
             self._check("confidence", prediction.confidence, maps)
         if self._camera is not Camera.UNUSED:
             self._check("focals", prediction.focals, (len(batch),))
+        if prediction.images is not None:
+            self._check("images", prediction.images, (len(batch), 3, *batch.size))
         return prediction
 
     def _check(self, what: str, value: object, shape: tuple[int, ...]) -> None:
@@ -163,6 +166,7 @@ def spec(name: str, options: Mapping[str, str]) -> TeacherSpec:
         identify=custom.identify,
         load=custom.load,
         camera=camera,
+        size_step=_size_step(name, found),
     )
 
 
@@ -175,6 +179,15 @@ def _member(choices: Any, name: str, found: type, attribute: str, default: Any) 
             f"--teacher {name}: its class attribute {attribute} is {said}: give one of {', '.join(map(repr, map(str, choices)))}"
         )
     return choices(value)
+
+
+def _size_step(name: str, found: type) -> int | None:
+    step = getattr(found, "size_step", None)
+    if step is not None and not (isinstance(step, int) and step > 0):
+        raise UserError(
+            f"--teacher {name}: its class attribute size_step is {step!r}: give a number of pixels, or None"
+        )
+    return step
 
 
 def _check_size_rule(name: str, size_rule: Any) -> None:

@@ -20,7 +20,8 @@ class Luminance:
     def predict(self, batch: PixelBatch) -> Prediction:
         """float32 (N, height, width) at `batch.size`, about -2.1 to 2.6."""
         with torch.inference_mode():
-            return Prediction(preprocess(batch).mean(1))
+            images = preprocess(batch)
+            return Prediction(images.mean(1), images=images)
 
 
 def identify(options: LoadOptions) -> str:

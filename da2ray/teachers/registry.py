@@ -10,6 +10,7 @@ from da2ray.errors import UserError
 from da2ray.teachers import luminance
 from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
 from da2ray.teachers.depth_anything import teacher as depth_anything
+from da2ray.teachers.depth_anything.dinov2 import PATCH
 from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, VITT, Config
 from da2ray.teachers.depth_anything.size import OfficialSize
 
@@ -157,6 +158,7 @@ def _spec(
         identify=identify,
         load=load,
         concurrent=True,
+        size_step=PATCH,
     )
 
 

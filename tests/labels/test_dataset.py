@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from da2ray.errors import UserError
-from da2ray.labels.dataset import KEY, Codec, DatasetInfo, check_same, create_or_open, fingerprint, open_dataset
+from da2ray.labels.dataset import (
+    KEY,
+    CheckedBy,
+    Codec,
+    DatasetInfo,
+    check_same,
+    create_or_open,
+    fingerprint,
+    open_dataset,
+)
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind, TeacherSpec
 from tests.labels.samples import FINGERPRINT, info
@@ -83,6 +92,18 @@ def test_every_part_of_the_fingerprint_changes_it() -> None:
     found = {fingerprint(*base)} | {fingerprint(*base[:i], other[i], *base[i + 1 :]) for i in range(len(base))}
     assert len(found) == 1 + len(base)
     assert all(len(value) == len(FINGERPRINT) for value in found)
+
+
+def test_what_came_later_leaves_older_fingerprints_as_they_were() -> None:
+    """Those that the release before `--consistency` computed."""
+    base = ("luminance", "0" * 64, "p1", "exact", "fp32", 12)
+    checker = CheckedBy(teacher="x", kind=Kind.METRIC, licence="MIT", weights_sha256="1" * 64, preprocessing="p2")
+    assert fingerprint(*base) == "8089bccde852c435"
+    assert fingerprint(*base, checker=checker) == "264bf1540e4f957b"
+    opinions = [("flip",), ("scale",), ("flip", "scale")]
+    found = {fingerprint(*base, consistency=each) for each in opinions}
+    found |= {fingerprint(*base, checker=checker, consistency=each) for each in opinions}
+    assert len(found | {fingerprint(*base), fingerprint(*base, checker=checker)}) == 8
 
 
 def test_what_a_run_would_write_follows_from_its_teacher_and_options() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from da2ray.labels.schema import NUMBERS
+from da2ray.labels.schema import DEPTH_SCORES, IMAGE_SCORES, NUMBERS
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
 from da2ray.pipeline.device import Device
-from da2ray.pipeline.labelling import Checker
+from da2ray.pipeline.opinions import Checker, Opinions
 from da2ray.quality.consistency import compare, confidence, quantise_confidence
 from da2ray.teachers.base import Kind, PixelBatch, Prediction
 
@@ -59,8 +59,10 @@ def label(
     checker: Checker | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     mask_bits: int = 2,
+    kind: Kind = Kind.DISPARITY,
 ) -> LabelledBatch:
-    device = Device(teacher, bits=16, scaled=False, mask_bits=mask_bits, checker=checker)
+    opinions = Opinions(checker=checker)
+    device = Device(teacher, bits=16, scaled=False, kind=kind, mask_bits=mask_bits, opinions=opinions)
     labelled = device.submit(host_batch(images, sizes)).result(30)
     device.close()
     return labelled
@@ -87,11 +89,11 @@ def test_no_confidence_no_mask_and_nothing_measured_that_was_not_asked_for() -> 
     labelled = label(IMAGES, Stripes())
     assert (labelled.masks, labelled.mask_sources) == (None, None)
     measured = {name for name in NUMBERS.names if not np.isnan(number(labelled, name)).all()}
-    assert measured == {"depth_min", "depth_max", "depth_mean", "zero_share"}
+    assert measured == {*IMAGE_SCORES.names, *DEPTH_SCORES.names}
 
 
-def checker(teacher: Stripes, kind: Kind = Kind.DISPARITY, of: Kind = Kind.DISPARITY) -> Checker:
-    return Checker(teacher, kind, of)
+def checker(teacher: Stripes, kind: Kind = Kind.DISPARITY) -> Checker:
+    return Checker(teacher, kind)
 
 
 def test_scores_and_mask_are_those_of_the_two_teachers_maps() -> None:
@@ -168,8 +170,8 @@ def test_an_image_that_failed_has_no_mask() -> None:
 @pytest.mark.parametrize("kind", [Kind.DISPARITY, Kind.DEPTH])
 def test_a_metric_checker_makes_metres_of_relative_labels(kind: Kind) -> None:
     power = -1 if kind is Kind.DISPARITY else 1
-    metric = checker(Stripes(scale=7, power=power), Kind.METRIC, kind)
-    labelled = label(IMAGES, Stripes(scale=3, shift=0.5), metric)
+    metric = checker(Stripes(scale=7, power=power), Kind.METRIC)
+    labelled = label(IMAGES, Stripes(scale=3, shift=0.5), metric, kind=kind)
     scale, shift = number(labelled, "metric_scale"), number(labelled, "metric_shift")
     line = scale[:, None, None] * depth_of(labelled) + shift[:, None, None]
     metres = 1 / line if kind is Kind.DISPARITY else line
@@ -184,7 +186,7 @@ def depth_of(labelled: LabelledBatch) -> np.ndarray:
 
 @pytest.mark.parametrize(("kind", "of"), [(Kind.DISPARITY, Kind.DISPARITY), (Kind.METRIC, Kind.METRIC)])
 def test_there_is_no_fit_where_it_would_mean_nothing(kind: Kind, of: Kind) -> None:
-    labelled = label(IMAGES, Stripes(), checker(Stripes(power=1.5), kind, of))
+    labelled = label(IMAGES, Stripes(), checker(Stripes(power=1.5), kind), kind=of)
     for name in ("metric_scale", "metric_shift", "metric_residual"):
         assert np.isnan(number(labelled, name)).all()
 
@@ -192,7 +194,7 @@ def test_there_is_no_fit_where_it_would_mean_nothing(kind: Kind, of: Kind) -> No
 def test_focal_lengths_are_passed_on_and_the_teachers_own_come_first() -> None:
     teacher, other = Stripes(focal=100), Stripes(power=1.5, focal=200)
     batch = replace(host_batch(IMAGES, [(56, 84), SIZE, (56, 84)]), focals=[1.0, None, 3.0])
-    device = Device(teacher, bits=12, scaled=False, checker=checker(other))
+    device = Device(teacher, bits=12, scaled=False, opinions=Opinions(checker=checker(other)))
     assert number(device.submit(batch).result(30), "focal").tolist() == [100] * 3
     device.close()
     assert teacher.seen[0].focals == [1.0, None, 3.0]

@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from da2ray.labels.schema import INDEX, NUMBERS, SCORES
+from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS, SCORES
 from da2ray.labels.shard import build_shard
 from da2ray.pipeline.batches import READ, SAMPLE, SAMPLE_FIELDS, LabelledBatch, labelled_row, large_binaries, lists
-from da2ray.pipeline.writing import IncompleteShardError, assemble, masks_of
+from da2ray.pipeline.writing import IncompleteShardError, assemble, far_of, masks_of
 
 SIZE = (28, 42)
+OF_LABELS = [name for name in SCORES.names if name not in {*FILE_SCORES.names, "nonfinite_share"}]
+"""Scores that only labelled rows have."""
 
 
 def sample(row: int, reason: str | None = None, size: tuple[int, int] = SIZE) -> dict:
@@ -26,6 +28,8 @@ def sample(row: int, reason: str | None = None, size: tuple[int, int] = SIZE) ->
         "message": reason and f"message of {row}",
         "network_height": None if reason else size[0],
         "network_width": None if reason else size[1],
+        "aspect": 1.5,
+        "jpeg_quality": None if row % 2 else 75,
     }
 
 
@@ -50,7 +54,14 @@ def labels_of(
     depths = (np.arange(size[0] * size[1]).reshape(size) + 100 * numbers[:, None, None]).astype(np.uint16)
     measured = numbers[:, None] + np.arange(len(NUMBERS), dtype=np.float32) / 8
     measured[:, NUMBERS.get_field_index("focal")] = np.nan
-    return LabelledBatch(depths, 1 + numbers, -numbers, measured, [(errors or {}).get(row) for row in rows])
+    return LabelledBatch(
+        depths,
+        1 + numbers,
+        -numbers,
+        measured,
+        [(errors or {}).get(row) for row in rows],
+        phashes=np.array(rows, np.uint64) + np.uint64(2**63),
+    )
 
 
 def micro_batch(rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, **place: int) -> pa.Table:
@@ -87,6 +98,7 @@ def test_rows_and_maps_are_in_the_plans_order_whatever_the_order_of_micro_batche
             names = [name for name in NUMBERS.names if name != "focal"]
             assert [found[name] for name in names] == alone.numbers[0, : len(names)].tolist()
             assert (found["plan"], found["shard"], found["fingerprint"]) == ("p", 3, "f" * 16)
+            assert found["phash"] == 2**63 + row
         build_shard(rows, maps, "parquet")  # what it makes is fit to be stored
 
 
@@ -105,8 +117,11 @@ def test_what_the_teacher_fails_on_is_a_failed_row_without_label() -> None:
     assert rows["status"].to_pylist() == ["labelled", "failed", "labelled"]
     assert rows["reason"].to_pylist() == [None, "non_finite", None]
     assert rows["message"].to_pylist() == [None, "NaN in it", None]
-    for name in ("scale", "offset", "kind", *SCORES.names):
+    for name in ("scale", "offset", "kind", "phash", *OF_LABELS):
         assert [value is None for value in rows[name].to_pylist()] == [False, True, False], name
+    # Of a map that failed for what is in it, that is what there is to know.
+    place = NUMBERS.get_field_index("nonfinite_share")
+    assert rows["nonfinite_share"].to_pylist() == labels_of([0, 1, 2]).numbers[:, place].tolist()
     assert [depth is None for depth in maps] == [False, True, False]
     build_shard(rows, maps, "zarr")
 
@@ -116,9 +131,12 @@ def test_what_could_not_be_read_keeps_its_reason_and_has_no_label() -> None:
     assert rows["status"].to_pylist() == ["failed", "failed"]
     assert rows["reason"].to_pylist() == ["corrupt", "corrupt"]
     assert rows["message"].to_pylist() == ["message of 0", "message of 1"]
-    for name in ("scale", "offset", "kind", *SCORES.names):
+    for name in ("scale", "offset", "kind", "phash", "nonfinite_share", *OF_LABELS):
         assert rows[name].null_count == 2, name
     assert maps == [None, None]
+    # What the file's header said is known all the same.
+    assert rows["aspect"].to_pylist() == [1.5, 1.5]
+    assert rows["jpeg_quality"].to_pylist() == [75, None]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +182,39 @@ def test_masks_are_in_the_plans_order_beside_their_maps() -> None:
     assert [row for row, source in enumerate(rows["mask_source"].to_pylist()) if source] == [0, 6]
     shard = build_shard(rows, maps, "zarr", masks)
     assert shard.rows["mask_bits"].to_pylist() == [2, None, None, None, None, None, 2, None]
+
+
+def far_rows(rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, **place: int) -> pa.Table:
+    """A micro-batch in which pixel number 9 * row of each image with an even number has no distance."""
+    far = np.zeros((len(rows), SIZE[0] * SIZE[1]), bool)
+    for number, row in enumerate(rows):
+        far[number, 9 * row] = row % 2 == 0
+    labelled = replace(labels_of(rows, errors), fars=np.packbits(far, axis=1, bitorder="little"))
+    return labelled_row(read_row([sample(row) for row in rows], **place), labelled)
+
+
+def test_far_pixels_are_in_the_plans_order_beside_their_maps() -> None:
+    block = pa.concat_tables(
+        [
+            far_rows([6, 1], planned=8),
+            far_rows([4, 0], {4: ("non_finite", "NaN in it")}, planned=8),
+            micro_batch([3, 7], planned=8),
+            unlabelled([5, 2], planned=8),
+        ]
+    )
+    far = far_of(block)
+    assert [row for row, pixels in enumerate(far) if pixels is not None] == [0, 6]
+    for row in (0, 6):
+        assert (far[row].dtype, far[row].shape) == (bool, SIZE)
+        assert np.flatnonzero(far[row]).tolist() == [9 * row]
+
+
+def test_parts_of_a_micro_batch_join_where_only_some_have_far_pixels() -> None:
+    some = replace(labels_of([0]), fars=np.packbits(np.ones((1, SIZE[0] * SIZE[1]), bool), axis=1))
+    joined = LabelledBatch.joined([labels_of([7]), some, labels_of([8])])
+    assert np.unpackbits(joined.fars, axis=1).sum(1).tolist() == [0, SIZE[0] * SIZE[1], 0]
+    assert joined.phashes.tolist() == [2**63 + 7, 2**63, 2**63 + 8]
+    assert LabelledBatch.joined([labels_of([7]), labels_of([8])]).fars is None
 
 
 def test_parts_of_a_micro_batch_join_where_only_some_have_masks() -> None:

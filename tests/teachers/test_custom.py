@@ -90,6 +90,7 @@ def test_only_the_kind_must_be_said(write: Write) -> None:
     told = write(('"disparity"', '"metric"\n    licence = "MIT"\n    version = "b"\n    camera = "predicted"'))
     assert (told.kind, told.unit, told.licence) == (Kind.METRIC, "m", "MIT")
     assert (told.preprocessing, told.camera) == ("custom-b", Camera.PREDICTED)
+    assert (spec.size_step, write(('"disparity"', '"metric"\n    size_step = 32')).size_step) == (None, 32)
     there = pickle.loads(pickle.dumps(spec))  # noqa: S301
     assert there.identify(LoadOptions()) == spec.identify(LoadOptions())
 
@@ -142,6 +143,7 @@ def test_the_class_is_given_weights_as_a_local_file(write: Write, tmp_path: Path
         ("class MyTeacher", "class Other", "has no class MyTeacher"),
         ('"disparity"', '"depth"\n    size_rule = lambda h, w: h / 0', "its size_rule fails for .*: ZeroDivisionError"),
         ('"disparity"', '"depth"\n    size_rule = lambda h, w: (14.0, 14)', r"its size_rule makes \(14.0, 14\) of"),
+        ('"disparity"', '"depth"\n    size_step = 0', "its class attribute size_step is 0: give a number of pixels"),
         ("class", "import nowhere_at_all\n\nclass", r"importing own_teacher_\d+ failed \(ModuleNotFoundError"),
         ("class", "1 +\n\nclass", r"importing own_teacher_\d+ failed \(SyntaxError"),
     ],
@@ -174,6 +176,7 @@ def test_a_module_that_is_nowhere_is_refused(write: Write, tmp_path: Path) -> No
         ("Prediction(resize(batch))", r"depth torch\.float32 \(2, 3, 28, 42\) on cpu: expected .* \(2, 28, 42\)"),
         ("Prediction(resize(batch).mean(1).numpy())", "depth as a ndarray: expected a tensor"),
         ("Prediction(resize(batch).mean(1), confidence=resize(batch))", r"confidence .* \(2, 3, 28, 42\)"),
+        ("Prediction(resize(batch).mean(1), images=resize(batch)[:1])", r"images .* \(1, 3, 28, 42\) on cpu: expected"),
         ("resize(batch).mean(1)", "returned a Tensor: expected a Prediction"),
     ],
 )

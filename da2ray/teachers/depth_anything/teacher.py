@@ -73,7 +73,8 @@ class DepthAnything:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
         """
         with torch.inference_mode():
-            return Prediction(self.depth(preprocess(batch)))
+            images = preprocess(batch)
+            return Prediction(self.depth(images), images=images)
 
     @torch.inference_mode()
     def depth(self, images: Tensor) -> Tensor:

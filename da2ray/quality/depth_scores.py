@@ -1,0 +1,185 @@
+"""What a depth map says of itself, alone and beside its image: batched, on the device of its input, without waiting for it.
+
+Percentiles and the histogram are of at most 4096 pixels, spread evenly (`da2ray.quality.statistics.spread_out`). A map's scale
+changes nothing but the three values in its unit and, of metres, the far class; occupancy, entropy, edges and continuity know no
+shift either.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from da2ray.quality.statistics import entropy, histogram, percentile, share, share_true, spread_out
+from da2ray.teachers.base import Kind
+
+BINS = 64
+"""Of the histogram, from a map's smallest value to its largest."""
+IN_USE = 1 / 1000
+"""Share of a map that must lie in a bin for it to count as in use: 1 / 16 of what each had if all had the same."""
+EDGE_JUMP = 0.02
+"""Of P95 - P5: neighbours that differ by more, where the short side is 256 pixels, are a depth edge. The floor of a room, which
+takes up the whole range from top to bottom, has 0.004; a network that spreads a step over 3 such pixels has an edge where the
+step is 6 % of the range. (At 0.05 the embedded teacher, whose maps are soft, had none in any of nine photographs.)"""
+EDGES_LEAST = 1 / 2000
+"""Share of pixels that must be depth edges for their alignment to mean something: 43 of 256 x 341."""
+IMAGE_EDGES = 0.9
+"""Image edges are the tenth of an image where grey levels change most from one pixel to the next …"""
+CONTRAST = 4.0
+"""… by more than this many levels of 0 to 255 in any case: noise makes no edges."""
+REACH = 2
+"""Pixels, along each side, that a depth edge may lie off an image edge: 4 at the official network size."""
+LINES = 4
+"""Every fourth row and column is looked at for the continuity of gradients."""
+FAR_DISPARITY = 0.01
+"""Of a map's P99: what is at least a hundred times as far as the nearest things, or exactly 0, has no distance."""
+FAR_METRES = 76.0
+"""95 % of the 80 m where heads for outdoors end, and where Virtual KITTI, on which they were trained, has its sky."""
+
+
+@dataclass(frozen=True, slots=True)
+class DepthStatistics:
+    """Of N maps.
+
+    Attributes:
+        scores: float32 (N,) each, NaN where it means nothing; names of `da2ray.labels.schema.DEPTH_SCORES`.
+        far: bool (N, h, w), pixels of the far class; None where the kind has none.
+    """
+
+    scores: dict[str, Tensor]
+    far: Tensor | None
+
+
+def depth_statistics(depth: Tensor, kind: Kind, levels: Tensor) -> DepthStatistics:
+    """All depth scores but `nonfinite_share`.
+
+    Args:
+        depth: float32 (N, h, w), finite.
+        kind: of `depth`.
+        levels: float32 (N, rows, columns), grey levels of the same images at their scored size.
+
+    Returns:
+        depth_min, depth_max, depth_mean: in the unit of the depth.
+        depth_range: (P95 - P5) / mean; NaN where the mean is not positive.
+        depth_occupancy: share of BINS bins in use: near 0 flat, or with a few pixels far off all others.
+        depth_entropy: of the histogram, 0 to 6 bits.
+        zero_share: share of pixels exactly 0.
+        saturated_share: share of pixels that have exactly the largest value, where a head ends.
+        far_share: share of the far class; NaN where the kind has none.
+        edge_alignment, gradient_continuity: see there.
+    """
+    flat = depth.flatten(1)
+    low, high, mean = flat.amin(1), flat.amax(1), flat.mean(1)
+    ordered = spread_out(depth).sort(1).values
+    spread = percentile(ordered, 0.95) - percentile(ordered, 0.05)
+    within = (ordered - low[:, None]) / (high - low)[:, None]  # of a constant map NaN
+    counts = histogram(within.nan_to_num_(0).mul_(BINS), BINS)
+    far = far_class(depth, kind, high > low, percentile(ordered, 0.99))
+    scores = {
+        "depth_min": low,
+        "depth_max": high,
+        "depth_mean": mean,
+        "depth_range": torch.where(mean > 0, spread / mean, torch.nan),
+        "depth_occupancy": (counts > IN_USE * ordered.shape[1]).float().mean(1),
+        "depth_entropy": entropy(counts),
+        "zero_share": share(torch.eq, flat, 0),
+        "saturated_share": share(torch.eq, flat, high[:, None]),
+        "far_share": torch.full_like(mean, torch.nan) if far is None else share_true(far),
+        "edge_alignment": edge_alignment(depth, spread, levels),
+        "gradient_continuity": gradient_continuity(depth),
+    }
+    return DepthStatistics(scores, far)
+
+
+def nonfinite_share(depth: Tensor, finite: Tensor) -> Tensor:
+    """Share of pixels that are NaN or infinite, float32 (N,), of (N, h, w); `finite`, bool (N,): images without any."""
+    if depth.device.type == "cpu" and bool(finite.all()):  # where looking costs nothing, and counting 2 ms an image
+        return torch.zeros(len(depth))
+    return 1 - share_true(depth.isfinite())
+
+
+def far_class(depth: Tensor, kind: Kind, varied: Tensor, p99: Tensor) -> Tensor | None:
+    """Pixels without a distance, such as sky.
+
+    Disparity: at or below FAR_DISPARITY of the map's P99; none in a map that is constant, or whose P99 is not positive. Metric:
+    from FAR_METRES on. Affine-invariant depth: None, since nobody knows where its zero lies.
+
+    Args:
+        depth: float32 (N, h, w), finite.
+        kind: of `depth`.
+        varied: bool (N,), False for constant maps.
+        p99: float32 (N,), 99th percentile of each map.
+
+    Returns:
+        bool (N, h, w).
+    """
+    if kind is Kind.METRIC:
+        return depth >= FAR_METRES
+    if kind is Kind.DEPTH:
+        return None
+    threshold = torch.where(varied & (p99 > 0), FAR_DISPARITY * p99, -torch.inf)
+    return depth <= threshold[:, None, None]
+
+
+def edge_alignment(depth: Tensor, spread: Tensor, levels: Tensor) -> Tensor:
+    """Share of depth edges that have an image edge within REACH pixels; NaN where there are hardly any depth edges.
+
+    Only this direction means anything: textures have edges that are none in depth. At the scored size; the depth there is that
+    of the nearest pixels. An edge is where the value right of or below a pixel differs by more than a threshold: for depth
+    EDGE_JUMP of P95 - P5, for the image the IMAGE_EDGES quantile of such differences, or CONTRAST where that is more.
+
+    Args:
+        depth: float32 (N, h, w), finite.
+        spread: float32 (N,), P95 - P5 of each.
+        levels: float32 (N, rows, columns), grey levels.
+
+    Returns:
+        float32 (N,). What edges laid at random would get is the share of the image within reach of its edges, 0.2 to 0.5.
+    """
+    resized = interpolate(depth[:, None], levels.shape[1:], mode="nearest-exact")[:, 0]
+    edges = _steps(resized) > (EDGE_JUMP * spread)[:, None, None]
+    contrast = _steps(levels)
+    threshold = percentile(spread_out(contrast).sort(1).values, IMAGE_EDGES).clamp_min(CONTRAST)
+    near = _dilated(contrast > threshold[:, None, None], REACH)
+    found = share_true(edges)
+    return torch.where(found >= EDGES_LEAST, share_true(edges & near) / found, torch.nan)
+
+
+def _steps(maps: Tensor) -> Tensor:
+    """(N, h, w) -> (N, h - 1, w - 1): the larger difference to the pixel on the right and to the one below."""
+    here = maps[:, :-1, :-1]
+    return (maps[:, :-1, 1:] - here).abs_().maximum((maps[:, 1:, :-1] - here).abs_())
+
+
+def _dilated(chosen: Tensor, reach: int) -> Tensor:
+    """bool (N, h, w), True within `reach` pixels along each side of what is True."""
+    for dim in (1, 2):
+        length, grown = chosen.shape[dim], chosen.clone()
+        for shift in range(1, min(reach, length - 1) + 1):
+            rest = length - shift
+            grown.narrow(dim, shift, rest).logical_or_(chosen.narrow(dim, 0, rest))
+            grown.narrow(dim, 0, rest).logical_or_(chosen.narrow(dim, shift, rest))
+        chosen = grown
+    return chosen
+
+
+def gradient_continuity(depth: Tensor) -> Tensor:
+    """How well a map's gradient goes on from one pixel to the next: the autocorrelation of differences of neighbours.
+
+    sum(g_i * g_i+1) / sqrt(sum(g_i^2) * sum(g_i+1^2)), numerator and denominator added up over rows and columns. 1: smooth
+    everywhere; 0: no gradient says anything of the next, as where all is steps; -0.5: noise. NaN for a constant map.
+
+    Args:
+        depth: float32 (N, h, w), finite.
+
+    Returns:
+        float32 (N,).
+    """
+    found, most = torch.zeros((2, len(depth)), device=depth.device)
+    for lines in (depth[:, ::LINES], depth[:, :, ::LINES].transpose(1, 2)):
+        gradients = lines.diff(dim=2)
+        first, second = gradients[:, :, :-1], gradients[:, :, 1:]
+        found = found + (first * second).sum((1, 2))
+        most = most + (first.square().sum((1, 2)) * second.square().sum((1, 2))).sqrt()
+    return torch.where(most > 0, found / most, torch.nan)
