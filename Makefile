@@ -3,13 +3,17 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
 
-.PHONY: demo test soak lint format clean
+.PHONY: demo test soak lint format clean chromium
 demo: .venv/demo
 	$(RUN)/python -m da2ray.demo
 
 test: .venv/test
 	# Two workers on two cores: threads that spin while they wait would take the other one's.
 	OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -m "not soak" -n 2 --dist loadgroup --durations 15
+
+# For the one test that opens a report in a real browser, which is skipped without. Debian's, as root.
+chromium:
+	command -v chromium || (apt-get update && apt-get install -y --no-install-recommends chromium)
 
 soak: .venv/test
 	$(RUN)/python -m tests.faults --kills 200

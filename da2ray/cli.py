@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from da2ray.console import duration, run_command
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
 from da2ray.plan import list_plans
+from da2ray.report.options import add_report_options, run_report
 from da2ray.storage import Store, open_store
 from da2ray.upkeep import (
     DEFAULT_GRACE_HOURS,
@@ -61,12 +62,18 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
         metavar="HOURS",
         help="leave what is younger (default %(default)g); less than a shard takes only while nothing writes to the dataset",
     )
+    report_parser = commands.add_parser(
+        "report", help="one HTML page that needs nothing else: counts, scores, a gallery, throughput, provenance"
+    )
+    add_report_options(report_parser)
     for command in (repair_parser, gc_parser):
         command.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     for command in commands.choices.values():
         command.add_argument("url", metavar="URL", help="URL or path of a dataset")
         command.add_argument("--storage-client", choices=["auto", "obstore", "fsspec"], default="auto")
     options = parser.parse_args(argv)
+    if options.command == "report":
+        return run_report(options, console)
     store = open_store(options.url, options.storage_client)
     if options.command == "status":
         return status(store, console, as_json=options.json)

@@ -179,8 +179,8 @@ def refold(store: Store, plans: Sequence[str], parent: Snapshot) -> None:
     _fold(store, plans, parent, None)
 
 
-def read_part(store: Store, part: Part) -> pa.Table:
-    """The rows of a part: INDEX.
+def read_part(store: Store, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a part: INDEX, or the columns of it that are wanted.
 
     Raises:
         CorruptError: the bytes are not those that the part's name says.
@@ -191,7 +191,8 @@ def read_part(store: Store, part: Part) -> pa.Table:
         raise CorruptError(
             f"{store.url}/{part.key} is corrupt: its bytes do not hash to its name; run `da2ray verify {store.url}`"
         )
-    return conform(pq.read_table(pa.BufferReader(data)), INDEX)
+    wanted = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
+    return conform(pq.read_table(pa.BufferReader(data), columns=wanted.names), wanted)
 
 
 def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, parent: Snapshot | None) -> Snapshot:

@@ -1,0 +1,99 @@
+"""`da2ray report`: gathers the facts and writes the page."""
+
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.console import Console
+
+from da2ray.console import Exit
+from da2ray.errors import UserError
+from da2ray.labels.reader import open_labels
+from da2ray.labels.views import open_view
+from da2ray.plan import list_plans
+from da2ray.report.facts import Facts
+from da2ray.report.originals import Originals
+from da2ray.report.page import page
+from da2ray.report.pictures import pictures_of
+from da2ray.report.rules import rules_of_preset, rules_of_view
+from da2ray.report.survey import survey
+from da2ray.report.throughput import idle_times, read_runs
+from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
+
+PACKAGES = ("da2ray", "ray", "torch", "numpy", "pyarrow", "pillow", "opencv-python-headless", "obstore", "zarr")
+
+
+def report(
+    url: str,
+    output: str,
+    console: Console,
+    *,
+    client: Client = "auto",
+    view: str | None = None,
+    snapshot: int | None = None,
+    gallery: int,
+    allow: Sequence[str] = (),
+) -> int:
+    """Write the page of a dataset to `output`, a path or the URL of an object.
+
+    Args:
+        view: name of the view whose rules are drawn; None for the preset `default`.
+        snapshot: number of a version; None is that of the view, or the newest.
+        gallery: labels to show of each end of each score, and at random.
+        allow: where a manifest's images may be read, as `--allow-scheme` of the job.
+
+    Raises:
+        UserError: there is no dataset, snapshot or view of this name.
+        OSError: a store failed.
+    """
+    began = time.monotonic()
+    root, key = split_uri(canonical_url(output))
+    html = page(gather(url, client=client, view=view, snapshot=snapshot, gallery=gallery, allow=allow)).encode()
+    open_store(root, client).put(key, html)
+    console.print(f"{redact(output)}: {len(html) / 1e6:.2f} MB in {time.monotonic() - began:.1f} s")
+    return Exit.DONE
+
+
+def gather(
+    url: str, *, client: Client, view: str | None, snapshot: int | None, gallery: int, allow: Sequence[str]
+) -> Facts:
+    """All that the page shows; arguments and errors as `report`."""
+    seen = open_view(open_store(url, client), view) if view is not None else None
+    if seen and snapshot not in (None, seen.snapshot):
+        raise UserError(f"view {view} is of snapshot {seen.snapshot}, not {snapshot}: leave --snapshot out")
+    labels = open_labels(url, seen.snapshot if seen else snapshot, client=client)
+    if seen:
+        seen.check(labels.snapshot)
+    rules = rules_of_view(seen) if seen else rules_of_preset(labels.store, labels.snapshot)
+    found = survey(labels.store, labels.snapshot, rules.lines, gallery)
+    plans = {plan.id: plan.info for plan in list_plans(labels.store)}
+    positions = dict.fromkeys(
+        position for each in found.distributions for position in (*each.lowest, *each.highest)
+    ) | dict.fromkeys(found.random)
+    shown = pictures_of(labels, [found.rows[position] for position in positions], Originals(plans, client, allow))
+    runs = tuple(read_runs(labels.store))
+    return Facts(
+        redact(labels.store.url),
+        labels.info,
+        labels.snapshot,
+        rules,
+        found,
+        {plan: plans[plan] for plan in labels.snapshot.plans if plan in plans},
+        runs,
+        tuple(idle_times(runs)),
+        dict(zip(positions, shown, strict=True)),
+        {"python": platform.python_version(), **_versions()},
+        datetime.now(UTC).isoformat(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # `ray` on a machine that only looks
+            continue
+    return found

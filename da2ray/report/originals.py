@@ -1,0 +1,84 @@
+"""The images that labels were made of, read again: only what the dataset's own sources would read, only if unchanged."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from da2ray.errors import UserError
+from da2ray.images import DecodeMode, Pixels, decode_pixels, read_header
+from da2ray.labels.schema import SampleError
+from da2ray.plan import PlanInfo
+from da2ray.sources.allowed import Allowed, must_be_regular
+from da2ray.storage import Client, Store, UnavailableError, canonical_url, join, open_store, printable, split_uri
+
+RETRY_S: Final = 10.0
+"""For which a store that does not answer is asked again: people wait for the page, and a picture less is no loss."""
+
+
+class MissingError(Exception):
+    """There is no such picture to show; the message says why, for people."""
+
+
+class Originals:
+    """Reads images of index rows. Threads may share it.
+
+    An index says where each image lies, but others may have written it: a row of a prefix is read if it lies below that
+    prefix, one of a manifest if a manifest there may name it (`Allowed.of`).
+
+    Args:
+        plans: by id.
+        allow: as `--allow-scheme` of the job.
+    """
+
+    def __init__(self, plans: Mapping[str, PlanInfo], client: Client = "auto", allow: Sequence[str] = ()) -> None:
+        self._plans = plans
+        self._client = client
+        self._allowed = {
+            plan: Allowed.of(info.source["url"], allow)
+            for plan, info in plans.items()
+            if info.source["kind"] == "manifest"
+        }
+        self._stores: dict[tuple[str, str], Store] = {}
+        self._down: dict[tuple[str, str], str] = {}
+
+    def read(self, row: Mapping[str, Any], size: tuple[int, int]) -> Pixels:
+        """uint8 RGB of an index row's image as displayed, decoded at a reduced size that is not below `size` (height, width).
+
+        Raises:
+            MissingError: it may not be read, is not there any more, or is another one now.
+        """
+        try:
+            data = self._get(row["plan"], row["uri"])
+            if row["sha256"] is not None and hashlib.sha256(data).digest() != row["sha256"]:
+                raise MissingError("the image has changed since it was labelled")
+            return decode_pixels(data, read_header(data), size, DecodeMode.SCALED)
+        except SampleError as error:
+            raise MissingError(f"{error.reason}: {error.message}") from error
+        except FileNotFoundError as error:
+            raise MissingError("the image is not there any more") from error
+        except (OSError, ValueError, UserError) as error:
+            raise MissingError(printable(error)) from error
+
+    def _get(self, plan: str, uri: str) -> bytes:
+        uri = canonical_url(uri)
+        if plan not in self._plans:
+            raise MissingError(f"plans/{plan}.parquet is gone, which says where its images may be read")
+        allowed = self._allowed.get(plan)
+        if allowed:
+            allowed.check(uri)
+        elif not uri.startswith(join(self._plans[plan].root, "")):
+            raise MissingError(f"not below {self._plans[plan].root}, where its plan has it")
+        root, key = split_uri(uri)
+        if root == "/":
+            must_be_regular(uri)
+        place = (plan if allowed else "", root)
+        if place in self._down:
+            raise MissingError(self._down[place])
+        if place not in self._stores:
+            opened = allowed.open(root, self._client, RETRY_S) if allowed else open_store(root, self._client, RETRY_S)
+            self._stores.setdefault(place, opened)
+        try:
+            return self._stores[place].get(key)
+        except UnavailableError as error:
+            self._down[place] = printable(error)
+            raise

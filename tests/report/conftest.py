@@ -1,0 +1,30 @@
+"""One dataset and its page for all tests of reports in a process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from da2ray.cli import main
+from tests.report.sample import write_dataset
+
+
+@dataclass(frozen=True)
+class Page:
+    """A dataset and the page that `da2ray report` made of it."""
+
+    dataset: Path
+    path: Path
+
+    @property
+    def html(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Not to be changed."""
+    folder = tmp_path_factory.mktemp("report")
+    dataset = write_dataset(folder)
+    assert main(["report", str(dataset), "--output", str(folder / "report.html")]) == 0
+    return Page(dataset, folder / "report.html")

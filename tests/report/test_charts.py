@@ -1,0 +1,117 @@
+"""Axes hold what they are to show; idle times are told from work; numbers read as what they are."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from da2ray.report.axis import axis_for
+from da2ray.report.charts import number, percent, throughput
+from da2ray.report.throughput import LONG_GAP, idle_times, read_runs
+from da2ray.storage import open_store
+
+FLOATS = st.floats(-(2.0**100), 2.0**100, allow_subnormal=False, width=32)
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=50), st.lists(FLOATS, max_size=3), st.integers(1, 48))
+def test_every_value_falls_in_a_bin_and_every_tick_on_the_axis(
+    values: list[float], numbers: list[float], count: int
+) -> None:
+    axis = axis_for(np.sort(np.array(values)), numbers)
+    assert math.isfinite(axis.low)
+    assert axis.low < axis.high
+    bins = axis.bins(np.array(values), count)
+    assert bins.min() >= 0
+    assert bins.max() < count
+    assert all(-1e-6 <= (tick - axis.low) / (axis.high - axis.low) <= 1 + 1e-6 for tick in axis.ticks())
+    assert len(axis.ticks()) <= 7
+
+
+def test_an_axis_grows_to_a_threshold_nearby_and_not_to_one_far_away() -> None:
+    sample = np.linspace(1, 2, 1000)
+    assert axis_for(sample, [2.5]).high == 2.5
+    assert axis_for(sample, [1000.0]).high < 2.1
+    assert axis_for(sample, [1000.0]).share(1000.0) == 1.0
+
+
+def test_an_outlier_does_not_make_a_histogram_of_one_bar() -> None:
+    sample = np.sort(np.append(np.random.default_rng(0).normal(0, 1, 10_000), 1e6))
+    assert axis_for(sample, []).high < 10
+
+
+def test_a_score_over_decades_is_drawn_in_decades() -> None:
+    axis = axis_for(np.geomspace(1, 10_000, 1000), [])
+    assert axis.logarithmic
+    assert axis.ticks() == [10.0, 100.0, 1000.0]
+    assert np.bincount(axis.bins(np.geomspace(1, 10_000, 1000), 10)).max() < 120
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "0"),
+        (0.08321, "0.0832"),
+        (12.345, "12.3"),
+        (1234.5, "1,234"),
+        (1e-7, "1.00e-07"),
+        (3e9, "3.00e+09"),
+        (-5, "-5"),
+    ],
+)
+def test_numbers_read_as_what_they_are(value: float, said: str) -> None:
+    assert number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"),
+    [
+        (0, 10, "0 %"),
+        (1, 3, "33 %"),
+        (21, 1000, "2.1 %"),
+        (1, 10**7, "under 0.001 %"),
+        (9_999_999, 10**7, "over 99.9 %"),
+    ],
+)
+def test_what_is_not_nothing_never_reads_as_nothing(part: int, whole: int, said: str) -> None:
+    assert percent(part, whole) == said
+
+
+def write(folder: Path, name: str, **progress: object) -> None:
+    (folder / "runs" / name).mkdir(parents=True)
+    whole = {"run": name, "state": "labelled", "samples": {"this_run": 100}} | progress
+    (folder / "runs" / name / "progress.json").write_text(json.dumps(whole))
+
+
+def test_idle_times_lie_between_runs_and_a_run_of_an_older_release_is_a_level_line(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "20261101T000000Z-a",
+        history=[
+            ["2026-11-01T00:00:00+00:00", 0],
+            ["2026-11-01T00:05:00+00:00", 90],
+            ["2026-11-01T00:10:00+00:00", 100],
+        ],
+    )
+    write(tmp_path, "20261101T000800Z-b", updated="2026-11-01T00:16:40+00:00", elapsed_seconds=500.0)
+    write(tmp_path, "20261108T000000Z-c", updated="2026-11-08T00:10:00+00:00", elapsed_seconds=600.0)
+    runs = read_runs(open_store(str(tmp_path)))
+    assert [run.name[-1] for run in runs] == ["a", "b", "c"]
+    first = runs[0].rates()
+    assert sum((end - start) * rate for start, end, rate in first) == pytest.approx(100)
+    assert first[0][2] == pytest.approx(90 / 300)
+    assert {round(rate, 9) for _, _, rate in runs[1].rates()} == {0.2}
+    (gap,) = idle_times(runs)  # a and b overlap
+    assert gap.end - gap.start == 6 * 86_400 + 86_400 - 1000
+    assert gap.shown == pytest.approx(LONG_GAP * 1600)
+    drawn = throughput(runs, [gap])
+    assert drawn.count('class="pace"') == 3
+    assert drawn.count('class="idle"') == 1
+    assert "idle 6d 23h" in drawn
+
+
+def test_a_dataset_without_runs_has_no_line(tmp_path: Path) -> None:
+    assert throughput(read_runs(open_store(str(tmp_path))), []) == ""

@@ -1,0 +1,210 @@
+"""The page needs nothing else, runs nothing but its own script, and shows only what the dataset's own sources would read."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from da2ray.cli import main
+from da2ray.labels.reader import open_labels
+from da2ray.plan import PlanInfo, list_plans
+from da2ray.report.originals import MissingError, Originals
+from da2ray.report.page import as_script_data
+from da2ray.report.pictures import STEPS, pictures_of
+from da2ray.storage import open_store
+from tests.jobs import Command
+from tests.report.conftest import Page
+from tests.report.sample import CHANGED, FORBIDDEN, GONE, IMAGE_KEY, MESSAGE, SCRIPT_KEY, write_dataset
+from tests.s3_server import S3Server
+
+MOST_BYTES = 5_000_000
+
+
+def data_of(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def label_of(data: dict, key: str) -> dict:
+    return next(label for label in data["labels"] if label["key"] == key)
+
+
+class Elements(HTMLParser):
+    """What a browser would make of the page: its elements, attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.said = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+def test_names_and_messages_of_others_are_text(page: Page) -> None:
+    found = Elements(page.html)
+    assert sum(tag == "script" for tag, _ in found.elements) == 2
+    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    assert not {"i", "img", "iframe", "object", "link"} & {tag for tag, attributes in found.elements} - {"link"}
+    assert "<i>0</i>.jpg" in found.said
+    assert MESSAGE in found.said
+    keys = {label["key"] for label in data_of(page.html)["labels"]}
+    assert {SCRIPT_KEY, IMAGE_KEY} <= keys
+
+
+def test_data_cannot_leave_its_script_element() -> None:
+    evil = {"a": "</script><!--<script>&\u2028"}
+    assert not set("<>&\u2028") & set(as_script_data(evil))
+    assert json.loads(as_script_data(evil)) == evil
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
+    found = Elements(page.html).elements
+    for _, attributes in found:
+        for name in ("src", "href", "action", "style", "srcset", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), attributes
+    (policy,) = [each["content"] for tag, each in found if tag == "meta" and "http-equiv" in each]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"@import|url\(", re.search(r"<style>(.*?)</style>", page.html, re.DOTALL)[1])
+
+
+def test_a_default_report_of_all_scores_is_below_five_megabytes(page: Page) -> None:
+    assert page.path.stat().st_size < MOST_BYTES
+
+
+def test_pictures_shrink_until_all_of_them_fit(page: Page) -> None:
+    labels = open_labels(str(page.dataset))
+    rows = [row for row in labels.index.to_pylist() if row["status"] == "labelled"]
+    originals = Originals({plan.id: plan.info for plan in list_plans(labels.store)})
+
+    def total(budget: int) -> int:
+        return sum(
+            len(each.data) for one in pictures_of(labels, rows, originals, budget) for each in one.pictures.values()
+        )
+
+    large = total(100 * MOST_BYTES)
+    assert total(large * 2 // 3) <= large * 2 // 3
+    smallest = pictures_of(labels, rows, originals, 1)
+    assert max(max(each.width, each.height) for one in smallest for each in one.pictures.values()) == STEPS[-1][0]
+
+
+def test_each_picture_is_there_once_however_many_galleries_show_it(page: Page) -> None:
+    data = data_of(page.html)
+    numbers = [number for label in data["labels"] for number in label["pictures"].values()]
+    assert sorted(numbers) == list(range(len(data["pictures"])))
+    places = [at for score in data["scores"] for _, row in score["rows"] for at in row]
+    assert len(places) > 3 * len(data["labels"]) > 3 * len(set(places)) - 1
+    assert set(places) == set(range(len(data["labels"])))
+
+
+def test_an_image_that_cannot_be_shown_says_why_and_its_depth_is_there(page: Page, tmp_path: Path) -> None:
+    assert main(["report", str(page.dataset), "--output", str(tmp_path / "all.html"), "--gallery", "40"]) == 0
+    data = data_of((tmp_path / "all.html").read_text())
+    for key, why in (
+        (GONE, "not there any more"),
+        (CHANGED, "changed since"),
+        (FORBIDDEN, "--allow-scheme http:127.0.0.1:9"),
+    ):
+        label = label_of(data, key)
+        assert why in label["problems"]["image"]
+        assert set(label["pictures"]) == {"depth", "confidence"}
+
+
+def test_configurations_are_shown_without_credentials(page: Page) -> None:
+    assert "https://host/x" in page.html
+    assert "secret" not in page.html
+    assert "sig=1" not in page.html
+
+
+def test_the_page_says_in_words_what_to_look_at(page: Page) -> None:
+    said = Elements(page.html).said
+    assert "27 of 35 images (77 %) have a label." in said
+    assert "20 % failed, all truncated." in said
+    assert "2.9 % were rejected by a policy, all too_small." in said
+    assert "its teacher busy 40% of the time, so reading or writing held it up" in said
+    assert "Not measured: what --checker NAME would say." in said
+
+
+def test_a_dataset_without_scores_or_runs_still_has_a_page(tmp_path: Path, command: Command) -> None:
+    dataset = write_dataset(tmp_path, 2, scores=False)
+    for path in sorted((dataset / "runs").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    code, said, _ = command("report", dataset, "--output", tmp_path / "deep" / "page.html")
+    assert code == 0
+    assert "page.html" in said
+    assert "No run has written its progress." in (tmp_path / "deep" / "page.html").read_text()
+
+
+def test_a_report_can_be_written_to_a_bucket(page: Page, s3: S3Server, command: Command) -> None:
+    url = s3.create_bucket()
+    assert command("report", page.dataset, "--output", f"{url}/a/report.html", "--gallery", 1)[0] == 0
+    assert b"<!doctype html>" in open_store(url).get("a/report.html")
+
+
+@pytest.mark.parametrize(("options", "why"), [(["--gallery", "0"], "1 to 50"), (["--snapshot", "9"], "no snapshot 9")])
+def test_usage_that_cannot_work_says_so(
+    page: Page, capsys: pytest.CaptureFixture[str], options: list[str], why: str
+) -> None:
+    try:
+        code = main(["report", str(page.dataset), *options])
+    except SystemExit as ended:  # argparse
+        code = ended.code
+    assert code == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """A web server on loopback, and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}", asked
+    running.shutdown()
+
+
+def plan(kind: str, url: str, root: str) -> PlanInfo:
+    return PlanInfo({"kind": kind, "url": url}, root, 1, 1, None, "", 1, 1, None)
+
+
+def test_only_what_the_source_allows_is_asked_for(tmp_path: Path, server: tuple[str, list[str]]) -> None:
+    url, asked = server
+    (tmp_path / "outside.jpg").write_bytes(b"secret")
+    plans = {"m": plan("manifest", "s3://bucket/m.csv", "s3://bucket"), "p": plan("prefix", "/images", "/images")}
+    row = {"sha256": None, "height": 9, "width": 9}
+    for name, uri in (
+        ("m", f"{url}/x.jpg"),
+        ("m", str(tmp_path / "outside.jpg")),
+        ("p", str(tmp_path / "outside.jpg")),
+        ("p", f"/images/../{tmp_path}/outside.jpg"),
+        ("p", f"{url}/x.jpg"),
+        ("gone", f"{url}/x.jpg"),
+    ):
+        with pytest.raises(MissingError, match=r"not allowed|not a public|not below|is gone"):
+            Originals(plans).read(row | {"plan": name, "uri": uri}, (9, 9))
+    assert asked == []
+    with pytest.raises(MissingError, match="not there any more"):
+        Originals(plans, allow=[f"http:{url.removeprefix('http://')}"]).read(
+            row | {"plan": "m", "uri": f"{url}/x.jpg"}, (9, 9)
+        )
+    assert set(asked) == {"/x.jpg"}

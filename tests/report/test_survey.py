@@ -1,0 +1,121 @@
+"""What a report says of scores is what the whole index says, though it reads one part at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import da2ray
+from da2ray.labels import snapshots
+from da2ray.labels.commits import commit_shard
+from da2ray.labels.dataset import create_or_open
+from da2ray.labels.reader import Labels
+from da2ray.labels.schema import INDEX
+from da2ray.labels.shard import build_shard
+from da2ray.report.survey import survey
+from da2ray.report.thresholds import Threshold, thresholds_of
+from da2ray.storage import open_store
+from tests.labels.samples import FINGERPRINT, info, mixed
+
+PARTS = 6
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """42 rows in six parts; `blur` of some not measured, many of `dark_share` equal."""
+    folder = tmp_path_factory.mktemp("labels")
+    store = open_store(str(folder))
+    create_or_open(store, info())
+    random = np.random.default_rng(0)
+    for shard in range(PARTS):
+        rows, qs, _ = mixed(shard=shard)
+        made = rows.to_pylist()
+        for row in made:
+            if row["status"] == "labelled":
+                row["blur"] = None if random.random() < 0.2 else float(random.lognormal(3, 1))
+                row["dark_share"] = float(random.random() < 0.1)
+            row["aspect"] = 1.5  # a score of the file, which a row without a label may have
+        table = pa.Table.from_pylist(made, schema=INDEX)
+        commit_shard(store, "p", shard, build_shard(table, qs, "parquet"), FINGERPRINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "SHARDS_PER_PART", 1)
+        assert len(snapshots.create_snapshot(store, ["p"], FINGERPRINT).parts) == PARTS
+    return da2ray.open_labels(str(folder))
+
+
+def test_distributions_are_those_of_all_labelled_rows(labels: Labels) -> None:
+    index = labels.index
+    rows = [row for row in index.to_pylist() if row["status"] == "labelled"]
+    found = {each.score.name: each for each in survey(labels.store, labels.snapshot, [], 3).distributions}
+    assert set(found) == {"aspect", "blur", "dark_share", "depth_min", "zero_share"}
+    for name, each in found.items():
+        values = [row[name] for row in rows if row[name] is not None]
+        assert each.measured == each.counts.sum() == len(values)
+        assert (each.least, each.most) == (min(values), max(values))
+        assert each.percentile(50) == pytest.approx(np.median(values))
+    assert found["blur"].measured < len(rows) == found["aspect"].measured < len(index)
+
+
+def test_the_gallery_has_the_very_ends_of_each_score(labels: Labels) -> None:
+    index = labels.index
+    found = survey(labels.store, labels.snapshot, [], 3)
+    (blur,) = (each for each in found.distributions if each.score.name == "blur")
+    order = sorted((value, at) for at, value in enumerate(index["blur"].to_pylist()) if value is not None)
+    assert blur.lowest == tuple(at for _, at in order[:3])
+    assert blur.highest == tuple(at for _, at in reversed(order[-3:]))
+    assert all(found.rows[at]["key"] == index["key"][at].as_py() for at in (*blur.lowest, *found.random))
+    assert {index["status"][at].as_py() for at in found.random} == {"labelled"}
+
+
+def test_of_many_equal_rows_those_shown_are_not_neighbours(labels: Labels) -> None:
+    (dark,) = (
+        each for each in survey(labels.store, labels.snapshot, [], 4).distributions if each.score.name == "dark_share"
+    )
+    values = labels.index["dark_share"].to_pylist()
+    assert {values[at] for at in dark.lowest} == {0.0}
+    assert len({at // 7 for at in dark.lowest}) > 1  # of several shards
+
+
+def test_thresholds_remove_what_they_say_and_never_what_was_not_measured(labels: Labels) -> None:
+    lines = [Threshold("sharp", "blur", ">", 20.0), Threshold("lit", "dark_share", "<", 1.0)]
+    found = survey(labels.store, labels.snapshot, lines, 1)
+    rows = [row for row in labels.index.to_pylist() if row["status"] == "labelled"]
+    blurred = [row["blur"] is not None and not row["blur"] > 20 for row in rows]
+    dark = [not row["dark_share"] < 1 for row in rows]
+    assert {line.rule: count for each in found.distributions for line, count in each.removed} == {
+        "sharp": sum(blurred),
+        "lit": sum(dark),
+    }
+    assert any(row["blur"] is None for row in rows)
+
+
+def test_each_reason_has_five_examples_at_most(labels: Labels) -> None:
+    rows = survey(labels.store, labels.snapshot, [], 1).examples
+    assert {reason: len(positions) for reason, positions in rows.items()} == {"too_small": 5, "truncated": 5}
+
+
+def test_rules_that_compare_one_score_with_a_number_are_lines() -> None:
+    lines = thresholds_of(
+        [
+            ("a", "flip_p90 < 0.08"),
+            ("b", "blur > 20 AND brightness<=.9"),
+            ("c", "blur > 2 OR blur IS NULL"),
+            ("d", "width > 9"),
+        ]
+    )
+    assert [str(line) for line in lines] == ["flip_p90 < 0.08", "blur > 20", "brightness <= 0.9"]
+
+
+@pytest.mark.parametrize(("operator", "removed"), [("<", [2, 3]), ("<=", [3]), (">", [1, 2]), (">=", [1])])
+def test_a_threshold_keeps_where_its_comparison_is_true(operator: str, removed: list[int]) -> None:
+    values = np.array([np.nan, 1, 2, 3], np.float32)
+    assert np.flatnonzero(Threshold("r", "blur", operator, 2.0).removes(values)).tolist() == removed
+
+
+def test_a_dataset_without_scores_has_no_distributions(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    create_or_open(store, info())
+    snapshot = snapshots.create_snapshot(store, ["p"], FINGERPRINT)
+    found = survey(store, snapshot, [], 4)
+    assert (found.distributions, found.random, found.rows) == ((), (), {})
