@@ -8,10 +8,14 @@ from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from da2ray.cli import main
+from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.reader import open_labels
+from da2ray.labels.snapshots import open_snapshot
+from da2ray.labels.views import Rule, View, write_view
 from da2ray.plan import PlanInfo, list_plans
 from da2ray.report.originals import MissingError, Originals
 from da2ray.report.page import as_script_data
@@ -208,3 +212,27 @@ def test_only_what_the_source_allows_is_asked_for(tmp_path: Path, server: tuple[
             row | {"plan": "m", "uri": f"{url}/x.jpg"}, (9, 9)
         )
     assert set(asked) == {"/x.jpg"}
+
+
+def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Path, command: Command) -> None:
+    dataset = write_dataset(tmp_path, 12)
+    store = open_store(str(dataset))
+    rows = open_snapshot(store).rows
+    kept = pa.table({"row": [0, 2], "key": [SCRIPT_KEY, "crops/0000.jpg"], "split": ["train", "val"]}, schema=KEPT)
+    rules = (Rule(name="<b>even</b>", where="flip_p90 below p40", resolved="flip_p90 < 2.5", removes=9, alone=1),)
+    made = View(name="few", created="2026-11-25T00:00:00", snapshot=1, rows=rows, rules=rules, val_share=0.5)
+    write_view(store, made, kept)
+    page = tmp_path / "page.html"
+    assert command("report", dataset, "--output", page, "--view", "few")[0] == 0
+    found = Elements(page.read_text())
+    assert (
+        "The view few keeps 2 labels (13 %); most are removed by its rule <b>even</b>, flip_p90 < 2.5 (60 %)"
+        in found.said
+    )
+    assert [tag for tag, each in found.elements if each.get("class") == "threshold"] == ["path"]
+    values = [row["flip_p90"] for row in open_labels(str(dataset)).index.to_pylist() if row["status"] == "labelled"]
+    removed = sum(not value < 2.5 for value in values)
+    assert f"(<b>even</b>: {removed})" in found.said
+    code, _, said = command("report", dataset, "--output", page, "--view", "few", "--snapshot", 2)
+    assert (code, "view few is of snapshot 1" in said) == (2, True)
+    assert "no view 'none'" in command("report", dataset, "--output", page, "--view", "none")[2]
