@@ -26,7 +26,8 @@ KEPT: Final = pa.schema(
 """A kept row: its position in the snapshot's index, from 0, ascending; its key; the part of training it is for."""
 
 ROWS_PER_GROUP: Final = 1 << 20
-"""Some 60 MB in memory; 62M rows are 60 groups, of which a reader fetches two columns each."""
+"""Writing takes 280 MB above the start, at 6.2M rows as at 12.4M; 62M rows are 60 groups, of which a reader fetches two
+columns each."""
 
 
 def write_kept(path: Path, kept: pa.Table | Iterable[pa.RecordBatch], rows: int) -> Counter[str]:
