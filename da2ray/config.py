@@ -221,6 +221,15 @@ class BenchmarkConfig(JobConfig):
     resume_shards: int | None = Field(
         None, ge=1, description="measure only how fast a resume finds what is left of N shards"
     )
+    quality: int | None = Field(
+        None,
+        ge=24,
+        description="measure only how well scores, masks and presets find true errors, on N rendered worlds (300 say enough), 30 "
+        "% of them degraded; labelled by the embedded teacher unless --teacher is given",
+    )
+    dedupe_hashes: int | None = Field(
+        None, ge=1, description="measure only how fast near-duplicates are found among N perceptual hashes"
+    )
 
     @field_validator("decode", "plain", mode="before")
     @classmethod

@@ -42,6 +42,16 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     work = Path(config.work)
     if config.resume_shards:
         return measure_resume(config.resume_shards, work, console)
+    # Either needs what the other measures do without.
+    if config.dedupe_hashes:
+        from da2ray.benchmark.dedupe import measure_dedupe  # noqa: PLC0415
+
+        return measure_dedupe(config.dedupe_hashes, console)
+    if config.quality:
+        from da2ray.benchmark.quality import TEACHER, measure_quality  # noqa: PLC0415
+
+        teacher = config.teacher if "teacher" in config.model_fields_set else TEACHER
+        return measure_quality(config.quality, work, console, teacher, config.weights)
     shutil.rmtree(work, ignore_errors=True)
     images = config.images or str(work / "images")
     if config.make_images:

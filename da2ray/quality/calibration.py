@@ -183,7 +183,8 @@ def print_calibration(found: Calibration, console: Console) -> None:
         f"true error ({found.kind}) of {len(found.errors):,} images by {found.truth}: mean {found.mean_error:.4f}, the worst "
         f"{worst} from {found.worst_error:.4f}{without}"
     )
-    table = Table(title=f"scores against the true error, AUROC for the worst {worst}", title_justify="left")
+    console.print(f"scores against it, AUROC for the worst {worst}:")
+    table = Table()
     for column in ("score", "images", "Spearman", "AUROC", "passes", "proposed", "removes", "worth it"):
         table.add_column(column, justify="left" if column in ("score", "proposed", "worth it") else "right")
     for score in found.scores:
@@ -201,11 +202,11 @@ def print_calibration(found: Calibration, console: Console) -> None:
 
 def print_mask(mask: MaskCalibration, console: Console) -> None:
     """The true error at each level of the masks."""
-    title = (
+    console.print(
         f"masks ({mask.source}, {mask.images:,} images): AUSE {mask.ause:.3f}, AURG {mask.aurg:.3f} of the mean error, "
         f"passes {_passes(mask.passes)}, worth it: {mask.verdict}"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for column in ("level", "pixels", "mean true error"):
         table.add_column(column, justify="right")
     for level, share, error in zip(mask.levels, mask.shares, mask.errors, strict=True):

@@ -19,6 +19,8 @@ LEAST_AUROC = 0.65
 """Of a score that is worth it: between nothing (0.5) and what is called acceptable (0.7, Hosmer and Lemeshow)."""
 STANDARD_ERRORS = 2.0
 """By which its AUROC must be above 0.5."""
+LEAST_WORST = 10
+"""Images in that tenth, below which no score is worth it: of two, any score may find both."""
 LEAST_GAIN = 0.03
 """Of AUROC, by which a score that costs forward passes must beat the best of those that cost none."""
 LEAST_AURG = 0.1
@@ -28,8 +30,9 @@ PASSES = {"flip": 1.0, "scale": SMALLER**2, "checker": 1.0}
 smaller network."""
 
 RULE = (
-    f"worth it: AUROC at least {LEAST_AUROC}, and {STANDARD_ERRORS:g} standard errors above 0.5, by the end that the score's "
-    f"meaning says; one that costs passes also {LEAST_GAIN} above the best that costs none. A mask: AURG at least {LEAST_AURG}."
+    f"worth it: AUROC at least {LEAST_AUROC}, and {STANDARD_ERRORS:g} standard errors above 0.5 on {LEAST_WORST} bad images "
+    f"or more, by the end that the score's meaning says; one that costs passes also {LEAST_GAIN} above the best that costs none. "
+    f"A mask: AURG at least {LEAST_AURG}."
 )
 """In words."""
 
@@ -124,7 +127,7 @@ def judge_scores(
         elif worst[there].any() and not worst[there].all():
             found.append(_judge(name, values[there], errors[there], worst[there], _passes(name, mask_source)))
     best_free = max((score.auroc for score in found if not score.passes), default=0.5)
-    judged = [_with_verdict(score, best_free) for score in found]
+    judged = [_with_verdict(score, best_free, enough=int(worst.sum()) >= LEAST_WORST) for score in found]
     return sorted(judged, key=lambda score: -score.auroc), constant
 
 
@@ -159,11 +162,11 @@ def auroc_error(area: float, positives: int, negatives: int) -> float:
     return math.sqrt(max(variance, 0) / (positives * negatives))
 
 
-def _with_verdict(score: ScoreCalibration, best_free: float) -> ScoreCalibration:
+def _with_verdict(score: ScoreCalibration, best_free: float, *, enough: bool) -> ScoreCalibration:
     stated = MEANINGS[score.name].bad
     if score.auroc < LEAST_AUROC:
         verdict = "no: says little"
-    elif score.auroc - STANDARD_ERRORS * score.standard_error <= 0.5:
+    elif not enough or score.auroc - STANDARD_ERRORS * score.standard_error <= 0.5:
         verdict = "no: may be chance"
     elif stated not in (None, score.bad):
         verdict = "no: the wrong way round"

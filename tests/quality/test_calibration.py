@@ -30,7 +30,7 @@ from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
 from tests.labels.samples import FINGERPRINT, info
 
-COUNT = 60
+COUNT = 110
 SIZE = (28, 42)
 
 
@@ -182,7 +182,7 @@ def test_truth_is_metres_in_npy_or_millimetres_in_png_and_nothing_else(tmp_path:
 def test_too_little_truth_is_said_with_the_name_that_is_looked_for(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels", planted)
     write_truth(tmp_path / "truth", 3)
-    with pytest.raises(UserError, match=r"3 of 60 labelled images .* set/000.jpg should have set/000.npy"):
+    with pytest.raises(UserError, match=r"3 of 110 labelled images .* set/000.jpg should have set/000.npy"):
         calibrate(labels, str(tmp_path / "truth"))
 
 

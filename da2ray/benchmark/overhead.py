@@ -1,0 +1,76 @@
+"""What the scores cost that need no pass of their own: time of the label stage's device outside the teacher, in one run."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from da2ray.benchmark.weights import write_seeded_weights
+from da2ray.labels.codec import default_bits
+from da2ray.pipeline.batches import HostBatch
+from da2ray.pipeline.labelling import Labelling
+from da2ray.pipeline.opinions import Opinions
+from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction, Teacher
+from da2ray.teachers.registry import DEFAULT, resolve
+
+SHAPE = (480, 640)
+"""(height, width) of the pictures: the network sees them at 518 x 686."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Of labelling a picture, a micro-batch of its own: CPU seconds within the teacher and beside it, medians over `images`."""
+
+    images: int
+    teacher: float
+    beside: float
+
+    @property
+    def share(self) -> float:
+        """Of all the time what is not the teacher's: scores, hash, far class and making the depth integer."""
+        return self.beside / (self.beside + self.teacher)
+
+
+class _Timed:
+    """A teacher that counts the seconds it takes (`da2ray.teachers.base.Teacher`)."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.device = teacher.device
+        self.seconds = 0.0
+
+    def predict(self, batch: PixelBatch) -> Prediction:
+        began = time.thread_time()
+        prediction = self._teacher.predict(batch)
+        self.seconds += time.thread_time() - began
+        return prediction
+
+
+def measure_overhead(images: int, work: Path) -> Overhead:
+    """Label made-up pictures with Depth Anything V2 S in fp32 on the CPU, after one to warm up.
+
+    On one thread, as the label stage runs each of its micro-batches there (`share_cores`), and in CPU time of that thread:
+    what else the machine does makes neither longer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    spec = resolve(DEFAULT)
+    teacher = _Timed(spec.load(LoadOptions(weights=str(write_seeded_weights(DEFAULT, work)))))
+    labelling = Labelling(teacher, spec.kind, default_bits(spec.kind), scaled=False, mask_bits=2, opinions=Opinions())
+    rng = np.random.default_rng(0)
+    inside, beside = [], []
+    for number in range(images + 1):
+        pixels = rng.integers(0, 256, SHAPE[0] * SHAPE[1] * 3, np.uint8)
+        batch = HostBatch(pixels, [SHAPE], spec.size_rule(*SHAPE))
+        before, began = teacher.seconds, time.thread_time()
+        with torch.inference_mode():
+            labelling.outputs(batch, torch.from_numpy(pixels)).to_batch()
+        seconds = time.thread_time() - began
+        if number:
+            inside.append(teacher.seconds - before)
+            beside.append(seconds - inside[-1])
+    torch.set_num_threads(threads)
+    return Overhead(images, median(inside), median(beside))
