@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from da2ray.quality.truth import ErrorKind, Truth, pixel_errors
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
 from tests.labels.samples import FINGERPRINT, info
+from tests.s3_server import S3Server
 
 COUNT = 110
 SIZE = (28, 42)
@@ -177,6 +179,14 @@ def test_truth_is_metres_in_npy_or_millimetres_in_png_and_nothing_else(tmp_path:
     for key in ("three.jpg", "four.jpg", "five.jpg", "six.jpg"):
         with pytest.raises(UserError, match=f"{key[:-4]}\\.(npy|png)"):
             truth.of(key)
+
+
+@pytest.mark.parametrize("client", ["obstore", "fsspec"])
+def test_truth_may_lie_in_an_object_store(s3: S3Server, tmp_path: Path, client: Literal["obstore", "fsspec"]) -> None:
+    np.save(tmp_path / "depth.npy", metres(1))
+    url = f"{s3.create_bucket()}/truth"
+    open_store(url).put("a folder/ü 1.npy", (tmp_path / "depth.npy").read_bytes())
+    np.testing.assert_array_equal(Truth(url, client).of("a folder/ü 1.webp"), metres(1))
 
 
 def test_too_little_truth_is_said_with_the_name_that_is_looked_for(tmp_path: Path) -> None:
