@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from da2ray.errors import UserError
 from da2ray.images import Limits
 from da2ray.labels.schema import Reason, Status
+from da2ray.quality.duplicates import DEFAULT_DISTANCE, MAX_DISTANCE
 
 Model = TypeVar("Model", bound="JobConfig")
 _LIMITS = Limits()
@@ -225,7 +226,7 @@ class BenchmarkConfig(JobConfig):
         None,
         ge=24,
         description="measure only how well scores, masks and presets find true errors, on N rendered worlds (300 say enough), 30 "
-        "% of them degraded; labelled by the embedded teacher unless --teacher is given",
+        "%% of them degraded; labelled by the embedded teacher unless --teacher is given",
     )
     dedupe_hashes: int | None = Field(
         None, ge=1, description="measure only how fast near-duplicates are found among N perceptual hashes"
@@ -248,7 +249,50 @@ class TrainTeacherConfig(JobConfig):
     seed: int = Field(0, ge=0, description="of the first weights and of what each step sees")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where it trains")
     held_out: int = Field(500, ge=1, description="worlds to judge the result on")
+    initial_weights: str | None = Field(
+        None,
+        description="weights of the same network to begin with: a file that an earlier training wrote [random ones]",
+    )
     weights: str = Field("scratch/train-teacher/tiny.safetensors", description="where the result is written, in fp16")
+
+
+class CurateConfig(JobConfig):
+    """Choose rows of a snapshot by their scores and store the choice as a named view; or calibrate the scores."""
+
+    dataset: str = Field(description="URL or path of a dataset")
+    view: str | None = Field(None, description="name of the view to store; needed unless --dry-run or --calibrate")
+    preset: Literal["lenient", "default", "strict", "none"] = Field(
+        "default", description="rules to begin with; those of scores that the dataset does not have are skipped"
+    )
+    where: list[str] = Field(
+        [],
+        description='a rule: SQL over the index that kept rows do not break, such as "flip_p90 < 0.08 AND blur > 20" or "flip_p90 '
+        'below p95", the percentile over labelled rows; may be given again',
+    )
+    dedupe: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_DISTANCE,
+        description="of near-duplicates among the rows kept keep the one of most pixels: bits in which their perceptual hashes may "
+        f"differ, {DEFAULT_DISTANCE} say [off]",
+    )
+    val_share: float = Field(0.05, ge=0, lt=1, description="share of keys that go to the split val, by their hash")
+    snapshot: int | None = Field(None, ge=1, description="number of the snapshot [the newest]")
+    replace: bool = Field(False, description="replace another view of this name")
+    dry_run: bool = Field(False, description="print the table and store nothing")
+    calibrate: str | None = Field(
+        None,
+        description="only say how well each score predicts true errors: URL of true depth by each image's key, KEY.npy in "
+        "metres or KEY.png in millimetres",
+    )
+    storage_client: Literal["auto", "obstore", "fsspec"] = Field(
+        "auto", description="how object stores are reached [obstore where it knows the scheme]"
+    )
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value  # not `split_list`: SQL has commas
 
 
 def split_list(value: object) -> object:
@@ -325,7 +369,9 @@ def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser
         elif get_origin(kind) is Literal:
             parser.add_argument(option, choices=get_args(kind), help=text)
         elif get_origin(kind) is list:
-            parser.add_argument(option, nargs="*", metavar="NAME", help=text)
+            # One list, in one go or one by one: the last of several would win, and the others be lost without a word.
+            metavar = "SQL" if name == "where" else "NAME"
+            parser.add_argument(option, nargs="*", action="extend", metavar=metavar, help=text)
         elif get_origin(kind) is dict:
             parser.add_argument(option, nargs="+", metavar="KEY=VALUE", help=text)
         elif isinstance(kind, type) and issubclass(kind, StrEnum):

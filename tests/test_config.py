@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from da2ray.config import BenchmarkConfig, JobConfig, PseudolabelConfig, ShardFormat, load, parse_range
+from da2ray.config import BenchmarkConfig, CurateConfig, JobConfig, PseudolabelConfig, ShardFormat, load, parse_range
 from da2ray.errors import UserError
 
-MODELS = [PseudolabelConfig, BenchmarkConfig]
+MODELS = [PseudolabelConfig, BenchmarkConfig, CurateConfig]
 NEEDED = ["--images", "i", "--output", "o"]
 
 

@@ -1,0 +1,115 @@
+"""The labelled rows of one snapshot in a DuckDB database on the local disk, for questions over more rows than memory holds."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.console import OnProgress
+from da2ray.errors import UserError
+from da2ray.labels.schema import INDEX, Status
+from da2ray.labels.snapshots import Part, Snapshot, read_part
+from da2ray.look_ahead import look_ahead
+from da2ray.storage import Store
+
+TABLE: Final = "labels"
+THREADS: Final = 2
+"""Parts read ahead: one of 260,000 rows is some 150 MB until its columns were picked."""
+
+MEMORY: Final = "4GB"
+"""What DuckDB takes at most before it goes to the disk."""
+
+
+@contextmanager
+def open_catalog(
+    store: Store, snapshot: Snapshot, columns: Iterable[str], on_progress: OnProgress | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the table `labels`: these columns of the snapshot's labelled rows, and `row`, the position in the index.
+
+    NaN becomes NULL: in SQL it would be larger than any number. The connection reaches no file and no Python variable.
+    The table goes with its temporary folder (TMPDIR says where) when the context ends.
+
+    Raises:
+        UserError: no row is labelled.
+        OSError: the store failed, or a part is corrupt.
+    """
+    if not snapshot.by_status.get(Status.LABELLED.value):
+        raise UserError(f"snapshot {snapshot.number} of {store.url} has no labelled row: nothing to choose from")
+    fields = [INDEX.field(name) for name in INDEX.names if name in set(columns) and name != "row"]
+    with (
+        tempfile.TemporaryDirectory(prefix="da2ray-catalog-") as folder,
+        duckdb.connect(str(Path(folder) / "labels.duckdb")) as connection,
+    ):
+        connection.execute(f"SET temp_directory = '{folder.replace(chr(39), 2 * chr(39))}'")
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
+        connection.execute("SET preserve_insertion_order = false")
+        _create(connection, pa.schema([pa.field("row", pa.int64()), *fields]))
+        _lock(connection)
+        _load(connection, store, snapshot, [field.name for field in fields], on_progress)
+        yield connection
+
+
+@contextmanager
+def blank_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
+    """The table `labels` with all columns of the index and one row of NULLs: what an expression means before anything is read.
+
+    The row is for literals that are no number: DuckDB finds them out when there is a row.
+    """
+    with duckdb.connect() as connection:
+        _create(connection, INDEX)
+        connection.execute(f"INSERT INTO {TABLE} (key) VALUES (NULL)")  # noqa: S608
+        _lock(connection)
+        yield connection
+
+
+def _create(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> None:
+    connection.register("empty", schema.empty_table())
+    connection.execute(f"CREATE TABLE {TABLE} AS FROM empty")
+    connection.unregister("empty")
+
+
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    # Expressions are the users', and a service may run this with rights that they do not have.
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _load(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    snapshot: Snapshot,
+    names: list[str],
+    on_progress: OnProgress | None,
+) -> None:
+    done = 0
+    for part, rows in zip(
+        snapshot.parts,
+        look_ahead(lambda part: _labelled(store, part, names), snapshot.parts, THREADS, "catalog"),
+        strict=True,
+    ):
+        places = pc.add(rows["row"], done)
+        connection.register("part", rows.set_column(0, "row", places))
+        connection.execute(f"INSERT INTO {TABLE} FROM part")
+        connection.unregister("part")
+        done += part.rows
+        if on_progress:
+            on_progress(done, snapshot.rows)
+
+
+def _labelled(store: Store, part: Part, names: list[str]) -> pa.Table:
+    """Its labelled rows, `row` their position in the part."""
+    rows = read_part(store, part)
+    columns = {"row": pa.array(np.arange(len(rows)))}
+    for name in names:
+        column = rows[name]
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        columns[name] = column
+    return pa.table(columns).filter(pc.equal(rows["status"], Status.LABELLED.value))
