@@ -46,15 +46,14 @@ def histogram(found: Distribution) -> str:
     step = (WIDTH - 2 * _SIDE) / bins
     kept: list[str] = []
     removed: list[str] = []
-    for index, count in enumerate(found.counts.tolist()):
-        if not count:
-            continue
-        # Half a pixel at least: a bin of one row in ten million is there, too.
-        height = max(1.0, (_FLOOR - _TOP) * count / top)
-        bar = f"M{_SIDE + index * step:.1f} {_FLOOR}v{-height:.1f}h{step - 0.7:.1f}v{height:.1f}z"
-        middle = found.axis.value((index + 0.5) / bins)
-        out = any(line.removes_value(middle) for line, _ in found.removed)
-        (removed if out else kept).append(bar)
+    for index, (count, gone) in enumerate(zip(found.counts.tolist(), found.removed_counts.tolist(), strict=True)):
+        floor: float = _FLOOR
+        for number_of, bars in ((gone, removed), (count - gone, kept)):
+            if number_of:
+                # A pixel at least: a bin of one row in ten million is there, too.
+                height = max(1.0, (_FLOOR - _TOP) * number_of / top)
+                bars.append(f"M{_SIDE + index * step:.1f} {floor:.1f}v{-height:.1f}h{step - 0.7:.1f}v{height:.1f}z")
+                floor -= height
     parts = [f'<path class="kept" d="{"".join(kept)}"/>', f'<path class="removed" d="{"".join(removed)}"/>']
     parts.append(f'<path class="axis" d="M{_SIDE} {_FLOOR + 0.5}H{WIDTH - _SIDE}"/>')
     for tick in found.axis.ticks():

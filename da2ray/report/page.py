@@ -67,7 +67,13 @@ def _data(facts: Facts) -> dict[str, Any]:
             }
         )
     scores = [_tab(facts, found, numbers) for found in facts.survey.distributions]
-    return {"scores": scores, "labels": labels, "pictures": pictures, "captions": CAPTIONS}
+    return {"scores": scores, "labels": labels, "pictures": pictures, "captions": CAPTIONS, "first": _first(facts)}
+
+
+def _first(facts: Facts) -> int:
+    """Number of the score that the gallery begins with: the one by which most labels are removed."""
+    removed = [max((count for _, count in found.removed), default=0) for found in facts.survey.distributions]
+    return removed.index(max(removed)) if removed else 0
 
 
 def _tab(facts: Facts, found: Distribution, numbers: dict[int, int]) -> dict[str, Any]:

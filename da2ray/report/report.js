@@ -72,7 +72,7 @@ tabs.forEach((tab, index) => {
     choose((to + tabs.length) % tabs.length, true);
   });
 });
-if (tabs.length) choose(0, false);
+if (tabs.length) choose(data.first, false);
 
 for (const button of document.querySelectorAll("button[data-score]")) {
   button.addEventListener("click", () => {

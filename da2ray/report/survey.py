@@ -38,7 +38,7 @@ class Distribution:
         least, most: of all rows.
         sample: float64, sorted, of at most SAMPLE_ROWS rows.
         axis: where the histogram begins and ends; its end bins hold what lies beyond.
-        counts: int64, a bin each, BINS at most.
+        counts, removed_counts: int64, a bin each, BINS at most: all rows, and those that a threshold removes.
         lowest, highest: positions in the snapshot, from the end inwards.
         removed: rows that each threshold on this score removes.
     """
@@ -50,6 +50,7 @@ class Distribution:
     sample: np.ndarray
     axis: Axis
     counts: np.ndarray
+    removed_counts: np.ndarray
     lowest: tuple[int, ...]
     highest: tuple[int, ...]
     removed: tuple[tuple[Threshold, int], ...]
@@ -127,6 +128,7 @@ def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], mo
                 end.sorted_sample(),
                 axes[name],
                 counted.bins[name],
+                counted.removed_bins[name],
                 end.low.positions,
                 end.high.positions,
                 tuple((line, count) for line, count in counted.removed_by.items() if line.column == name),
@@ -139,9 +141,12 @@ def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], mo
     )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Counted:
+    """By score the rows in each bin, all and removed; what each threshold removes; the rows that were wanted."""
+
     bins: dict[str, np.ndarray]
+    removed_bins: dict[str, np.ndarray]
     removed_by: dict[Threshold, int]
     rows: dict[int, dict[str, Any]]
 
@@ -154,18 +159,23 @@ def _count(
     lines: Sequence[Threshold],
     wanted: Sequence[int],
 ) -> _Counted:
-    counts = {name: np.zeros(number, np.int64) for name, number in bins.items()}
-    counted = _Counted(counts, dict.fromkeys(lines, 0), {})
+    every, removed = ({name: np.zeros(number, np.int64) for name, number in bins.items()} for _ in range(2))
+    counted = _Counted(every, removed, dict.fromkeys(lines, 0), {})
     chosen = np.array(wanted, np.int64)
     for start, table in _parts(store, snapshot, INDEX.names):
         labelled = _labelled(table)
         for name, axis in axes.items():
             values = _values(table, name)
-            there = values[labelled & np.isfinite(values)]
-            counts[name] += np.bincount(axis.bins(there, bins[name]), minlength=bins[name])
+            values = values[labelled & np.isfinite(values)]
+            places = axis.bins(values, bins[name])
+            gone = np.zeros(len(values), np.bool_)
             for line in lines:
                 if line.column == name:
-                    counted.removed_by[line] += int((line.removes(values) & labelled).sum())
+                    breaks = line.removes(values)
+                    counted.removed_by[line] += int(breaks.sum())
+                    gone |= breaks
+            every[name] += np.bincount(places, minlength=bins[name])
+            removed[name] += np.bincount(places[gone], minlength=bins[name])
         here = chosen[(chosen >= start) & (chosen < start + table.num_rows)]
         counted.rows.update(zip(here.tolist(), table.take(pa.array(here - start)).to_pylist(), strict=True))
     return counted

@@ -87,6 +87,9 @@ def test_thresholds_remove_what_they_say_and_never_what_was_not_measured(labels:
         "sharp": sum(blurred),
         "lit": sum(dark),
     }
+    for each in found.distributions:
+        assert each.removed_counts.sum() == max((count for _, count in each.removed), default=0)
+        assert (each.removed_counts <= each.counts).all()
     assert any(row["blur"] is None for row in rows)
 
 
