@@ -266,15 +266,15 @@ class CurateConfig(JobConfig):
     )
     where: list[str] = Field(
         [],
-        description='a rule: SQL over the index that kept rows do not break, such as "flip_p90 < 0.08 AND blur > 20" or "flip_p90 '
-        'below p95", the percentile over labelled rows; may be given again',
+        description='a rule: SQL over the index that kept rows do not break, such as "flip_p90 < 0.08 AND blur > 20" or '
+        '"flip_p90 below p95", the percentile over labelled rows; may be given again',
     )
     dedupe: int | None = Field(
         None,
         ge=0,
         le=MAX_DISTANCE,
-        description="of near-duplicates among the rows kept keep the one of most pixels: bits in which their perceptual hashes may "
-        f"differ, {DEFAULT_DISTANCE} say [off]",
+        description="of near-duplicates among the rows kept keep the one of most pixels: bits in which their perceptual hashes "
+        f"may differ, {DEFAULT_DISTANCE} say [off]",
     )
     val_share: float = Field(0.05, ge=0, lt=1, description="share of keys that go to the split val, by their hash")
     snapshot: int | None = Field(None, ge=1, description="number of the snapshot [the newest]")

@@ -202,6 +202,14 @@ def test_no_dataset_and_no_hashes_are_said_to_be(curating: Command, tmp_path: Pa
     assert (code, "no row has a perceptual hash" in err) == (2, True)
 
 
+def test_calibrating_needs_no_view_and_stores_none(curating: Command, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "truth").mkdir()
+    np.save(tmp_path / "truth" / "0000.npy", np.ones((80, 100), np.float32))
+    code, _, err = curating("--dataset", store.url, "--calibrate", tmp_path / "truth")
+    assert (code, "truth" in err) == (2, True)  # one image of 40 is too few to say anything
+    assert list_views(store) == []
+
+
 def test_where_is_one_rule_a_word_and_commas_are_its_own(tmp_path: Path) -> None:
     needed = ["--dataset", "d", "--view", "v"]
     config = load(CurateConfig, [*needed, "--where", "least(blur, 3) > 1", "b < 2", "--where", "c > 3"])
