@@ -66,7 +66,7 @@ def depth_statistics(depth: Tensor, kind: Kind, levels: Tensor) -> DepthStatisti
         depth_entropy: of the histogram, 0 to 6 bits.
         zero_share: share of pixels exactly 0.
         saturated_share: share of pixels that have exactly the largest value, where a head ends.
-        far_share: share of the far class; NaN where the kind has none.
+        far_share: share of the far class; NaN where nobody knows of it: affine-invariant depth, disparity below 0.
         edge_alignment, gradient_continuity: see there.
     """
     flat = depth.flatten(1)
@@ -75,7 +75,7 @@ def depth_statistics(depth: Tensor, kind: Kind, levels: Tensor) -> DepthStatisti
     spread = percentile(ordered, 0.95) - percentile(ordered, 0.05)
     within = (ordered - low[:, None]) / (high - low)[:, None]  # of a constant map NaN
     counts = histogram(within.nan_to_num_(0).mul_(BINS), BINS)
-    far = far_class(depth, kind, high > low, percentile(ordered, 0.99))
+    far = far_class(depth, kind, low, high, percentile(ordered, 0.99))
     scores = {
         "depth_min": low,
         "depth_max": high,
@@ -85,7 +85,7 @@ def depth_statistics(depth: Tensor, kind: Kind, levels: Tensor) -> DepthStatisti
         "depth_entropy": entropy(counts),
         "zero_share": share(torch.eq, flat, 0),
         "saturated_share": share(torch.eq, flat, high[:, None]),
-        "far_share": torch.full_like(mean, torch.nan) if far is None else share_true(far),
+        "far_share": _far_share(far, kind, low),
         "edge_alignment": edge_alignment(depth, spread, levels),
         "gradient_continuity": gradient_continuity(depth),
     }
@@ -99,16 +99,17 @@ def nonfinite_share(depth: Tensor, finite: Tensor) -> Tensor:
     return 1 - share_true(depth.isfinite())
 
 
-def far_class(depth: Tensor, kind: Kind, varied: Tensor, p99: Tensor) -> Tensor | None:
+def far_class(depth: Tensor, kind: Kind, low: Tensor, high: Tensor, p99: Tensor) -> Tensor | None:
     """Pixels without a distance, such as sky.
 
-    Disparity: at or below FAR_DISPARITY of the map's P99; none in a map that is constant, or whose P99 is not positive. Metric:
-    from FAR_METRES on. Affine-invariant depth: None, since nobody knows where its zero lies.
+    Disparity: at or below FAR_DISPARITY of the map's P99; none in a map that is constant, whose P99 is not positive, or that has
+    values below 0: what is less than nothing is not infinitely far, so its zero lies anywhere. Metric: from FAR_METRES on.
+    Affine-invariant depth: None, since nobody knows where its zero lies.
 
     Args:
         depth: float32 (N, h, w), finite.
         kind: of `depth`.
-        varied: bool (N,), False for constant maps.
+        low, high: float32 (N,), least and largest value of each map.
         p99: float32 (N,), 99th percentile of each map.
 
     Returns:
@@ -118,8 +119,15 @@ def far_class(depth: Tensor, kind: Kind, varied: Tensor, p99: Tensor) -> Tensor 
         return depth >= FAR_METRES
     if kind is Kind.DEPTH:
         return None
-    threshold = torch.where(varied & (p99 > 0), FAR_DISPARITY * p99, -torch.inf)
+    threshold = torch.where((low >= 0) & (high > low) & (p99 > 0), FAR_DISPARITY * p99, -torch.inf)
     return depth <= threshold[:, None, None]
+
+
+def _far_share(far: Tensor | None, kind: Kind, low: Tensor) -> Tensor:
+    if far is None:
+        return torch.full_like(low, torch.nan)
+    share_far = share_true(far)
+    return torch.where(low >= 0, share_far, torch.nan) if kind is Kind.DISPARITY else share_far
 
 
 def edge_alignment(depth: Tensor, spread: Tensor, levels: Tensor) -> Tensor:

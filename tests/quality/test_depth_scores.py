@@ -123,6 +123,13 @@ def test_of_metres_it_is_what_lies_where_outdoor_heads_end() -> None:
     assert scores(depth, Kind.METRIC)["saturated_share"] == pytest.approx(10 / ROWS)
 
 
+def test_of_disparity_below_zero_nobody_knows_what_is_far() -> None:
+    """As of the teacher `luminance`: a zero in the middle of the map is no horizon, and half of it would be sky."""
+    shifted = ramp() - ramp().mean()
+    assert not far(shifted, Kind.DISPARITY).any()
+    assert math.isnan(scores(shifted)["far_share"])
+
+
 def test_affine_invariant_depth_has_no_far_class() -> None:
     assert far(ramp(), Kind.DEPTH) is None
     assert math.isnan(scores(ramp(), Kind.DEPTH)["far_share"])
