@@ -95,7 +95,9 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     bits = default_bits(spec.kind)
     workers = share_cores(spec, options, actors=1)
     decoded, blocks = decode_only(reading, shards)
-    labelled, labels = teacher_only(spec.load(options), bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers)
+    labelled, labels = teacher_only(
+        spec.load(options), spec.kind, bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers
+    )
     written = write_only(labels, store, kind=spec.kind.value, format=config.format.value)
     return [decoded, labelled, written]
 

@@ -11,10 +11,10 @@ from da2ray.labels.shard import build_shard
 from da2ray.pipeline.batches import host_batch, labelled_row
 from da2ray.pipeline.device import Device
 from da2ray.pipeline.reading import Reading
-from da2ray.pipeline.writing import assemble
+from da2ray.pipeline.writing import assemble, far_of
 from da2ray.plan import Shard
 from da2ray.storage import Store
-from da2ray.teachers.base import Teacher
+from da2ray.teachers.base import Kind, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, li
 
 
 def teacher_only(
-    teacher: Teacher, bits: int, blocks: Sequence[pa.Table], *, scaled: bool, workers: int
+    teacher: Teacher, kind: Kind, bits: int, blocks: Sequence[pa.Table], *, scaled: bool, workers: int
 ) -> tuple[Measured, list[pa.Table]]:
-    """Preprocess, teacher, quantise: every micro-batch waits at the device, which is never short of work."""
-    device = Device(teacher, bits, scaled=scaled, workers=workers)
+    """Preprocess, teacher, scores, quantise: every micro-batch waits at the device, which is never short of work."""
+    device = Device(teacher, bits, kind=kind, scaled=scaled, workers=workers)
     rows = [block.slice(index, 1) for block in blocks for index in range(block.num_rows)]
     batches = [host_batch(row) for row in rows]
     first = next(batch for batch in batches if batch is not None)
@@ -76,6 +76,6 @@ def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: s
     began, cpu, images = time.perf_counter(), time.process_time(), 0
     for number, block in enumerate(blocks):
         rows, depths = assemble(block, plan="benchmark", kind=kind, fingerprint="benchmark")
-        commit_shard(store, "benchmark", number, build_shard(rows, depths, format), "benchmark")
+        commit_shard(store, "benchmark", number, build_shard(rows, depths, format, far=far_of(block)), "benchmark")
         images += len(depths)
     return Measured("encode + write only", images, time.perf_counter() - began, time.process_time() - cpu, 1)

@@ -56,14 +56,14 @@ class Device:
         teacher: Teacher,
         bits: int,
         *,
+        kind: Kind,
         scaled: bool,
         workers: int = 1,
-        kind: Kind = Kind.DISPARITY,
         mask_bits: int = 2,
         opinions: Opinions | None = None,
     ) -> None:
-        """`workers`: threads on CPU, each with a micro-batch of its own; more than one only for teachers that allow it.
-        `kind`: of the teacher's depth.
+        """`kind`: of the teacher's depth. `workers`: threads on CPU, each with a micro-batch of its own; more than one only for
+        teachers that allow it.
         """
         self.busy_seconds = 0.0
         self.images = 0

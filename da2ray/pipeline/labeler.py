@@ -59,9 +59,9 @@ class Labeler:
         self._device = Device(
             spec.load(options),
             bits,
+            kind=spec.kind,
             scaled=scaled,
             workers=workers,
-            kind=spec.kind,
             mask_bits=mask_bits,
             opinions=Opinions(
                 flip="flip" in consistency,

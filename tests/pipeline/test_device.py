@@ -9,7 +9,7 @@ import torch
 from da2ray.labels.schema import NUMBERS
 from da2ray.pipeline.batches import HostBatch
 from da2ray.pipeline.device import Device
-from da2ray.teachers.base import PixelBatch, Prediction
+from da2ray.teachers.base import Kind, PixelBatch, Prediction
 
 SIZE = (14, 28)
 
@@ -37,7 +37,7 @@ def host_batch(*firsts: int) -> HostBatch:
 
 @pytest.fixture(params=[1, 3])
 def device(request: pytest.FixtureRequest):
-    device = Device(Ramp(), bits=12, scaled=False, workers=request.param)
+    device = Device(Ramp(), bits=12, kind=Kind.DISPARITY, scaled=False, workers=request.param)
     yield device
     device.close()
 
@@ -99,7 +99,7 @@ class Small(Ramp):
 
 def test_out_of_memory_halves_the_micro_batch_and_remembers_what_fits() -> None:
     teacher = Small()
-    device = Device(teacher, bits=12, scaled=False)
+    device = Device(teacher, bits=12, kind=Kind.DISPARITY, scaled=False)
     labelled = device.submit(host_batch(1, 2, 3, 4, 5, 6, 7, 8)).result(30)
     assert labelled.errors == [None] * 8
     assert [round(float(depth(labelled, index)[0, 0])) for index in range(8)] == list(range(1, 9))
@@ -111,7 +111,7 @@ def test_out_of_memory_halves_the_micro_batch_and_remembers_what_fits() -> None:
 
 
 def test_an_image_that_no_memory_suffices_for_fails_alone() -> None:
-    device = Device(Small(), bits=12, scaled=False)
+    device = Device(Small(), bits=12, kind=Kind.DISPARITY, scaled=False)
     labelled = device.submit(host_batch(1, 253, 3, 4)).result(30)
     assert [error and error[0] for error in labelled.errors] == [None, "out_of_memory", None, None]
     device.close()
@@ -126,7 +126,7 @@ def test_what_the_device_works_on_can_be_seen_while_it_does() -> None:
             going.wait(30)
             return super().predict(batch)
 
-    device = Device(Slow(), bits=12, scaled=False)
+    device = Device(Slow(), bits=12, kind=Kind.DISPARITY, scaled=False)
     future = device.submit(host_batch(1, 2))
     seen.wait(30)
     assert [images for _, images in device.calls()] == [2]
@@ -141,7 +141,7 @@ def test_a_device_thread_that_dies_tells_every_caller() -> None:
         def predict(self, batch: PixelBatch) -> Prediction:  # noqa: ARG002
             raise KeyboardInterrupt
 
-    device = Device(Dying(), bits=12, scaled=False)
+    device = Device(Dying(), bits=12, kind=Kind.DISPARITY, scaled=False)
     futures = [device.submit(host_batch(1)) for _ in range(3)]
     for future in futures:
         with pytest.raises(KeyboardInterrupt):

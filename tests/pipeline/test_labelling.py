@@ -62,7 +62,7 @@ def label(
     kind: Kind = Kind.DISPARITY,
 ) -> LabelledBatch:
     opinions = Opinions(checker=checker)
-    device = Device(teacher, bits=16, scaled=False, kind=kind, mask_bits=mask_bits, opinions=opinions)
+    device = Device(teacher, bits=16, kind=kind, scaled=False, mask_bits=mask_bits, opinions=opinions)
     labelled = device.submit(host_batch(images, sizes)).result(30)
     device.close()
     return labelled
@@ -194,7 +194,7 @@ def test_there_is_no_fit_where_it_would_mean_nothing(kind: Kind, of: Kind) -> No
 def test_focal_lengths_are_passed_on_and_the_teachers_own_come_first() -> None:
     teacher, other = Stripes(focal=100), Stripes(power=1.5, focal=200)
     batch = replace(host_batch(IMAGES, [(56, 84), SIZE, (56, 84)]), focals=[1.0, None, 3.0])
-    device = Device(teacher, bits=12, scaled=False, opinions=Opinions(checker=checker(other)))
+    device = Device(teacher, bits=12, kind=Kind.DISPARITY, scaled=False, opinions=Opinions(checker=checker(other)))
     assert number(device.submit(batch).result(30), "focal").tolist() == [100] * 3
     device.close()
     assert teacher.seen[0].focals == [1.0, None, 3.0]

@@ -83,7 +83,7 @@ def host_batch(images: Sequence[np.ndarray]) -> HostBatch:
 
 
 def label(images: Sequence[np.ndarray], teacher: Plain, kind: Kind = Kind.DISPARITY, **asked: object) -> LabelledBatch:
-    device = Device(teacher, bits=16, scaled=False, kind=kind, opinions=Opinions(**asked))
+    device = Device(teacher, bits=16, kind=kind, scaled=False, opinions=Opinions(**asked))
     labelled = device.submit(host_batch(images)).result(30)
     device.close()
     return labelled
@@ -199,7 +199,7 @@ def test_metres_are_compared_as_disparity() -> None:
 
 def test_focal_lengths_go_with_every_opinion_and_the_labels_own_is_kept() -> None:
     teacher = Plain(focal=100)
-    device = Device(teacher, bits=12, scaled=False, opinions=Opinions(flip=True, scale_step=14))
+    device = Device(teacher, bits=12, kind=Kind.DISPARITY, scaled=False, opinions=Opinions(flip=True, scale_step=14))
     labelled = device.submit(replace(host_batch(PICTURES), focals=[1.0, None, 3.0])).result(30)
     device.close()
     assert [seen.focals for seen in teacher.seen] == [[1.0, None, 3.0]] * 3
