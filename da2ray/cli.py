@@ -54,7 +54,7 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
             metavar="P",
             help="a share of the shards, such as 0.05 or 5%%; always the same ones",
         )
-    gc_parser = commands.add_parser("gc", help="remove what no commit and no snapshot names, and expired leases")
+    gc_parser = commands.add_parser("gc", help="remove what no commit, snapshot or view names, and expired leases")
     gc_parser.add_argument(
         "--grace",
         type=hours,
