@@ -40,7 +40,7 @@ tested, on a network that sees depth, on machines that reach no hub. For labels 
 | augmentation | window, mirror, colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
 | begun with | {began} |
 | loss | scale-and-shift-invariant + 2 x gradient matching, in disparity, + aligned log depth (`da2ray/student/losses.py`) |
-| optimiser | {optimiser}; peak rate {rate:g}, over the last 40 % falling to 0 |
+| optimiser | Muon for the blocks' matrices, AdamW for the rest; peak rate {rate:g}, over the last 40 % falling to 0 |
 | steps | {steps:,} of {batch} pictures at about 168 x 224, the last 8 % of {half} at about 252 x 336; {precision} |
 | seed | {seed} |
 
@@ -85,7 +85,6 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
         side=SIZE[0],
         sha256=sha256(weights),
         began=began,
-        optimiser="Muon for the blocks' matrices, AdamW for the rest" if has_bfloat16(device) else "AdamW",
         precision="bfloat16" if has_bfloat16(device) else "float32",
         scenes=config.scenes,
         rate=config.learning_rate,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from da2ray.errors import UserError
 from da2ray.look_ahead import look_ahead
 from da2ray.student.losses import (
     GRADIENT_WEIGHT,
@@ -30,6 +29,7 @@ from da2ray.teachers.depth_anything.dpt import VITT, DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
 from da2ray.teachers.registry import TINY_SIDE
 from da2ray.worlds.augment import framed, photographed
+from da2ray.worlds.muon import Muon
 
 SIZE = (TINY_SIDE, 336)
 """(height, width) at which worlds are rendered, and the teacher's network size for pictures of that aspect."""
@@ -180,7 +180,7 @@ class Training:
         self.network = self.network.to(device).train()
         # Tokens seen as images are channels-last: on CPU the head's backward pass takes a third of the time with weights so.
         self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimisers = optimisers(self.network, plan, device)
+        self._optimisers = optimisers(self.network, plan)
         if self._path.exists():
             self._restore()
 
@@ -204,11 +204,6 @@ class Training:
         state: dict[str, Any] = torch.load(self._path, map_location=self._device, weights_only=True)
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
-        if len(state["optimisers"]) != len(self._optimisers):
-            raise UserError(
-                f"{self._path} was begun on a machine with other optimisers (with Muon, or without): "
-                "go on there, or give another --work"
-            )
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
 
@@ -255,22 +250,16 @@ class Training:
         return _normal(np.stack(images)), torch.from_numpy(np.stack(labels))
 
 
-def optimisers(network: DepthAnythingV2, plan: Plan, device: torch.device) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest; AdamW for all where bfloat16 is slow.
-
-    Muon orthogonalises the update of a weight matrix: fewer steps to the same loss. torch's does so in bfloat16, which on a CPU
-    with AVX2 alone takes longer than all the rest of a step.
-    """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    inner = [p for p in network.pretrained.blocks.parameters() if p.ndim == 2] if has_bfloat16(device) else []
+def optimisers(network: DepthAnythingV2, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    inner = [p for p in network.pretrained.blocks.parameters() if p.ndim == 2]
     known = {id(p) for p in inner}
+    outer = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
     rate, decay = plan.learning_rate, plan.weight_decay
-    outer = torch.optim.AdamW(
-        [p for p in trained if id(p) not in known], lr=rate, weight_decay=decay, betas=(0.9, 0.98)
-    )
-    if not inner:
-        return [outer]
-    return [torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), outer]
+    return [
+        Muon(inner, lr=rate, weight_decay=decay),
+        torch.optim.AdamW(outer, lr=rate, weight_decay=decay, betas=(0.9, 0.98)),
+    ]
 
 
 def has_bfloat16(device: torch.device) -> bool:
