@@ -11,25 +11,29 @@ from da2ray.benchmark.photos import packaged_photos
 from da2ray.console import run_command
 from da2ray.errors import UserError
 from da2ray.labels.reader import open_labels
+from da2ray.report.command import report
 from da2ray.report.contact_sheet import contact_sheet
+from da2ray.report.options import DEFAULT_GALLERY
 
 TEACHER = "depth-anything-v2-tiny"
 JOB = Path(__file__).parent.parent / "jobs" / "pseudolabel.py"
 
 
 def demo(console: Console, folder: Path) -> int:
-    """Photographs -> `folder`/images -> the main job -> `folder`/labels -> `folder`/contact_sheet.png."""
+    """Photographs -> `folder`/images -> the main job -> `folder`/labels -> `folder`/contact_sheet.png and report.html."""
     images, labels = folder / "images", folder / "labels"
     images.mkdir(parents=True, exist_ok=True)
     for name, data in packaged_photos().items():
         (images / name).write_bytes(data)
     command = [sys.executable, str(JOB), "--images", str(images), "--output", str(labels), "--teacher", TEACHER]
-    command += ["--shard-size", "8"]
+    command += ["--shard-size", "8", "--consistency", "flip,scale"]
     console.print(f"$ python jobs/pseudolabel.py {' '.join(command[2:])}")
     code = subprocess.run(command, check=False).returncode  # noqa: S603 - our own job
     if code:
         raise UserError(f"the main job ended with exit code {code}")
     shown = contact_sheet(open_labels(str(labels)), folder / "contact_sheet.png")
+    console.print(f"\n$ da2ray report {labels} --output {folder / 'report.html'}")
+    report(str(labels), str(folder / "report.html"), console, gallery=DEFAULT_GALLERY)
     console.print(f"\n{len(shown)} photographs beside their depth: {folder / 'contact_sheet.png'}")
     console.print(f"labels, to be read with da2ray.open_labels: {labels}")
     console.print(

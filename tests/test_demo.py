@@ -29,6 +29,10 @@ def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
     assert f"{len(labelled)} photographs beside their depth: {tmp_path / 'contact_sheet.png'}" in said.getvalue()
     assert str(tmp_path / "labels") in said.getvalue()
     assert "depth-anything-v2-tiny is embedded" in said.getvalue()
+    assert all(
+        {"blur", "flip_p90", "scale_p90"} <= label.scores.keys() and label.mask is not None for label in labelled
+    )
+    assert "<html" in (tmp_path / "report.html").read_text()
 
     sheet = np.asarray(Image.open(tmp_path / "contact_sheet.png").convert("RGB"))
     boxes = contact_sheet(labels, tmp_path / "again.png")
