@@ -20,7 +20,7 @@ from da2ray.storage import Store
 
 TABLE: Final = "labels"
 THREADS: Final = 2
-"""Parts read ahead: one of 260,000 rows is some 150 MB until its columns were picked."""
+"""Parts read at a time, each whole (the name is the hash of its bytes), of which the wanted columns are decoded."""
 
 MEMORY: Final = "4GB"
 """What DuckDB takes at most before it goes to the disk."""
@@ -105,7 +105,7 @@ def _load(
 
 def _labelled(store: Store, part: Part, names: list[str]) -> pa.Table:
     """Its labelled rows, `row` their position in the part."""
-    rows = read_part(store, part)
+    rows = read_part(store, part, list({"status", *names}))
     columns = {"row": pa.array(np.arange(len(rows)))}
     for name in names:
         column = rows[name]

@@ -8,10 +8,10 @@ nothing. `flip_p90 below p95` stands for `flip_p90 < 0.0812`, the 95th percentil
 # ruff: noqa: S608 - expressions are the users' SQL; `bind` lets one expression through, the catalog reaches nothing else
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Final
 
 import duckdb
@@ -20,6 +20,7 @@ from da2ray.errors import UserError
 from da2ray.labels.schema import INDEX
 from da2ray.quality.catalog import TABLE, blank_catalog
 from da2ray.quality.scores import SCORES
+from da2ray.quality.syntax import tree
 
 _TOKENS: Final = re.compile(
     r"""(?P<skipped> '(?:[^']|'')*' | --[^\n]* | /\*.*?\*/ )
@@ -90,7 +91,7 @@ def bind(rules: Iterable[Rule]) -> list[BoundRule]:
 def resolve(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule], *, skip: bool
 ) -> tuple[list[BoundRule], list[Skipped]]:
-    """Rules with their percentiles as numbers, and those that the dataset has no scores for.
+    """Rules with their percentiles as numbers, and those that were skipped.
 
     Args:
         connection: of `da2ray.quality.catalog.open_catalog`, with the rules' columns.
@@ -165,9 +166,8 @@ class _NotAllowedError(Exception):
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]:
     """The index's columns that an expression names, in their order."""
-    ((found,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
     named: set[str] = set()
-    waiting: list[Any] = [json.loads(found)]
+    waiting: list[Any] = [tree(connection, sql)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):
@@ -202,7 +202,9 @@ def _with_percentiles(sql: str, value: Any) -> str:
         percent = float(match["percent"])
         if percent > 100:
             raise UserError(f"{sql!r}: p{match['percent']} is no percentile: p0 to p100")
-        return f"{column} {_ORDERS[match['side'].lower()]} {value(column, percent / 100):.9g}"
+        # 9 digits tell all FLOATs apart. No exponent, which would make a DOUBLE of the literal.
+        threshold = Decimal(f"{value(column, percent / 100):.9g}")
+        return f"{column} {_ORDERS[match['side'].lower()]} {threshold:f}"
 
     return _TOKENS.sub(number, sql)
 
@@ -221,6 +223,8 @@ def _known_column(sql: str, name: str) -> str:
 def _percentile(connection: duckdb.DuckDBPyConnection, column: str, share: float) -> float:
     # As double: a quantile of FLOAT would be interpolated in FLOAT. At p95 of 62M rows that is one sort of one column.
     ((value,),) = connection.execute(f"SELECT quantile_cont({column}::DOUBLE, {share!r}) FROM {TABLE}").fetchall()
+    if value is None:
+        raise UserError(f"no labelled row has {column}, so it has no percentiles")
     return float(value)
 
 

@@ -1,14 +1,13 @@
 """Rules as lines in a histogram: those that compare one score with a number."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from da2ray.quality.catalog import blank_catalog
 from da2ray.quality.scores import SCORES
-
-_COMPARISON = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+from da2ray.quality.syntax import comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class Threshold:
 
     Attributes:
         rule: its name.
-        operator: <, <=, > or >=.
+        operator, number: as `da2ray.quality.syntax.Comparison` has them: a value exactly at the number is treated as by SQL.
     """
 
     rule: str
@@ -28,7 +27,7 @@ class Threshold:
     def removes(self, values: np.ndarray) -> np.ndarray:
         """float (N,), NaN where not measured -> bool (N,)."""
         number = np.float64(self.number)
-        values = values.astype(np.float64)  # as SQL compares a FLOAT with a DOUBLE
+        values = values.astype(np.float64)  # exact, and so is the number
         with np.errstate(invalid="ignore"):
             return {
                 "<": values >= number,
@@ -50,8 +49,9 @@ def thresholds_of(rules: Iterable[tuple[str, str]]) -> tuple[Threshold, ...]:
     A conjunction (`a < 1 AND b > 2`) is a line for each of its comparisons: each removes by itself.
     """
     lines: list[Threshold] = []
-    for name, sql in rules:
-        found = [_COMPARISON.fullmatch(part) for part in re.split(r"\bAND\b", sql, flags=re.IGNORECASE)]
-        if all(match and match[1].lower() in SCORES for match in found):
-            lines += [Threshold(name, match[1].lower(), match[2], float(match[3])) for match in found if match]
+    with blank_catalog() as connection:
+        for name, sql in rules:
+            found = comparisons(connection, sql)
+            if all(each.column in SCORES for each in found):
+                lines += [Threshold(name, each.column, each.operator, each.number) for each in found]
     return tuple(lines)

@@ -81,6 +81,20 @@ def test_a_percentile_is_that_of_numpy_over_labelled_rows_with_a_value(
     assert effects(catalog, f"Blur {word} p{percent}")[1] == kept.tolist()
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-7, 1.0, 1e7, 1e12])
+def test_a_row_exactly_at_a_percentile_is_not_below_it(tmp_path: Path, scale: float) -> None:
+    values = (np.random.default_rng(0).random(101) * scale).astype(np.float32)
+    store = open_store(str(tmp_path))
+    snapshot = snapshot_of(store, {"blur": values.tolist()})
+    with open_catalog(store, snapshot, ["blur"]) as connection:
+        rules, _ = resolve(connection, bind([Rule("tail", "blur below p95")]), skip=False)
+        assert (
+            "e" not in rules[0].resolved
+        )  # an exponent would make a DOUBLE of it, and the row at it decide by rounding
+        (effect,) = apply(connection, rules)
+    assert effect.removes == 6  # P95 of 101 values is one of them
+
+
 def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb.DuckDBPyConnection) -> None:
     where = (
         """("blur" below P95 OR key = 'it''s blur below p5') AND /* blur below p1 */ flip_p90 above p2.5 """
@@ -159,6 +173,11 @@ def test_a_score_that_no_row_has_names_what_measures_it_or_is_skipped(
     assert [rule.rule.name for rule in rules] == ["there"]
     assert skipped.name == "needed"
     assert option in skipped.why
+
+
+def test_a_column_without_values_has_no_percentiles(catalog: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(UserError, match="no labelled row has focal, so it has no percentiles"):
+        resolve(catalog, bind([Rule("near", "focal below p50")]), skip=False)
 
 
 def test_columns_that_are_empty_by_nature_may_be_asked_for(catalog: duckdb.DuckDBPyConnection) -> None:

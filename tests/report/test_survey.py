@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -105,15 +106,31 @@ def test_rules_that_compare_one_score_with_a_number_are_lines() -> None:
             ("b", "blur > 20 AND brightness<=.9"),
             ("c", "blur > 2 OR blur IS NULL"),
             ("d", "width > 9"),
+            ("e", "20.5 >= Blur -- turned round"),
+            ("f", "NOT blur < 1"),
+            ("g", "blur < 'x AND blur < 3'"),
+            ("h", "blur <"),  # a view that is no one's
         ]
     )
-    assert [str(line) for line in lines] == ["flip_p90 < 0.08", "blur > 20", "brightness <= 0.9"]
+    assert [str(line) for line in lines] == ["flip_p90 < 0.08", "blur > 20", "brightness <= 0.9", "blur <= 20.5"]
 
 
 @pytest.mark.parametrize(("operator", "removed"), [("<", [2, 3]), ("<=", [3]), (">", [1, 2]), (">=", [1])])
 def test_a_threshold_keeps_where_its_comparison_is_true(operator: str, removed: list[int]) -> None:
     values = np.array([np.nan, 1, 2, 3], np.float32)
     assert np.flatnonzero(Threshold("r", "blur", operator, 2.0).removes(values)).tolist() == removed
+
+
+@pytest.mark.parametrize("number", ["0.1", "1e-1", ".3", "16777217", "0.0812345678", "-0.7", "2.5e1", "25"])
+@pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
+def test_a_row_exactly_at_a_threshold_is_removed_where_duckdb_removes_it(operator: str, number: str) -> None:
+    at = np.float32(number)
+    values = np.array([np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf))], np.float32)
+    ((line,),) = [thresholds_of([("r", f"blur {operator} {number}")])]
+    with duckdb.connect() as connection:
+        connection.register("given", pa.table({"blur": values}))
+        removed = connection.sql("FROM given").project(f"(blur {operator} {number}) IS FALSE").fetchall()
+    assert line.removes(values).tolist() == [each for (each,) in removed]
 
 
 def test_a_dataset_without_scores_has_no_distributions(tmp_path: Path) -> None:
