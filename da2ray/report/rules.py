@@ -19,8 +19,12 @@ SHOWN: Final[Preset] = "default"
 def rules_of_view(view: View) -> Rules:
     """What jobs/curate.py stored."""
     lines = thresholds_of([(rule.name, rule.resolved) for rule in view.rules])
-    counted = tuple(Rule(rule.name, rule.resolved, rule.removes, rule.alone) for rule in view.rules)
-    return Rules(f"view {view.name}", counted, lines, view.skipped, view.kept, applied=True)
+    counted = [Rule(rule.name, rule.resolved, rule.removes, rule.alone) for rule in view.rules]
+    if view.dedupe:
+        # Of what the rules keep, so no rule removes any of it.
+        said = f"no better look-alike within {view.dedupe.distance} bits"
+        counted.append(Rule("dedupe", said, view.dedupe.removed, view.dedupe.removed))
+    return Rules(f"view {view.name}", tuple(counted), lines, view.skipped, view.kept, applied=True)
 
 
 def rules_of_preset(store: Store, snapshot: Snapshot, preset: Preset = SHOWN) -> Rules:

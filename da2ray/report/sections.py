@@ -163,7 +163,7 @@ def provenance(facts: Facts) -> str:
             cell(f"{info.samples:,}", info.samples),
             cell(f"{info.shards:,}", info.shards),
             f"<td>{text('' if info.limit is None else info.limit)}</td>",
-            f"<td>{_time(info.created)}</td>",
+            f"<td>{text(_time(info.created))}</td>",
         ]
         for plan, info in facts.plans.items()
     ]
@@ -278,5 +278,5 @@ def _flat(value: Any) -> str:
 
 
 def _time(iso: str) -> str:
-    """2026-11-25 15:10 UTC, of an ISO 8601 time in UTC."""
-    return f"{iso[:10]} {iso[11:16]} UTC" if len(iso) > 16 else text(iso)
+    """2026-11-25 15:10 UTC, of an ISO 8601 time in UTC; not yet HTML."""
+    return f"{iso[:10]} {iso[11:16]} UTC" if len(iso) > 16 else iso

@@ -15,7 +15,7 @@ from da2ray.cli import main
 from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.reader import open_labels
 from da2ray.labels.snapshots import open_snapshot
-from da2ray.labels.views import Rule, View, write_view
+from da2ray.labels.views import Dedupe, Rule, View, write_view
 from da2ray.plan import PlanInfo, list_plans
 from da2ray.report.originals import MissingError, Originals
 from da2ray.report.page import as_script_data
@@ -221,6 +221,7 @@ def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Pat
     kept = pa.table({"row": [0, 2], "key": [SCRIPT_KEY, "crops/0000.jpg"], "split": ["train", "val"]}, schema=KEPT)
     rules = (Rule(name="<b>even</b>", where="flip_p90 below p40", resolved="flip_p90 < 2.5", removes=9, alone=1),)
     made = View(name="few", created="2026-11-25T00:00:00", snapshot=1, rows=rows, rules=rules, val_share=0.5)
+    made = made.model_copy(update={"dedupe": Dedupe(distance=4, clusters=3, removed=5)})
     write_view(store, made, kept)
     page = tmp_path / "page.html"
     assert command("report", dataset, "--output", page, "--view", "few")[0] == 0
@@ -231,6 +232,7 @@ def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Pat
     )
     assert [tag for tag, each in found.elements if each.get("class") == "threshold"] == ["path"]
     values = [row["flip_p90"] for row in open_labels(str(dataset)).index.to_pylist() if row["status"] == "labelled"]
+    assert "dedupeno better look-alike within 4 bits5533 %" in found.said
     removed = sum(not value < 2.5 for value in values)
     assert f"(<b>even</b>: {removed})" in found.said
     code, _, said = command("report", dataset, "--output", page, "--view", "few", "--snapshot", 2)
