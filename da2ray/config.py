@@ -282,8 +282,16 @@ class CurateConfig(JobConfig):
     dry_run: bool = Field(False, description="print the table and store nothing")
     calibrate: str | None = Field(
         None,
-        description="only say how well each score predicts true errors: URL of true depth by each image's key, KEY.npy in "
-        "metres or KEY.png in millimetres",
+        description="only say how well each score predicts true errors, and store no view: URL of true depth, named as each "
+        "image's key without its suffix, and .npy (float metres) or .png (16-bit millimetres)",
+    )
+    error: Literal["abs_rel", "disparity"] | None = Field(
+        None,
+        description="true error that --calibrate counts: abs_rel, |depth - truth| / truth, which lies in what is far; disparity, "
+        "that of 1 / depth in units of its spread, which lies in what is near [abs_rel]",
+    )
+    calibration_output: str | None = Field(
+        None, description="path or URL of a file that --calibrate writes all it found to, as JSON"
     )
     storage_client: Literal["auto", "obstore", "fsspec"] = Field(
         "auto", description="how object stores are reached [obstore where it knows the scheme]"

@@ -60,11 +60,10 @@ def curate(config: CurateConfig, console: Console) -> int:
     store = open_store(config.dataset, config.storage_client)
     require_dataset(store)
     if config.calibrate is not None:
-        from da2ray.quality.calibration import calibrate_dataset  # noqa: PLC0415 - torch, which views do without
-
-        return calibrate_dataset(
-            config.dataset, config.calibrate, console, client=config.storage_client, snapshot=config.snapshot
-        )
+        return _calibrate(config, console)
+    for option in ("error", "calibration_output"):
+        if getattr(config, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')} is for --calibrate, which is not given")
     if config.view is None and not config.dry_run:
         raise UserError("--view is required: the name to store the choice under, unless --dry-run or --calibrate")
     if config.view is not None:
@@ -88,6 +87,8 @@ def curate(config: CurateConfig, console: Console) -> int:
         if config.dry_run or config.view is None:
             console.print("nothing stored: --dry-run")
             return Exit.DONE
+        if not any(by_split.values()):
+            raise UserError(_why_nothing(rules, effects))
         view = View(
             name=config.view,
             created=datetime.now(UTC).isoformat(),
@@ -112,6 +113,24 @@ def curate(config: CurateConfig, console: Console) -> int:
         write_view(store, view, _kept(catalog), replace=config.replace)
     console.print(f"view {config.view} stored; to read it: da2ray.open_labels({store.url!r}, view={config.view!r})")
     return Exit.DONE
+
+
+def _calibrate(config: CurateConfig, console: Console) -> int:
+    from da2ray.quality.calibration import calibrate_dataset  # noqa: PLC0415 - torch, which views do without
+    from da2ray.quality.truth import ErrorKind  # noqa: PLC0415 - likewise
+
+    assert config.calibrate is not None  # noqa: S101 - the caller looked
+    if config.view is not None:
+        raise UserError("--calibrate stores no view: leave --view out")
+    return calibrate_dataset(
+        config.dataset,
+        config.calibrate,
+        console,
+        client=config.storage_client,
+        snapshot=config.snapshot,
+        output=config.calibration_output,
+        kind=ErrorKind(config.error) if config.error else ErrorKind.ABS_REL,
+    )
 
 
 def split_threshold(val_share: float) -> int:
@@ -172,6 +191,19 @@ def _split(catalog: duckdb.DuckDBPyConnection, val_share: float) -> dict[str, in
 
 def _kept(catalog: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
     yield from catalog.sql("SELECT row, key, split FROM chosen ORDER BY row").to_arrow_reader(BATCH)
+
+
+def _why_nothing(rules: list[BoundRule], effects: list[Effect]) -> str:
+    """Which rule it is by which no row is left: one that removes all by itself, or else the one that removes the last."""
+    labelled = effects[0].removes + effects[0].kept_after
+    found = list(zip(rules, effects, strict=True))
+    blamed = [rule for rule, effect in found if effect.removes == labelled]
+    what = f"all {labelled:,} labelled rows"
+    if not blamed:
+        blamed = [rule for rule, effect in found if not effect.kept_after]
+        what = "the last rows that those before it keep"
+    said = " ".join(blamed[0].resolved.split())
+    return f"no row is left, so no view is stored: rule {blamed[0].rule.name} ({said}) removes {what}"
 
 
 def _print(

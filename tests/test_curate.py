@@ -1,6 +1,7 @@
 """jobs/curate.py: what it prints, what it stores, what it refuses; run as a user runs it once, in this process otherwise."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from da2ray.console import run_command
 from da2ray.curate import PLAIN_BITS, curate, split_threshold
 from da2ray.labels.reader import open_labels
 from da2ray.labels.views import list_views, open_view
+from da2ray.quality.truth import ErrorKind
 from da2ray.storage import Store, open_store
 from tests.jobs import Command
 from tests.quality.snapshots import snapshot_of
@@ -90,7 +92,7 @@ def test_a_view_holds_what_the_rules_keep_and_the_table_says_what_each_removed(c
 
 
 def test_a_preset_leaves_out_rules_of_scores_that_are_not_there_and_says_so(curating: Command, store: Store) -> None:
-    code, said, _ = curating("--dataset", store.url, "--view", "v", "--preset", "strict")
+    code, said, _ = curating("--dataset", store.url, "--view", "v", "--preset", "default")
     assert code == 0
     view = open_view(store, "v")
     assert view.skipped
@@ -172,9 +174,33 @@ def test_a_view_is_of_the_snapshot_that_was_named(curating: Command, store: Stor
 
 
 @pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (["blur >= 0", "blur > 1000"], "rule where 2 (blur > 1000) removes all 40 labelled rows"),
+        (
+            ["blur < 5", "blur < 30", "blur >= 5"],
+            "rule where 3 (blur >= 5) removes the last rows that those before it keep",
+        ),
+    ],
+)
+def test_a_view_of_no_row_is_an_error_that_names_the_rule(
+    curating: Command, store: Store, rules: list[str], said: str
+) -> None:
+    arguments = ("--dataset", store.url, "--preset", "none", "--where", *rules, "--dedupe", 4)
+    code, out, err = curating(*arguments, "--view", "v")
+    assert (code, "kept 0" in out) == (2, True)
+    assert err == f"error: no row is left, so no view is stored: {said}\n"
+    assert list_views(store) == []
+    assert curating(*arguments, "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "--view is required"),
+        (("--view", "v", "--error", "disparity"), "--error is for --calibrate"),
+        (("--view", "v", "--calibration-output", "c.json"), "--calibration-output is for --calibrate"),
+        (("--view", "v", "--calibrate", "truth"), "--calibrate stores no view"),
         (("--view", "a/b"), "a view's name is"),
         (("--view", "v", "--where", "blurr > 1"), "did you mean blur"),
         (("--view", "v", "--where", "scale_p90 < 1"), "--consistency scale"),
@@ -207,6 +233,23 @@ def test_calibrating_needs_no_view_and_stores_none(curating: Command, store: Sto
     np.save(tmp_path / "truth" / "0000.npy", np.ones((80, 100), np.float32))
     code, _, err = curating("--dataset", store.url, "--calibrate", tmp_path / "truth")
     assert (code, "truth" in err) == (2, True)  # one image of 40 is too few to say anything
+    assert list_views(store) == []
+
+
+@pytest.mark.parametrize("error", ErrorKind)
+def test_a_calibration_is_by_the_error_that_was_asked_for_and_written_where(
+    curating: Command, store: Store, tmp_path: Path, error: ErrorKind
+) -> None:
+    (tmp_path / "truth").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        np.save(tmp_path / "truth" / f"{number:04d}.npy", rng.uniform(1, 9, (8, 10)).astype(np.float32))
+    output = tmp_path / "found" / "calibration.json"
+    arguments = ("--calibrate", tmp_path / "truth", "--error", error, "--calibration-output", output)
+    code, said, _ = curating("--dataset", store.url, *arguments)
+    assert (code, f"true error ({error}) of {COUNT} images" in said) == (0, True)
+    found = json.loads(output.read_text())
+    assert (found["kind"], len(found["errors"])) == (error, COUNT)
     assert list_views(store) == []
 
 

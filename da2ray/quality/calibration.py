@@ -7,15 +7,13 @@ least sure ones go.
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from da2ray.console import Exit, progress
+from da2ray.console import Exit, OnProgress, progress
 from da2ray.errors import UserError
 from da2ray.labels.reader import THREADS, Label, Labels, open_labels
 from da2ray.labels.schema import Status
@@ -32,12 +30,10 @@ from da2ray.quality.judging import (
 )
 from da2ray.quality.sparsification import sparsification
 from da2ray.quality.truth import ErrorKind, Truth, pixel_errors, stem
-from da2ray.storage import Client
+from da2ray.storage import Client, canonical_url, open_store, split_uri
 
 LEAST_IMAGES = 20
 """Below which a tenth is too few to say anything."""
-
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +154,19 @@ def calibrate_dataset(
     output: str | None = None,
     kind: ErrorKind = ErrorKind.ABS_REL,
 ) -> int:
-    """Calibrate a snapshot's scores, print the table, and write it to the file `output` as JSON where that is given.
+    """Calibrate a snapshot's scores, print the table, and write it as JSON to `output`, a path or URL, where that is given.
 
     Raises:
-        UserError: see `calibrate`; or the file cannot be written.
+        UserError, OSError: see `calibrate`; or `output` cannot be written.
     """
+    target = split_uri(canonical_url(output)) if output else None  # what is no URL is found out before the work
     labels = open_labels(url, snapshot=snapshot, client=client)
     with progress("calibrate", "labels") as on_progress:
         found = calibrate(labels, truth_url, client, on_progress, kind)
     print_calibration(found, console)
-    if output:
-        try:
-            Path(output).write_text(found.to_json())
-        except OSError as error:
-            raise UserError(f"{output} cannot be written: {error.strerror}") from None
+    if target:
+        root, key = target
+        open_store(root, client).put(key, found.to_json().encode())
     return Exit.DONE
 
 

@@ -56,7 +56,7 @@ class Truth:
         data = self._store.get(name)
         try:
             metres = _read_png(data) if name.endswith(".png") else np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, UnidentifiedImageError) as error:
+        except (ValueError, OSError, EOFError, UnidentifiedImageError) as error:  # EOFError: of an empty .npy
             raise UserError(f"{self.url}/{name} cannot be read as true depth: {error}") from None
         if metres.ndim != 2 or metres.dtype.kind != "f":
             raise UserError(
