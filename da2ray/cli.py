@@ -40,7 +40,7 @@ def _dispatch(argv: Sequence[str], console: Console) -> int:
         "--create", action="store_true", help="make one of what is committed now, finished or not"
     )
     verify_parser = commands.add_parser(
-        "verify", help="check every live shard and the newest snapshot; exit 1 if anything is wrong"
+        "verify", help="check every live shard, the newest snapshot and the views; exit 1 if anything is wrong"
     )
     verify_parser.add_argument("--json", action="store_true", help="for machines")
     repair_parser = commands.add_parser(
@@ -123,7 +123,7 @@ def status(store: Store, console: Console, *, as_json: bool) -> int:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """What `status --json` prints.
+    """What `status --json` prints: of the newest run where it is now, and not its history, which is for `da2ray report`.
 
     Raises:
         UserError: there is no dataset.
@@ -141,10 +141,11 @@ def describe(store: Store) -> dict[str, Any]:
     ]
     numbers = list_snapshots(store)
     snapshot = open_snapshot(store, numbers[-1]).model_dump(exclude={"parts"}) if numbers else None
+    run = newest_progress(store)
     return {
         "dataset": dataset.model_dump(mode="json"),
         "plans": plans,
-        "run": newest_progress(store),
+        "run": run and {name: value for name, value in run.items() if name != "history"},
         "snapshot": snapshot,
     }
 

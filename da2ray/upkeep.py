@@ -85,11 +85,15 @@ def print_repaired(store: Store, console: Console, *, sample: float, dry_run: bo
         console.print(
             f"{store.url}/{repaired.unreadable} is broken and cannot be mended: delete it, and the next snapshot takes its number"
         )
+    if repaired.views:
+        console.print(
+            f"views are made by jobs/curate.py: make these again with --replace or delete their JSON: {', '.join(repaired.views)}"
+        )
     if repaired.shards:
         console.print("next: run the same job again; it labels what is missing and makes a snapshot")
     elif repaired.lost or repaired.snapshots:
         console.print(f"next: run the same job again, or `da2ray snapshots {store.url} --create`: both make a snapshot")
-    return Exit.WRONG if repaired.unreadable else Exit.DONE
+    return Exit.WRONG if repaired.unreadable or repaired.views else Exit.DONE
 
 
 def print_collected(store: Store, console: Console, *, grace_hours: float, dry_run: bool) -> int:
@@ -126,8 +130,9 @@ def _print_report(report: Report, console: Console) -> None:
             shard = "" if found.shard is None else str(found.shard)
             table.add_row(found.plan or "", shard, found.object, found.what.value, found.detail)
         console.print(table)
+    views = f"{report.views:,} views, " if report.views else ""
     console.print(
         f"{report.shards_checked:,} of {report.shards:,} shards and {report.parts_checked:,} of {report.parts:,} parts "
-        f"of the newest snapshot's index checked, {report.bytes:,} bytes read: "
+        f"of the newest snapshot's index checked, {views}{report.bytes:,} bytes read: "
         + (f"{len(report.findings):,} findings" if report.findings else "nothing is wrong")
     )

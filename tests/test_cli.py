@@ -45,6 +45,7 @@ def test_status_as_json_is_json_and_nothing_else(command: Command, dataset: Path
     assert found["dataset"]["created_by"]["teacher"] == "luminance"
     assert [(plan["samples"], plan["shards"], plan["committed"]) for plan in found["plans"]] == [(len(REASONS), 3, 3)]
     assert found["run"]["state"] == "labelled"
+    assert "history" not in found["run"]
     assert found["snapshot"]["number"] == 1
     assert found["snapshot"]["by_status"] == {"failed": 4, "labelled": LABELLED, "rejected": 1}
 

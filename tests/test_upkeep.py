@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from da2ray.labels.commits import read_commit
+from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.reader import open_labels
 from da2ray.labels.snapshots import open_snapshot, snapshot_key
+from da2ray.labels.views import View, write_view
 from da2ray.storage import Store, open_store
 from tests.jobs import Command
 from tests.labels.samples import SHARDS, label
@@ -63,6 +66,21 @@ def test_a_broken_part_and_a_broken_snapshot(command: Command, store: Store) -> 
     assert (code, "delete it, and the next snapshot takes its number" in said) == (1, True)
     code, _, err = command("gc", store.url)
     assert (code, snapshot_key(1) in err) == (2, True)
+
+
+def test_a_broken_view_is_said_and_exits_1_until_it_is_made_again(command: Command, store: Store) -> None:
+    row = pa.table([pa.array([0]), pa.array(["k"]), pa.array(["train"])], schema=KEPT)
+    snapshot = open_snapshot(store)
+    made = View(name="clean", created="", snapshot=snapshot.number, rows=snapshot.rows, rules=(), val_share=0)
+    made = write_view(store, made, row)
+    assert "index checked, 1 views, " in command("verify", store.url)[1]
+    store.delete([made.object])
+    code, said, _ = command("verify", store.url)
+    assert (code, "views/clean.json" in said, made.object in said) == (1, True, True)
+    code, said, _ = command("repair", store.url)
+    assert (code, "make these again with --replace or delete their JSON: clean" in said) == (1, True)
+    write_view(store, made, row)
+    assert command("verify", store.url)[0] == 0
 
 
 def test_verify_as_json_is_json_and_nothing_else(

@@ -41,6 +41,8 @@ class Wrong(StrEnum):
     """A part of the newest snapshot's index is missing or corrupt."""
     SNAPSHOT = "snapshot"
     """The newest snapshot cannot be read, or contradicts its parts."""
+    VIEW = "view"
+    """A view cannot be read, its list of rows is missing or another one, or its snapshot is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from da2ray.labels.commits import CorruptError, commit_key
 from da2ray.labels.garbage import Shard, named_by_snapshots
 from da2ray.labels.snapshots import list_snapshots, open_snapshot, refold
 from da2ray.labels.verify import Report
+from da2ray.labels.views import view_name
 from da2ray.storage import Store
 
 
@@ -21,6 +22,7 @@ class Repaired:
         lost: keys of parts that are not; the next snapshot gets others in their place.
         snapshots: numbers of those that name a broken object. They never change, so those rows of theirs stay broken.
         unreadable: key of the newest snapshot, where that itself is broken.
+        views: names of broken ones, which only another curation makes again.
     """
 
     shards: list[Shard] = field(default_factory=list)
@@ -28,6 +30,7 @@ class Repaired:
     lost: list[str] = field(default_factory=list)
     snapshots: list[int] = field(default_factory=list)
     unreadable: str | None = None
+    views: list[str] = field(default_factory=list)
 
 
 def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
@@ -41,6 +44,7 @@ def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
     repaired = Repaired(shards=report.broken_shards())
     repaired.unreadable = next((found.object for found in report.findings if found.what == Wrong.SNAPSHOT), None)
     repaired.snapshots = _naming(store, report)
+    repaired.views = [view_name(found.object) for found in report.findings if found.what == Wrong.VIEW]
     broken = sorted({found.object for found in report.findings if found.what == Wrong.PART})
     if dry_run:
         repaired.lost = broken

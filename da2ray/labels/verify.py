@@ -1,7 +1,7 @@
-"""`da2ray verify`: whether every live shard is what its commit says, and the newest snapshot what its commits say.
+"""`da2ray verify`: whether every live shard is what its commit says, the newest snapshot what its commits say, each view whole.
 
 Memory: one part of the index, and THREADS objects at a time. Requests: for a shard its commit and its object, whole,
-once; for a snapshot its parts.
+once; for a snapshot its parts; for a view its list of rows.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.console import OnProgress
+from da2ray.errors import UserError
 from da2ray.labels.check import Fault, Wrong, check_commit, check_object, check_values, differing_columns
 from da2ray.labels.commits import Commit, CommitEntry, CorruptError, commit_key, list_all_commits, read_commit
 from da2ray.labels.snapshots import (
@@ -27,6 +28,7 @@ from da2ray.labels.snapshots import (
     read_part,
     snapshot_key,
 )
+from da2ray.labels.views import check_view, list_views, view_key
 from da2ray.look_ahead import look_ahead
 from da2ray.storage import Store
 
@@ -39,7 +41,7 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        plan, shard: which shard; `shard` is None for a part, both for a snapshot.
+        plan, shard: which shard; `shard` is None for a part, both for a snapshot and a view.
         object: key of what is broken.
         what, detail: in a word, and for people.
         snapshot: number of the newest snapshot where only that is concerned, and labelling the shard again would mend
@@ -61,6 +63,7 @@ class Report:
     Attributes:
         shards, parts: how many there are, in all plans and in the newest snapshot.
         shards_checked, parts_checked: fewer in a sample.
+        views: all of them, also in a sample: their lists are small.
         bytes: read from objects.
     """
 
@@ -68,6 +71,7 @@ class Report:
     shards_checked: int = 0
     parts: int = 0
     parts_checked: int = 0
+    views: int = 0
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -130,8 +134,18 @@ def verify(store: Store, format: str, sample: float = 1.0, on_progress: OnProgre
         if on_progress:
             # Shards that only the snapshot has are known when its parts are read, and are too few to count twice.
             on_progress(min(done, len(chosen)), len(chosen))
+    _check_views(store, report)
     report.findings.sort(key=lambda found: (found.plan or "", -1 if found.shard is None else found.shard, found.what))
     return report
+
+
+def _check_views(store: Store, report: Report) -> None:
+    for name in list_views(store):
+        report.views += 1
+        try:
+            report.bytes += check_view(store, name)
+        except (UserError, CorruptError) as error:
+            report.findings.append(Finding(None, None, view_key(name), Wrong.VIEW, str(error)))
 
 
 def _share(shards: Iterable[tuple[str, int]], sample: float) -> list[tuple[str, int]]:

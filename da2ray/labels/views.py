@@ -22,13 +22,15 @@ from da2ray.labels.commits import CorruptError
 from da2ray.labels.kept_rows import read_kept, write_kept
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.snapshots import Snapshot, open_snapshot
-from da2ray.storage import Store
+from da2ray.storage import Store, StoreFile
 
 OBJECT: Final = re.compile(r"views/[A-Za-z0-9_-][A-Za-z0-9._-]*-[0-9a-f]{32}\.parquet")
 """Keys of lists of kept rows: `views/<name>-<first 32 hex digits of the file's sha256>.parquet`."""
 
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
 _HASH_DIGITS: Final = 32
+_PIECE: Final = 8 << 20
+"""Bytes of a list read at a time to be hashed."""
 
 
 class _Stored(BaseModel):
@@ -179,7 +181,7 @@ def open_view(store: Store, name: str) -> View:
 def list_views(store: Store) -> list[str]:
     """Names of all views, ascending."""
     keys = (key for batch in store.list("views") for key in batch["key"].to_pylist())
-    names = (key.removeprefix("views/").removesuffix(".json") for key in keys if key.endswith(".json"))
+    names = (view_name(key) for key in keys if key.endswith(".json"))
     return sorted(name for name in names if _NAME.fullmatch(name))
 
 
@@ -194,6 +196,11 @@ def view_key(name: str) -> str:
             f"a view's name is up to 100 of A-Z a-z 0-9 . _ - without a dot in front, not {name!r}: see --view"
         )
     return f"views/{name}.json"
+
+
+def view_name(key: str) -> str:
+    """Of a view, by the key of its JSON."""
+    return key.removeprefix("views/").removesuffix(".json")
 
 
 def check_split(view: View, split: str | None) -> None:
@@ -218,6 +225,34 @@ def read_positions(store: Store, view: View, split: str | None = None) -> np.nda
     check_split(view, split)
     count = view.kept if split is None else view.by_split[split]
     return read_kept(store, view.object, split, count, view.rows)
+
+
+def check_view(store: Store, name: str) -> int:
+    """Whether a view is whole: its JSON, its snapshot, and its list, whose bytes must hash to its name.
+
+    Returns:
+        Bytes of the list, which is read in pieces.
+
+    Raises:
+        UserError: there is no such view or snapshot, or one of them is of a later format version.
+        CorruptError: one of the three is broken, the list is missing, or the snapshot is another one.
+        OSError: the store failed.
+    """
+    view = open_view(store, name)
+    view.check(open_snapshot(store, view.snapshot))
+    found = hashlib.sha256()
+    try:
+        with StoreFile(store, view.object) as file:
+            size = file.size()
+            while piece := file.read(_PIECE):
+                found.update(piece)
+    except FileNotFoundError:
+        raise CorruptError(f"its list {view.object} is missing: make the view again with --replace") from None
+    if found.hexdigest()[:_HASH_DIGITS] != view.object.removesuffix(".parquet").rpartition("-")[2]:
+        raise CorruptError(
+            f"the bytes of its list {view.object} do not hash to its name: make the view again with --replace"
+        )
+    return size
 
 
 def _checked(view: View, name: str) -> View:

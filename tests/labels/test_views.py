@@ -12,10 +12,13 @@ import pytest
 import da2ray
 from da2ray.errors import UserError
 from da2ray.labels import kept_rows
+from da2ray.labels.check import Wrong
 from da2ray.labels.commits import CorruptError
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.kept_rows import KEPT, write_kept
+from da2ray.labels.repair import repair
 from da2ray.labels.snapshots import create_snapshot, open_snapshot, snapshot_key
+from da2ray.labels.verify import verify
 from da2ray.labels.views import Dedupe, Rule, View, list_views, open_view, read_positions, view_key, write_view
 from da2ray.storage import Store, StoreError, open_store
 from tests.labels.samples import FINGERPRINT, LostAnswers, commit, info
@@ -367,3 +370,58 @@ def test_on_s3(s3: S3Server, client: str) -> None:
     assert [label.key for label in da2ray.open_labels(store.url, view="v", client=client)] == ["a0"]
     store.delete([view_key("v")])
     assert list_views(store) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ verifying
+
+
+def cut_json(store: Store, _: View) -> None:
+    store.put(view_key("v"), store.get(view_key("v"))[:-40])
+
+
+def delete_list(store: Store, made: View) -> None:
+    store.delete([made.object])
+
+
+def flip_in_list(store: Store, made: View) -> None:
+    data = bytearray(store.get(made.object))
+    data[len(data) // 2] ^= 1
+    store.put(made.object, bytes(data))
+
+
+def delete_snapshot(store: Store, _: View) -> None:
+    store.delete([snapshot_key(1)])
+
+
+def another_snapshot(store: Store, _: View) -> None:
+    """Under the same number, as after someone deleted the newest one and made one again."""
+    store.put(snapshot_key(1), open_snapshot(store, 2).model_copy(update={"number": 1}).model_dump_json().encode())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut_json, "is no view"),
+        (delete_list, "is missing"),
+        (flip_in_list, "do not hash to its name"),
+        (delete_snapshot, "has no snapshot 1"),
+        (another_snapshot, "was made of another snapshot 1"),
+    ],
+)
+def test_verify_finds_a_view_that_is_not_whole_and_repair_leaves_it_to_its_maker(
+    store: Store, damage: Callable[[Store, View], None], said: str
+) -> None:
+    commit(store, ["d0"], plan="d")
+    create_snapshot(store, list("abcd"), FINGERPRINT)  # the newest is not the view's
+    write_view(store, view("whole", snapshot=2, rows=len(KEYS) + 1), kept())
+    made = write_view(store, view(), kept())
+    report = verify(store, "parquet", sample=0.1)
+    assert (report.views, report.findings) == (2, [])
+    damage(store, made)
+    report = verify(store, "parquet")
+    (finding,) = report.findings
+    assert (finding.what, finding.object, finding.plan, finding.shard) == (Wrong.VIEW, view_key("v"), None, None)
+    assert said in finding.detail
+    before = keys(store)
+    assert repair(store, report, dry_run=False).views == ["v"]
+    assert keys(store) == before
