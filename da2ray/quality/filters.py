@@ -166,6 +166,9 @@ class _NotAllowedError(Exception):
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]:
     """The index's columns that an expression names, in their order."""
+    functions = connection.execute(
+        "SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'"
+    ).fetchall()
     named: set[str] = set()
     waiting: list[Any] = [tree(connection, sql)]
     while waiting:
@@ -175,6 +178,8 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]
         elif isinstance(node, dict):
             if what := _NO_EXPRESSIONS.get(node.get("class", "")):
                 raise _NotAllowedError(f"{what} cannot be in a rule, which sees one row")
+            if (name := node.get("function_name")) and (name.lower(),) in functions:
+                raise _NotAllowedError(f"{name}() is another each time, and a view must be the same again")
             if node.get("class") == "COLUMN_REF":
                 named.add(_known(node["column_names"][-1]))
             waiting += node.values()

@@ -129,6 +129,7 @@ def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb
         ("blur > 1 FROM labels", "FROM clause"),
         ("blur > 'many'", "Could not convert string 'many'"),
         ("nosuch(blur)", "nosuch does not exist"),
+        ("blur > 9 OR random() < 0.1", "random() is another each time"),
         ("abs(blur) below p95", "take a column and a percentile"),
         ("blur below p101", "p101 is no percentile"),
         ("key below p50", "key is string and has no percentiles"),
