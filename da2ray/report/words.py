@@ -52,7 +52,8 @@ def _rules(facts: Facts) -> Iterator[str]:
         yield f"{said}: no rule removes any."
         return
     said += f"; most are removed by its rule {most.name}, {most.sql} ({percent(most.removes, facts.labelled)})"
-    if most.removes >= LARGE_SHARE * facts.labelled:
+    of_one_score = any(line.rule == most.name for line in rules.lines)
+    if of_one_score and most.removes >= LARGE_SHARE * facts.labelled:
         said += ": look at that end of the gallery to see whether it is right here"
     yield f"{said}."
 
