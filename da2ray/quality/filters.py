@@ -61,7 +61,7 @@ class BoundRule:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that was left out, since no labelled row has its score."""
+    """A rule that was left out, since no labelled row has its score, or all have the same and there is no tail."""
 
     name: str
     why: str
@@ -96,10 +96,10 @@ def resolve(
     Args:
         connection: of `da2ray.quality.catalog.open_catalog`, with the rules' columns.
         rules: of `bind`.
-        skip: leave out rules that a score is missing for, instead of raising.
+        skip: leave out rules that a score is missing for, or whose percentile is that of a constant, instead of raising.
 
     Raises:
-        UserError: no labelled row has a value in a column that a rule names.
+        UserError: no labelled row has a value in a column that a rule names, or all have the same and it names a percentile.
     """
     found, skipped = [], []
     for bound in rules:
@@ -108,8 +108,14 @@ def resolve(
                 raise UserError(f"{bound.rule.where!r}: {_why_empty(missing[0])}")
             skipped.append(Skipped(bound.rule.name, _why_empty(missing[0])))
             continue
-        resolved = _with_percentiles(bound.rule.where, lambda column, share: _percentile(connection, column, share))
-        found.append(replace(bound, resolved=resolved))
+        try:
+            resolved = _with_percentiles(bound.rule.where, lambda column, share: _percentile(connection, column, share))
+        except _NoTailError as error:
+            if not skip:
+                raise UserError(f"{bound.rule.where!r}: {error}") from None
+            skipped.append(Skipped(bound.rule.name, str(error)))
+        else:
+            found.append(replace(bound, resolved=resolved))
     return found, skipped
 
 
@@ -162,6 +168,10 @@ def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule) -> BoundRule:
 
 class _NotAllowedError(Exception):
     """An expression holds something that a rule may not; the message says what."""
+
+
+class _NoTailError(Exception):
+    """A percentile of a score that is the same everywhere: no row is below it, and a rule that says so would remove them all."""
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]:
@@ -227,9 +237,12 @@ def _known_column(sql: str, name: str) -> str:
 
 def _percentile(connection: duckdb.DuckDBPyConnection, column: str, share: float) -> float:
     # As double: a quantile of FLOAT would be interpolated in FLOAT. At p95 of 62M rows that is one sort of one column.
-    ((value,),) = connection.execute(f"SELECT quantile_cont({column}::DOUBLE, {share!r}) FROM {TABLE}").fetchall()
+    measures = f"quantile_cont({column}::DOUBLE, {share!r}), min({column}), max({column}), count({column})"
+    ((value, least, most, count),) = connection.execute(f"SELECT {measures} FROM {TABLE}").fetchall()
     if value is None:
         raise UserError(f"no labelled row has {column}, so it has no percentiles")
+    if least == most and count > 1:
+        raise _NoTailError(f"{column} is {least:g} in every labelled row, so its percentiles say nothing")
     return float(value)
 
 

@@ -210,3 +210,16 @@ def test_a_catalog_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         assert connection.execute("SELECT row, blur FROM labels").fetchall() == [(AHEAD, 1.0)]
         assert list((tmp_path / "it's").iterdir())
     assert not list((tmp_path / "it's").iterdir())
+
+
+def test_a_score_that_is_the_same_everywhere_has_no_tail_to_remove(tmp_path: Path) -> None:
+    """The flip of a teacher that sees mirrored images alike is 0 in all rows, and not one is below its own percentile."""
+    store = open_store(str(tmp_path))
+    snapshot = snapshot_of(store, {"flip_p90": [0.0] * 5})
+    bound = bind([Rule("flip", "flip_p90 below p95")])
+    with open_catalog(store, snapshot, ["flip_p90"]) as connection:
+        with pytest.raises(UserError, match="flip_p90 is 0 in every labelled row"):
+            resolve(connection, bound, skip=False)
+        rules, (skipped,) = resolve(connection, bound, skip=True)
+    assert rules == []
+    assert "say nothing" in skipped.why
