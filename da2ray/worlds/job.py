@@ -46,7 +46,7 @@ tested, on a network that sees depth, on machines that reach no hub. For labels 
 
 Made, and judged, by
 
-    python jobs/train_teacher.py --scenes {scenes} --steps {steps} --batch-size {batch} --learning-rate {rate:g} --seed {seed}
+    python jobs/train_teacher.py --scenes {scenes} --steps {steps} --batch-size {batch} --learning-rate {rate:g} --seed {seed}{initial}
 
 | | this teacher | "lower is nearer" |
 |---|---|---|
@@ -85,6 +85,7 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
         side=SIZE[0],
         sha256=sha256(weights),
         began=began,
+        initial=f" --initial-weights {initial.name}" if initial else "",
         precision="bfloat16" if has_bfloat16(device) else "float32",
         scenes=config.scenes,
         rate=config.learning_rate,
