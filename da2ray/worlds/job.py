@@ -46,7 +46,7 @@ tested, on a network that sees depth, on machines that reach no hub. For labels 
 
 Made, and judged, by
 
-    python jobs/train_teacher.py --scenes {scenes} --steps {steps} --batch-size {batch} --learning-rate {rate:g} --seed {seed}{initial}
+    python jobs/train_teacher.py {options}
 
 | | this teacher | "lower is nearer" |
 |---|---|---|
@@ -85,7 +85,7 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
         side=SIZE[0],
         sha256=sha256(weights),
         began=began,
-        initial=f" --initial-weights {initial.name}" if initial else "",
+        options=_options(config, initial),
         precision="bfloat16" if has_bfloat16(device) else "float32",
         scenes=config.scenes,
         rate=config.learning_rate,
@@ -100,6 +100,13 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
     console.print("\n".join(scores))
     console.print(f"weights: {weights}, model card: {weights.with_suffix('.md')}")
     return 0
+
+
+def _options(config: TrainTeacherConfig, initial: Path | None) -> str:
+    """The part of the command line that decides the weights."""
+    options = f"--scenes {config.scenes} --steps {config.steps} --batch-size {config.batch_size} "
+    options += f"--learning-rate {config.learning_rate:g} --seed {config.seed}"
+    return f"{options} --initial-weights {initial.name}" if initial else options
 
 
 def _trained(training: Training, plan: Plan, console: Console) -> DepthAnythingV2:
