@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from da2ray.config import TrainTeacherConfig, load
 from da2ray.teachers.base import LoadOptions, PixelBatch
@@ -46,6 +47,19 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_pat
         "pretrained.mask_token",
         "depth_head.scratch.refinenet4.",
     }
+
+
+def test_given_weights_are_what_a_run_begins_with_and_a_resumed_one_keeps_its_own(tmp_path: Path) -> None:
+    given = new_network(7).state_dict()
+    save_file({key: value.half().contiguous() for key, value in given.items()}, tmp_path / "given.safetensors")
+    plan = Plan(steps=2, batch_size=2)
+    training = Training(tmp_path, arrays(), plan, CPU, tmp_path / "given.safetensors")
+    assert all(torch.equal(value, given[key].half().float()) for key, value in training.network.state_dict().items())
+    next(training.run())
+    training.save()
+    resumed = Training(tmp_path, arrays(), plan, CPU, tmp_path / "given.safetensors")
+    learnt = training.network.state_dict()
+    assert all(torch.equal(value, learnt[key]) for key, value in resumed.network.state_dict().items())
 
 
 def test_a_window_keeps_picture_and_depth_together() -> None:
