@@ -18,7 +18,7 @@ ZARR_CODEC = "blosc-zstd"
 """Codec of Zarr shards: plain integers under a core codec of Zarr v3, so that any Zarr library reads them."""
 
 DEFAULT_MASK_BITS = 2
-COMPARISON = "log-error-v1"
+COMPARISON = "local-log-error-v2"
 """A word for the fingerprint that changes whenever `da2ray.quality.consistency` would give other scores or masks; here, since
 that module takes torch."""
 

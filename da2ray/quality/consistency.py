@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from da2ray.quality.alignment import fit, fit_robust, grid
 from da2ray.teachers.base import Kind
@@ -22,6 +22,12 @@ levels 3, 2, 1, 0 then change at errors of 0.036, 0.113 and 0.36."""
 SMALLER = 2 / 3
 """Of the network's sides, where the opinion on scale is given: (2 / 3)^2 = 0.44 of a pass. Another half as small would no longer
 see what the label shows; much nearer to 1 it sees the same."""
+CELLS = 48
+WINDOW = 9
+"""A confidence is of a neighbourhood: the mean error over WINDOW x WINDOW cells, of which the short side has CELLS. Where two
+maps cross they agree by chance, and single pixels say little: on 300 worlds labelled by the embedded teacher (flip and scale;
+README, Quality) the true error of level 0 is 2.5 times that of level 3 by single pixels, and 3.3 times with this window, a fifth
+of the short side."""
 NEAREST_METRES = 1e-3
 """Metres below this are none: what metric heads give where they know nothing."""
 
@@ -61,7 +67,7 @@ def compare(label: Tensor, other: Tensor) -> Comparison:
 
 
 def largest_error(comparisons: Sequence[Comparison], size: tuple[int, int]) -> Tensor:
-    """The pixelwise largest of several error maps of the same N images.
+    """The pixelwise largest of the local means of several error maps of the same N images.
 
     Args:
         comparisons: at least one; their maps may be of other sizes, and are then resized (bilinear, half-pixel centres).
@@ -72,12 +78,24 @@ def largest_error(comparisons: Sequence[Comparison], size: tuple[int, int]) -> T
     """
     largest: Tensor | None = None
     for each in comparisons:
-        error = torch.where(each.valid[:, None, None], each.error, 0)
+        error = local_mean(torch.where(each.valid[:, None, None], each.error, 0))
         if error.shape[1:] != size:
             error = interpolate(error[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         largest = error if largest is None else largest.maximum(error)
     assert largest is not None  # noqa: S101 - there is one
     return largest
+
+
+def local_mean(error: Tensor) -> Tensor:
+    """Error maps, float32 (N, h, w) -> the mean over each pixel's neighbourhood, cut at the border; see CELLS.
+
+    By way of cells (area average there, bilinear with half-pixel centres back): 3 ms an image of 518 x 686 on a core, not 160.
+    """
+    height, width = error.shape[1:]
+    factor = min(1.0, CELLS / min(height, width))
+    cells = interpolate(error[:, None], (round(height * factor), round(width * factor)), mode="area")
+    means = avg_pool2d(cells, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    return interpolate(means, (height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
 def confidence(error: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from da2ray.labels.schema import DEPTH_SCORES, IMAGE_SCORES, NUMBERS
 from da2ray.pipeline.batches import HostBatch, LabelledBatch
 from da2ray.pipeline.device import Device
 from da2ray.pipeline.opinions import Checker, Opinions
-from da2ray.quality.consistency import compare, confidence, quantise_confidence
+from da2ray.quality.consistency import compare, confidence, local_mean, quantise_confidence
 from da2ray.teachers.base import Kind, PixelBatch, Prediction
 
 SIZE = (28, 42)
@@ -104,7 +104,7 @@ def test_scores_and_mask_are_those_of_the_two_teachers_maps() -> None:
     assert expected.mean.min() > 0.01
     np.testing.assert_allclose(number(labelled, "checker_mean"), expected.mean, rtol=1e-5)
     np.testing.assert_allclose(number(labelled, "checker_p90"), expected.p90, rtol=1e-5)
-    np.testing.assert_array_equal(labelled.masks, quantise_confidence(confidence(expected.error), 2))
+    np.testing.assert_array_equal(labelled.masks, quantise_confidence(confidence(local_mean(expected.error)), 2))
     assert len(np.unique(labelled.masks)) > 1
     assert labelled.mask_sources == ["checker"] * 3
     without = label(IMAGES, Stripes())

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from da2ray.quality.consistency import SURE, UNSURE, compare, confidence, fit_metric, quantise_confidence
+from da2ray.quality.consistency import (
+    CELLS,
+    SURE,
+    UNSURE,
+    WINDOW,
+    compare,
+    confidence,
+    fit_metric,
+    local_mean,
+    quantise_confidence,
+)
 from da2ray.teachers.base import Kind
 
 SIZE = (40, 50)
@@ -55,6 +65,22 @@ def test_confidence_falls_with_the_error_between_its_bounds() -> None:
     # Where the levels of 2 bits change: 5 / 6, 1 / 2 and 1 / 6.
     assert sure[2:5].tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 6], abs=0.01)
     assert quantise_confidence(confidence(torch.tensor([0.03, 0.1, 0.3, 0.5])), 2).tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("size", [(96, 144), (480, 480), (28, 42), (14, 14)])
+def test_a_local_mean_is_of_a_fifth_of_the_short_side_and_of_that_image_alone(size: tuple[int, int]) -> None:
+    assert torch.allclose(local_mean(torch.full((1, *size), 0.3)), torch.tensor(0.3))
+    one = torch.zeros(2, *size)
+    one[0, 0, 0] = 1.0
+    means = local_mean(one)
+    assert (means[1] == 0).all()
+    assert means[0, 0, 0] == means[0].amax()
+    reach = min(*size, CELLS) / min(size)
+    beyond = math.ceil((WINDOW // 2 + 2) / reach)
+    assert (means[0, beyond:] == 0).all()
+    # Disagreements of both signs cross zero between them: the pixels there are no surer than those around.
+    crossing = torch.linspace(-1, 1, size[1]).abs().expand(1, *size)
+    assert local_mean(crossing).amin() > 0.02
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
