@@ -32,8 +32,8 @@ from da2ray.worlds.evaluation import IMAGE
 from da2ray.worlds.export import IMAGES, LIST, TRUTH, export_worlds, plan_worlds
 
 FIRST_SEED = 4_000_000
-"""Beyond the seeds of training (from 0), of judging the embedded teacher (from 1,000,000), and of the 300 worlds each from 2,000,000
-and 3,000,000 on which presets and the window of confidences were chosen: what is printed is of worlds that nothing was fitted to."""
+"""Beyond the seeds of training (from 0) and of judging the embedded teacher (from 1,000,000), and beyond the 300 worlds each from
+2,000,000 and from 3,000,000 on which presets and the window of confidences were chosen: nothing was fitted to these."""
 DEGRADED_SHARE = 0.3
 TEACHER = "depth-anything-v2-tiny"
 CONSISTENCY = ("flip", "scale")
