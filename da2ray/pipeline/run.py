@@ -30,7 +30,7 @@ from da2ray.pipeline.lost import ClusterWatch
 from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
 from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan
-from da2ray.quality.consistency import SMALLER
+from da2ray.quality.consistency import PASSES
 from da2ray.storage import Store, open_store, printable, redact, redacted
 
 
@@ -315,9 +315,8 @@ def show_plan(job: Job, console: Console) -> None:
 
 def passes(job: Job) -> str:
     """How often an image goes through a network, counted in pixels of the label's size."""
-    costs = {"flip": 1.0, "scale": SMALLER**2}
-    own = "".join(f", {name} +{costs[name]:.2g}" for name in job.consistency)
-    total = 1 + sum(costs[name] for name in job.consistency)
+    own = "".join(f", {name} +{PASSES[name]:.2g}" for name in job.consistency)
+    total = 1 + sum(PASSES[name] for name in job.consistency)
     said = f"{total:.3g} an image through {job.spec.name}" + (f" (label 1{own})" if own else "")
     return said + (f", 1 through {job.checker[0].name} (checker)" if job.checker else "")
 

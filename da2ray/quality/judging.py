@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from da2ray.labels.schema import SCORES
-from da2ray.quality.consistency import SMALLER
+from da2ray.quality.consistency import PASSES
 from da2ray.quality.metrics import auroc, spearman
 from da2ray.quality.scores import SCORES as MEANINGS
 from da2ray.quality.scores import Bad
@@ -25,10 +25,6 @@ LEAST_GAIN = 0.03
 """Of AUROC, by which a score that costs forward passes must beat the best of those that cost none."""
 LEAST_AURG = 0.1
 """Of a mask that is worth it: a tenth of the mean error, on average over the shares that are removed."""
-PASSES = {"flip": 1.0, "scale": SMALLER**2, "checker": 1.0}
-"""Forward passes of each opinion beside the label's own: scale at a smaller size, a checker one of its own, which may be a
-smaller network."""
-
 RULE = (
     f"worth it: AUROC at least {LEAST_AUROC}, and {STANDARD_ERRORS:g} standard errors above 0.5 on {LEAST_WORST} bad images "
     f"or more, by the end that the score's meaning says; one that costs passes also {LEAST_GAIN} above the best that costs none. "
