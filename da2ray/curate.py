@@ -229,9 +229,7 @@ def _print(
             table.add_row(bound.rule.name, " ".join(bound.resolved.split()), *counts)
         if duplicates:
             removed, left = f"{duplicates.found.removed:,}", f"{sum(by_split.values()):,}"
-            table.add_row(
-                "dedupe", f"no better look-alike within {duplicates.found.distance} bits", removed, removed, left
-            )
+            table.add_row("dedupe", str(duplicates.found), removed, removed, left)
         console.print(table)
     for each in skipped:
         console.print(f"skipped rule {each.name}: {each.why}")

@@ -3,13 +3,12 @@
 import hashlib
 import json
 
-from pydantic import BaseModel, ConfigDict
-
 import da2ray
 from da2ray.errors import UserError
 from da2ray.labels.codec import CODEC
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.shard import Format
+from da2ray.labels.stored import Stored
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, TeacherSpec
 
@@ -25,12 +24,7 @@ that module takes torch."""
 _FINGERPRINT_DIGITS = 16
 
 
-class _Stored(BaseModel):
-    # A dataset of this format version may carry fields that a later release added.
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Codec(_Stored):
+class Codec(Stored):
     """How a label's bytes become integers, and how many bits those have (8 to 16); a mask's have `mask_bits` (1 to 8)."""
 
     name: str
@@ -38,7 +32,7 @@ class Codec(_Stored):
     mask_bits: int = DEFAULT_MASK_BITS
 
 
-class CheckedBy(_Stored):
+class CheckedBy(Stored):
     """The second teacher, by which labels have disagreement scores, and masks where the teacher itself gives none."""
 
     teacher: str
@@ -61,7 +55,7 @@ class CheckedBy(_Stored):
         return f"{self.teacher} {self.weights_sha256[:12]}"
 
 
-class CreatedBy(_Stored):
+class CreatedBy(Stored):
     """What decided the labels: everything in the fingerprint, and the package that wrote the first shard.
 
     `consistency`: second opinions of the teacher itself, by which labels have scores and masks: "flip", "scale".
@@ -82,7 +76,7 @@ class CreatedBy(_Stored):
         return f"{self.teacher} {self.precision} (fingerprint {self.fingerprint})"
 
 
-class DatasetInfo(_Stored):
+class DatasetInfo(Stored):
     """The content of `dataset.json`.
 
     Attributes:

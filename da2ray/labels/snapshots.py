@@ -9,7 +9,6 @@ commits changed since the parent snapshot; the listing says which.
 
 import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,11 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import CommitEntry, CorruptError, list_commits, read_commit, write_rows
 from da2ray.labels.schema import FORMAT_VERSION, INDEX, conform
+from da2ray.labels.stored import Stored, parse_stored
 from da2ray.storage import Store
 
 SHARDS_PER_PART: Final = 1024
@@ -35,11 +34,7 @@ THREADS: Final = 32
 OnProgress = Callable[[int, int], None]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Part(_Stored):
+class Part(Stored):
     """One file of the index.
 
     Attributes:
@@ -67,7 +62,7 @@ class Part(_Stored):
         return f"index/{self.name}.parquet"
 
 
-class Snapshot(_Stored):
+class Snapshot(Stored):
     """A version of the dataset. `number` counts from 1; `parent` is None for the first.
 
     Attributes:
@@ -127,13 +122,9 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
     except FileNotFoundError as error:
         raise UserError(f"{store.url} has no snapshot {number}: `da2ray snapshots {store.url}` lists them") from error
     try:
-        version = json.loads(data)["format_version"]
-        if version > FORMAT_VERSION:
-            raise UserError(f"snapshot {number} of {store.url} has format version {version}: update da2ray")
-        return Snapshot.model_validate_json(data)
-    except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise CorruptError(f"{store.url}/{snapshot_key(number)} is no snapshot ({reason})") from error
+        return parse_stored(Snapshot, data, f"snapshot {number} of {store.url}")
+    except ValueError as error:
+        raise CorruptError(f"{store.url}/{snapshot_key(number)} is no snapshot ({error})") from error
 
 
 def create_snapshot(

@@ -5,7 +5,6 @@ believes the JSON only, so a view is there whole or not at all. da2ray/labels/ke
 """
 
 import hashlib
-import json
 import re
 import tempfile
 from collections import Counter
@@ -15,13 +14,14 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import CorruptError
 from da2ray.labels.kept_rows import read_kept, write_kept
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.snapshots import Snapshot, open_snapshot
+from da2ray.labels.stored import Stored, parse_stored
 from da2ray.storage import Store, StoreFile
 
 OBJECT: Final = re.compile(r"views/[A-Za-z0-9_-][A-Za-z0-9._-]*-[0-9a-f]{32}\.parquet")
@@ -33,11 +33,7 @@ _PIECE: Final = 8 << 20
 """Bytes of a list read at a time to be hashed."""
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Rule(_Stored):
+class Rule(Stored):
     """A condition that kept rows do not break.
 
     Attributes:
@@ -55,7 +51,7 @@ class Rule(_Stored):
     alone: int
 
 
-class Dedupe(_Stored):
+class Dedupe(Stored):
     """Of images whose perceptual hashes are near each other one is kept.
 
     Attributes:
@@ -68,8 +64,12 @@ class Dedupe(_Stored):
     clusters: int
     removed: int
 
+    def __str__(self) -> str:
+        """What it keeps, as a rule."""
+        return f"no better look-alike within {self.distance} bits"
 
-class View(_Stored):
+
+class View(Stored):
     """The content of `views/<name>.json`.
 
     Attributes:
@@ -94,7 +94,7 @@ class View(_Stored):
     skipped: tuple[tuple[str, str], ...] = ()
     dedupe: Dedupe | None = None
     val_share: float
-    by_split: dict[str, int] = {}
+    by_split: dict[str, int] = Field(default_factory=dict)
     parts: str = ""
     object: str = ""
 
@@ -169,13 +169,9 @@ def open_view(store: Store, name: str) -> View:
         there = ", ".join(list_views(store)) or "none yet: jobs/curate.py makes one"
         raise UserError(f"{store.url} has no view {name!r}; views there: {there}") from error
     try:
-        version = json.loads(data)["format_version"]
-        if version > FORMAT_VERSION:
-            raise UserError(f"view {name} of {store.url} has format version {version}: update da2ray")
-        return _checked(View.model_validate_json(data), name)
-    except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise CorruptError(f"{store.url}/{key} is no view ({reason}): make it again with --replace") from error
+        return _checked(parse_stored(View, data, f"view {name} of {store.url}"), name)
+    except ValueError as error:
+        raise CorruptError(f"{store.url}/{key} is no view ({error}): make it again with --replace") from error
 
 
 def list_views(store: Store) -> list[str]:

@@ -1,6 +1,6 @@
 """The write stage without Ray: a shard's labelled micro-batches -> index rows, depth, masks and far class in the plan's order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -78,18 +78,13 @@ def masks_of(block: pa.Table, bits: int) -> Masks:
 
 def far_of(block: pa.Table) -> list[np.ndarray | None]:
     """The far class of a shard's rows, in the plan's order: bool (height, width), None where no pixel is far."""
+    failed = pc.is_valid(_flat(block, "reasons")).to_pylist()
     found: list[np.ndarray | None] = []
-    for row in _micro_batches(block):
-        samples = row["samples"].chunk(0)[0].values
-        packed = np.frombuffer(binary_value(row, "fars"), dtype=np.uint8)
-        if not len(packed):
-            found += [None] * len(samples)
-            continue
-        height, width = _size(samples)
-        failed = row["reasons"].chunk(0)[0].values.is_valid().to_pylist()
-        for bits, none in zip(packed.reshape(len(samples), -1), failed, strict=True):
-            far = np.unpackbits(bits, count=height * width, bitorder="little").view(bool).reshape(height, width)
-            found.append(None if none or not far.any() else far)
+    for (packed, (height, width)), none in zip(_values(block, "fars", np.uint8), failed, strict=True):
+        far = None
+        if packed is not None and not none:
+            far = np.unpackbits(packed, count=height * width, bitorder="little").view(bool).reshape(height, width)
+        found.append(far if far is not None and far.any() else None)
     return [found[i] for i in _order(block)]
 
 
@@ -105,21 +100,20 @@ def _flat(block: pa.Table, name: str) -> pa.Array:
 
 def _maps(block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]) -> list[np.ndarray | None]:
     """Views of each sample's map in the micro-batches' buffers, in the order of the block."""
-    maps: list[np.ndarray | None] = []
-    for row in _micro_batches(block):
+    found = _values(block, name, dtype)
+    return [None if values is None else values.reshape(size) for values, size in found]
+
+
+def _values(
+    block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]
+) -> Iterator[tuple[np.ndarray | None, tuple[int, int]]]:
+    """Of each sample in the order of the block: its part of the micro-batch's buffer, 1-D, None where that is empty, and the
+    (height, width) of its maps.
+    """
+    for index in range(block.num_rows):
+        row = block.slice(index, 1)
         samples = row["samples"].chunk(0)[0].values
+        size = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
         values = np.frombuffer(binary_value(row, name), dtype=dtype)
-        if not len(values):
-            maps += [None] * len(samples)
-            continue
-        maps += list(values.reshape(len(samples), *_size(samples)))
-    return maps
-
-
-def _micro_batches(block: pa.Table) -> Iterator[pa.Table]:
-    return (block.slice(index, 1) for index in range(block.num_rows))
-
-
-def _size(samples: pa.StructArray) -> tuple[int, int]:
-    """(height, width) of a micro-batch's maps."""
-    return samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
+        each: Iterable[np.ndarray | None] = values.reshape(len(samples), -1) if len(values) else [None] * len(samples)
+        yield from ((part, size) for part in each)

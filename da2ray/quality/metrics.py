@@ -12,6 +12,10 @@ from da2ray.teachers.base import Kind
 
 Values = NDArray[np.floating]
 
+FARTHEST = 80.0
+"""Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
+LEAST_SHARE = 0.01
+"""Of a picture that must have a true depth nearer than that, for it to be judged."""
 SMALLEST_DISPARITY = 1e-3
 """1 / metres to which an aligned prediction is clipped before it is inverted, as the official evaluation does."""
 CONTOUR_RATIOS = np.linspace(1.05, 1.25, 10)
@@ -29,10 +33,16 @@ def aligned_depth(disparity: Values, depth: Values, farthest: float) -> Values:
     Returns:
         (P,) metres, by the scale and shift that fit 1 / `depth` best.
     """
-    sides = np.stack([disparity, np.ones_like(disparity)], axis=1).astype(np.float64)
-    scale, shift = np.linalg.lstsq(sides, 1 / depth.astype(np.float64), rcond=None)[0]
+    scale, shift = affine_fit(disparity, 1 / depth.astype(np.float64))
     fitted = np.maximum(scale * disparity + shift, SMALLEST_DISPARITY)
     return np.minimum(1 / fitted, farthest)
+
+
+def affine_fit(values: Values, target: Values) -> tuple[float, float]:
+    """The scale and shift of (P,) `values` that fit (P,) `target` best, by least squares in double precision."""
+    sides = np.stack([values, np.ones_like(values)], axis=1).astype(np.float64)
+    scale, shift = np.linalg.lstsq(sides, target, rcond=None)[0]
+    return scale, shift
 
 
 def abs_rel(prediction: Values, truth: Values) -> float:

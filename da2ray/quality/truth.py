@@ -10,14 +10,10 @@ from PIL import Image, UnidentifiedImageError
 
 from da2ray.errors import UserError
 from da2ray.labels.reader import Label
-from da2ray.quality.metrics import Values, aligned_depth
+from da2ray.quality.metrics import FARTHEST, LEAST_SHARE, Values, affine_fit, aligned_depth
 from da2ray.storage import Client, open_store
 from da2ray.teachers.base import Kind
 
-FARTHEST = 80.0
-"""Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
-LEAST_SHARE = 0.01
-"""Of an image that must have a true depth, nearer than that, for it to be judged."""
 NEAREST = 1e-3
 """Metres to which affine-invariant and metric labels are clipped."""
 SUFFIXES = (".npy", ".png")
@@ -128,8 +124,7 @@ def _as_metres(label: Label, said: Values, true: Values, farthest: float) -> Val
     if label.kind is Kind.DISPARITY:
         return aligned_depth(said, true, farthest)
     if label.kind is Kind.DEPTH:
-        sides = np.stack([said, np.ones_like(said)], axis=1).astype(np.float64)
-        scale, shift = np.linalg.lstsq(sides, true, rcond=None)[0]
+        scale, shift = affine_fit(said, true)
         said = scale * said + shift
     return np.clip(said, NEAREST, farthest)
 

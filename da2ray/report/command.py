@@ -9,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from rich.console import Console
 
 from da2ray.console import Exit
-from da2ray.errors import UserError
 from da2ray.labels.reader import open_labels
-from da2ray.labels.views import open_view
 from da2ray.plan import list_plans
 from da2ray.report.facts import Facts
 from da2ray.report.originals import Originals
@@ -60,13 +58,8 @@ def gather(
     url: str, *, client: Client, view: str | None, snapshot: int | None, gallery: int, allow: Sequence[str]
 ) -> Facts:
     """All that the page shows; arguments and errors as `report`."""
-    seen = open_view(open_store(url, client), view) if view is not None else None
-    if seen and snapshot not in (None, seen.snapshot):
-        raise UserError(f"view {view} is of snapshot {seen.snapshot}, not {snapshot}: leave --snapshot out")
-    labels = open_labels(url, seen.snapshot if seen else snapshot, client=client)
-    if seen:
-        seen.check(labels.snapshot)
-    rules = rules_of_view(seen) if seen else rules_of_preset(labels.store, labels.snapshot)
+    labels = open_labels(url, snapshot, view, client=client)
+    rules = rules_of_view(labels.view) if labels.view else rules_of_preset(labels.store, labels.snapshot)
     found = survey(labels.store, labels.snapshot, rules.lines, gallery)
     plans = {plan.id: plan.info for plan in list_plans(labels.store)}
     positions = dict.fromkeys(

@@ -22,8 +22,7 @@ def rules_of_view(view: View) -> Rules:
     counted = [Rule(rule.name, rule.resolved, rule.removes, rule.alone) for rule in view.rules]
     if view.dedupe:
         # Of what the rules keep, so no rule removes any of it.
-        said = f"no better look-alike within {view.dedupe.distance} bits"
-        counted.append(Rule("dedupe", said, view.dedupe.removed, view.dedupe.removed))
+        counted.append(Rule("dedupe", str(view.dedupe), view.dedupe.removed, view.dedupe.removed))
     return Rules(f"view {view.name}", tuple(counted), lines, view.skipped, view.kept, applied=True)
 
 

@@ -9,15 +9,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from da2ray.errors import UserError
-from da2ray.quality.metrics import abs_rel, aligned_depth, delta, spearman
+from da2ray.quality.metrics import FARTHEST, LEAST_SHARE, abs_rel, aligned_depth, delta, spearman
 from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher, TeacherSpec
 from da2ray.worlds.render import render
 from da2ray.worlds.scene import make_scene
 
-FARTHEST = 80.0
-"""Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
-LEAST_SHARE = 0.01
-"""Of a picture that must be nearer than that, for the scene to be judged."""
 HELD_OUT = 1_000_000
 """First seed of the scenes that no training sees."""
 IMAGE = (378, 504)

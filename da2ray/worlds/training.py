@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from da2ray.look_ahead import look_ahead
+from da2ray.quality.metrics import FARTHEST
 from da2ray.student.losses import (
     GRADIENT_WEIGHT,
     affine_invariant_loss,
@@ -52,8 +53,6 @@ ANCHOR_WEIGHT = 0.2
 the network's ReLU cuts off half of a picture or training breaks."""
 DEPTH_WEIGHT = 1.0
 """Of the difference in log metres, which is what sees far things; the paper's two losses see disparity."""
-FARTHEST = 80.0
-"""Metres beyond which that one sees nothing, as in Virtual KITTI."""
 
 
 @dataclass(frozen=True, slots=True)
