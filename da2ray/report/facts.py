@@ -70,7 +70,7 @@ class Facts:
 
     @property
     def labelled(self) -> int:
-        return self.snapshot.by_status.get("labelled", 0)
+        return self.count(Status.LABELLED)
 
     def count(self, status: str) -> int:
         return self.snapshot.by_status.get(status, 0)

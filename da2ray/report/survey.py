@@ -110,10 +110,11 @@ def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], mo
     measured = {name: end for name, end in ends.items() if end.measured}
     wanted = {position for end in measured.values() for position in (*end.low.positions, *end.high.positions)}
     wanted.update(chance.positions, *examples.values())
+    samples = {name: end.sorted_sample() for name, end in measured.items()}
     bins = {name: int(np.clip(2 * math.sqrt(end.measured), 6, BINS)) for name, end in measured.items()}
     axes = {
-        name: axis_for(end.sorted_sample(), [line.number for line in thresholds if line.column == name])
-        for name, end in measured.items()
+        name: axis_for(sample, [line.number for line in thresholds if line.column == name])
+        for name, sample in samples.items()
     }
     counted = _count(
         store, snapshot, axes, bins, [line for line in thresholds if line.column in measured], sorted(wanted)
@@ -125,7 +126,7 @@ def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], mo
                 end.measured,
                 end.least,
                 end.most,
-                end.sorted_sample(),
+                samples[name],
                 axes[name],
                 counted.bins[name],
                 counted.removed_bins[name],
