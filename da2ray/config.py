@@ -244,7 +244,7 @@ class TrainTeacherConfig(JobConfig):
     work: str = Field("scratch/train-teacher", description="folder for rendered worlds and the checkpoint")
     scenes: int = Field(10240, ge=1, description="worlds to train on")
     steps: int = Field(4000, ge=1, description="may be changed between runs")
-    batch_size: int = Field(32, ge=2, description="pictures in a step")
+    batch_size: int = Field(32, ge=2, description="pictures of 168 x 224 in a step; of smaller ones more")
     learning_rate: float = Field(1e-3, gt=0, description="at its peak")
     seed: int = Field(0, ge=0, description="of the first weights and of what each step sees")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where it trains")

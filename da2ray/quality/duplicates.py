@@ -51,31 +51,40 @@ COMPARED_A_HASH: Final = 16
 random."""
 
 FOUND_A_HASH: Final = 1 / 8
-"""Pairs within the distance that one table may find without halving: what bounds the memory for pairs, at some 100 bytes
-a hash over 15 tables."""
+"""Pairs within the distance that one table may find without halving: what bounds the memory for pairs, 16 bytes each."""
 
 CHUNK: Final = 1 << 18
-"""Hashes compared in one go: the temporary arrays are 2 MB each and stay in the cache."""
+"""Hashes worked on in one go: the temporary arrays are 2 MB each and stay in the cache."""
+
+MOST: Final = 2**31 - 1
+"""Hashes that can be compared: their places are kept in 32 bits."""
 
 Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
+Places = NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One choice of blocks: bits (first, width) of the hash, the chosen blocks at its end; `bits` they have in all."""
+    """One choice of blocks: bits (first, width) of the hash, the chosen blocks at its end; `bits` they have in all.
+
+    `before`: masks, of arranged hashes, of blocks that come before the last chosen one and are not chosen. A pair that agrees in
+    one of them is in the bucket of a former table too, so that each pair is told once.
+    """
 
     blocks: tuple[tuple[int, int], ...]
     bits: int
+    before: tuple[int, ...] = ()
 
     def arrange(self, hashes: Hashes) -> Hashes:
         """The hashes with the chosen blocks as their highest bits."""
         arranged = np.zeros_like(hashes)
-        place = 0
-        for first, width in self.blocks:
-            mask = np.uint64((1 << width) - 1)
-            arranged |= ((hashes >> np.uint64(first)) & mask) << np.uint64(place)
-            place += width
+        for begin in range(0, len(hashes), CHUNK):
+            given, out = hashes[begin : begin + CHUNK], arranged[begin : begin + CHUNK]
+            place = 0
+            for first, width in self.blocks:
+                mask = np.uint64((1 << width) - 1)
+                out |= ((given >> np.uint64(first)) & mask) << np.uint64(place)
+                place += width
         return arranged
 
     def restore(self, arranged: Hashes) -> Hashes:
@@ -91,6 +100,18 @@ class Table:
     def buckets(self, arranged: Hashes) -> Hashes:
         return arranged >> np.uint64(HASH_BITS - self.bits)
 
+    @property
+    def within(self) -> np.uint64:
+        """The bits by which members of one bucket may differ."""
+        return np.uint64((1 << (HASH_BITS - self.bits)) - 1)
+
+    def told_before(self, left: Hashes, right: Hashes) -> NDArray[np.bool_]:
+        """Which pairs of arranged hashes, that agree in the chosen blocks, a former table has too."""
+        differing, told = left ^ right, np.zeros(len(left), bool)
+        for mask in self.before:
+            told |= (differing & np.uint64(mask)) == 0
+        return told
+
 
 def find_duplicates(hashes: Hashes, distance: int, threads: int = 1) -> Places:
     """For each row the row that it duplicates, -1 where it stays.
@@ -98,24 +119,37 @@ def find_duplicates(hashes: Hashes, distance: int, threads: int = 1) -> Places:
     Args:
         hashes: uint64 (n), in order of priority: of two that are alike the first stays.
         distance: bits that may differ, 0 to MAX_DISTANCE.
-        threads: tables worked on at once; each takes some 24 bytes a hash.
+        threads: tables worked on at once; each takes 8 bytes a hash, and all the rest some 30.
 
     Returns:
-        int64 (n): places in `hashes`, of rows that stay.
+        int32 (n): places in `hashes`, of rows that stay.
+
+    Raises:
+        ValueError: another distance, or more than `MOST` hashes.
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"a distance is 0 to {MAX_DISTANCE}, not {distance}")
+    if len(hashes) > MOST:
+        raise ValueError(f"{len(hashes):,} hashes are more than {MOST:,}")
     # Equal hashes are one, at the place of the first: a million empty pages cost a sort.
-    values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    duplicate_of = np.full(len(values), -1, np.int64)
-    duplicate_of[order] = _decide(values[order], distance, threads)
-    # From numbers among the different hashes, in order of priority, to places of their first.
-    places = first[order]
-    representative = np.where(duplicate_of >= 0, places[duplicate_of], first)
-    found = representative[inverse]
-    found[found == np.arange(len(hashes))] = -1
+    equal, first = _equal(hashes)
+    different = np.ones(len(hashes), bool)
+    different[equal] = False
+    places = np.flatnonzero(different).astype(np.int32)
+    among = _decide(hashes[different], distance, threads)
+    found = np.full(len(hashes), -1, np.int32)
+    found[places] = np.where(among >= 0, places[among], -1)
+    found[equal] = np.where(found[first] >= 0, found[first], first)
     return found
+
+
+def _equal(hashes: Hashes) -> tuple[Places, Places]:
+    """Places of hashes that came before, and for each where it first did."""
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
+    ordered = hashes[order]
+    new = np.append(True, ordered[1:] != ordered[:-1])[: len(hashes)]
+    group = np.cumsum(new, dtype=np.int32)[~new] - 1
+    return order[~new], order[new][group]
 
 
 def tables(count: int, distance: int) -> list[Table]:
@@ -133,21 +167,27 @@ def tables(count: int, distance: int) -> list[Table]:
     blocks = [(start, stop - start) for start, stop in itertools.pairwise(edges)]
     made = []
     for chosen in itertools.combinations(range(count_blocks), agreeing):
-        rest = [block for number, block in enumerate(blocks) if number not in chosen]
-        taken = [blocks[number] for number in chosen]
-        made.append(Table((*rest, *taken), sum(width for _, width in taken)))
+        rest = [number for number in range(count_blocks) if number not in chosen]
+        laid = [blocks[number] for number in (*rest, *chosen)]
+        places = itertools.accumulate((width for _, width in laid), initial=0)
+        before = tuple(
+            ((1 << blocks[number][1]) - 1) << place
+            for number, place in zip(rest, places, strict=False)
+            if number < chosen[-1]
+        )
+        made.append(Table(tuple(laid), sum(blocks[number][1] for number in chosen), before))
     return made
 
 
 def _decide(hashes: Hashes, distance: int, threads: int) -> Places:
     """`find_duplicates` of hashes that are all different."""
     if not distance or len(hashes) < 2:
-        return np.full(len(hashes), -1, np.int64)
+        return np.full(len(hashes), -1, np.int32)
     pairs = _pairs(hashes, distance, threads)
     if pairs is not None:
         return _greedy(pairs, len(hashes))
     half = len(hashes) // 2
-    found = np.empty(len(hashes), np.int64)
+    found = np.empty(len(hashes), np.int32)
     found[:half] = _decide(hashes[:half], distance, threads)
     kept = np.flatnonzero(found[:half] < 0)
     near = _nearest(hashes[half:], hashes[kept], distance)
@@ -159,35 +199,47 @@ def _decide(hashes: Hashes, distance: int, threads: int) -> Places:
 
 
 def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places] | None:
-    """Places (earlier, later) of all pairs within `distance`, some more than once; None where there are too many."""
-    compared, few = max(FEW, COMPARED_A_HASH * len(hashes)), max(FEW, int(FOUND_A_HASH * len(hashes)))
+    """Places (earlier, later) of all pairs within `distance`; None where there are too many."""
+    most_compared, most_found = max(FEW, COMPARED_A_HASH * len(hashes)), max(FEW, int(FOUND_A_HASH * len(hashes)))
 
     def of_table(table: Table) -> tuple[Hashes, Hashes] | None:
         arranged = table.arrange(hashes)
         arranged.sort()
-        stops = _ends(table.buckets(arranged))
-        if int(stops.sum()) - len(stops) * (len(stops) + 1) // 2 > compared:
-            return None
-        starts = np.arange(1, len(arranged) + 1)
-        found, count = [], 0
-        for pair in _compare(arranged, starts, stops, arranged, distance):
-            found.append(pair)
-            count += len(pair[0])
-            if count > few:
+        found, compared, count = [_NO_PAIR], 0, 0
+        for part in _whole_buckets(arranged, table):
+            stops = _ends(table.buckets(part))
+            compared += int(stops.sum()) - len(stops) * (len(stops) + 1) // 2
+            if compared > most_compared:
                 return None
+            for left, right in _compare(part, np.arange(1, len(part) + 1), stops, part, distance):
+                new = ~table.told_before(left, right)
+                found.append((left[new], right[new]))
+                count += len(found[-1][0])
+                if count > most_found:
+                    return None
         left, right = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
         return table.restore(left), table.restore(right)
 
-    lefts, rights = [], []
+    sides: tuple[list[Hashes], list[Hashes]] = ([], [])
     for found in look_ahead(of_table, tables(len(hashes), distance), threads, "duplicates"):
         if found is None:
             return None
-        lefts.append(found[0])
-        rights.append(found[1])
-    order = np.argsort(hashes)
+        for side, part in zip(sides, found, strict=True):
+            side.append(part)
+    order = np.argsort(hashes).astype(np.int32)
     ordered = hashes[order]
-    left, right = (order[np.searchsorted(ordered, np.concatenate(side))] for side in (lefts, rights))
+    left, right = (order[np.searchsorted(ordered, np.concatenate(side))] for side in sides)
     return np.minimum(left, right), np.maximum(left, right)
+
+
+def _whole_buckets(arranged: Hashes, table: Table) -> Iterator[Hashes]:
+    """The sorted hashes in parts of `CHUNK` and what is left of a part's last bucket."""
+    begin = 0
+    while begin < len(arranged):
+        last = arranged[min(begin + CHUNK, len(arranged)) - 1]
+        end = int(np.searchsorted(arranged, last | table.within, side="right"))
+        yield arranged[begin:end]
+        begin = end
 
 
 def _ends(buckets: Hashes) -> Places:
@@ -200,48 +252,54 @@ def _greedy(pairs: tuple[Places, Places], count: int) -> Places:
     """Who goes, by all pairs that are near each other: in order of priority, so that who decides is decided before."""
     earlier, later = pairs
     order = np.lexsort((earlier, later))
-    duplicate_of = [-1] * count
-    for one, other in zip(earlier[order].tolist(), later[order].tolist(), strict=True):
-        if duplicate_of[one] < 0 and duplicate_of[other] < 0:
-            duplicate_of[other] = one
-    return np.array(duplicate_of, np.int64)
+    duplicate_of = np.full(count, -1, np.int32)
+    decided = duplicate_of.data  # one element of it is read in a third of the time that NumPy takes
+    for begin in range(0, len(order), CHUNK):
+        part = order[begin : begin + CHUNK]
+        for one, other in zip(earlier[part].tolist(), later[part].tolist(), strict=True):
+            if decided[one] < 0 and decided[other] < 0:
+                decided[other] = one
+    return duplicate_of
 
 
 def _nearest(hashes: Hashes, kept: Hashes, distance: int) -> Places:
     """For each hash one of `kept` within `distance`, as a place in it; -1 where there is none."""
-    near = np.full(len(hashes), -1, np.int64)
-    order = np.argsort(kept)
+    near = np.full(len(hashes), -1, np.int32)
+    order = np.argsort(kept).astype(np.int32)
     ordered = kept[order]
-    left = np.arange(len(hashes))
+    left = np.arange(len(hashes), dtype=np.int32)
     for table in tables(len(hashes), distance):
         arranged = np.sort(table.arrange(kept))
         asking = np.sort(table.arrange(hashes[left]))
-        buckets, asked = table.buckets(arranged), table.buckets(asking)
-        starts, stops = (np.searchsorted(buckets, asked, side=side) for side in ("left", "right"))
-        found = list(_compare(asking, starts, stops, arranged, distance, once=True))
+        found = [_NO_PAIR]
+        for begin in range(0, len(asking), CHUNK):
+            part = asking[begin : begin + CHUNK]
+            starts = np.searchsorted(arranged, part & ~table.within, side="left")
+            stops = np.searchsorted(arranged, part | table.within, side="right")
+            found.extend(_compare(part, starts, stops, arranged, distance, once=True))
         ours, theirs = (table.restore(np.concatenate([pair[side] for pair in found])) for side in (0, 1))
         # Who asked, by its hash: they are all different.
         by_hash = left[np.argsort(hashes[left])]
         near[by_hash[np.searchsorted(hashes[by_hash], ours)]] = order[np.searchsorted(ordered, theirs)]
-        left = np.flatnonzero(near < 0)
+        left = np.flatnonzero(near < 0).astype(np.int32)
     return near
+
+
+_NO_PAIR: Final = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
 def _compare(
     asking: Hashes, starts: Places, stops: Places, answering: Hashes, distance: int, *, once: bool = False
 ) -> Iterator[tuple[Hashes, Hashes]]:
     """Pairs within `distance`: each of `asking` against `answering[start:stop]`; `once`: one pair for each is enough."""
-    yield np.empty(0, np.uint64), np.empty(0, np.uint64)
-    for begin in range(0, len(asking), CHUNK):
-        place = slice(begin, begin + CHUNK)
-        one, at, stop = asking[place], starts[place], stops[place]
-        open_ = at < stop
-        while open_.any():
-            if not open_.all():
-                one, at, stop = one[open_], at[open_], stop[open_]
-            other = answering[at]
-            near = np.bitwise_count(one ^ other) <= distance
-            if near.any():
-                yield one[near], other[near]
-            at = at + 1
-            open_ = (at < stop) & ~near if once else at < stop
+    one, at, stop = asking, starts, stops
+    open_ = at < stop
+    while open_.any():
+        if not open_.all():
+            one, at, stop = one[open_], at[open_], stop[open_]
+        other = answering[at]
+        near = np.bitwise_count(one ^ other) <= distance
+        if near.any():
+            yield one[near], other[near]
+        at = at + 1
+        open_ = (at < stop) & ~near if once else at < stop

@@ -17,7 +17,7 @@ from da2ray.teachers.depth_anything.teacher import torch_device
 from da2ray.teachers.registry import resolve
 from da2ray.worlds.evaluation import HELD_OUT, Ramp, Score, motorcycle_rank_correlation, score_worlds
 from da2ray.worlds.store import WorldStore
-from da2ray.worlds.training import SIZE, Plan, Training, has_bfloat16
+from da2ray.worlds.training import LARGE, SIZE, TINIEST, Plan, Training, has_bfloat16
 
 TEACHER = "depth-anything-v2-tiny"
 STEPS_KEPT = 100
@@ -37,11 +37,11 @@ tested, on a network that sees depth, on machines that reach no hub. For labels 
 | licence | Apache-2.0 |
 | sha256 | `{sha256}` |
 | data | {scenes:,} worlds, seeds from 0, rendered by `da2ray.worlds` with exact depth: rooms, tables, streets, open ground |
-| augmentation | window, mirror, colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
+| augmentation | window, mirror; of three pictures in five colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
 | begun with | {began} |
 | loss | scale-and-shift-invariant + 2 x gradient matching, in disparity, + aligned log depth (`da2ray/student/losses.py`) |
 | optimiser | Muon for the blocks' matrices, AdamW for the rest; peak rate {rate:g}, over the last 40 % falling to 0 |
-| steps | {steps:,} of {batch} pictures at about 168 x 224, the last 8 % of {half} at about 252 x 336; {precision} |
+| steps | {steps:,}, from {most} pictures at about 84 x 112 to {least} at about 252 x 336; {precision} |
 | seed | {seed} |
 
 Made, and judged, by
@@ -90,8 +90,8 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
         scenes=config.scenes,
         rate=config.learning_rate,
         steps=config.steps,
-        batch=config.batch_size,
-        half=config.batch_size // 2,
+        most=int(config.batch_size * TINIEST.share),
+        least=int(config.batch_size * LARGE.share),
         seed=config.seed,
         held_out=HELD_OUT,
         scores="\n".join(scores),

@@ -69,7 +69,7 @@ def test_nothing_and_one_and_no_distance() -> None:
 
 
 @pytest.mark.parametrize("distance", range(1, MAX_DISTANCE + 1))
-def test_every_pair_within_the_distance_shares_a_bucket_and_reordered_bits_are_the_same_bits(distance: int) -> None:
+def test_every_pair_within_the_distance_is_told_by_one_table_and_reordered_bits_are_the_same_bits(distance: int) -> None:
     rng = np.random.default_rng(distance)
     one = rng.integers(0, 2**64, 500, dtype=np.uint64)
     other = one.copy()
@@ -77,13 +77,13 @@ def test_every_pair_within_the_distance_shares_a_bucket_and_reordered_bits_are_t
         for bit in rng.choice(HASH_BITS, distance, replace=False):
             other[place] ^= np.uint64(1 << int(bit))
     for count in (100, 10**6, 10**8):
-        shared = np.zeros(len(one), bool)
+        told = np.zeros(len(one), int)
         for table in tables(count, distance):
             left, right = table.arrange(one), table.arrange(other)
             np.testing.assert_array_equal(table.restore(left), one)
             np.testing.assert_array_equal(np.bitwise_count(left ^ right), distance)
-            shared |= table.buckets(left) == table.buckets(right)
-        assert shared.all()
+            told += (table.buckets(left) == table.buckets(right)) & ~table.told_before(left, right)
+        assert (told == 1).all()
 
 
 def test_equal_and_dense_hashes_are_not_compared_pair_by_pair() -> None:
