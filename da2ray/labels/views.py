@@ -224,7 +224,7 @@ def read_positions(store: Store, view: View, split: str | None = None) -> np.nda
 
 
 def check_view(store: Store, name: str) -> int:
-    """Whether a view is whole: its JSON, its snapshot, and its list, whose bytes must hash to its name.
+    """Whether a view is whole: its JSON, its snapshot, and its list, whose bytes must hash to its name and be the rows it counts.
 
     Returns:
         Bytes of the list, which is read in pieces.
@@ -248,6 +248,8 @@ def check_view(store: Store, name: str) -> int:
         raise CorruptError(
             f"the bytes of its list {view.object} do not hash to its name: make the view again with --replace"
         )
+    for split in view.by_split:
+        read_positions(store, view, split)  # a whole list, yet another number of rows than the JSON says
     return size
 
 

@@ -389,6 +389,11 @@ def flip_in_list(store: Store, made: View) -> None:
     store.put(made.object, bytes(data))
 
 
+def count_otherwise(store: Store, made: View) -> None:
+    by_split = {"train": made.by_split["train"] + 1, "val": made.by_split["val"] - 1}
+    store.put(view_key("v"), made.model_copy(update={"by_split": by_split}).model_dump_json().encode())
+
+
 def delete_snapshot(store: Store, _: View) -> None:
     store.delete([snapshot_key(1)])
 
@@ -404,6 +409,7 @@ def another_snapshot(store: Store, _: View) -> None:
         (cut_json, "is no view"),
         (delete_list, "is missing"),
         (flip_in_list, "do not hash to its name"),
+        (count_otherwise, "is not what its view says"),
         (delete_snapshot, "has no snapshot 1"),
         (another_snapshot, "was made of another snapshot 1"),
     ],

@@ -69,7 +69,9 @@ def test_nothing_and_one_and_no_distance() -> None:
 
 
 @pytest.mark.parametrize("distance", range(1, MAX_DISTANCE + 1))
-def test_every_pair_within_the_distance_is_told_by_one_table_and_reordered_bits_are_the_same_bits(distance: int) -> None:
+def test_every_pair_within_the_distance_is_told_by_one_table_and_reordered_bits_are_the_same_bits(
+    distance: int,
+) -> None:
     rng = np.random.default_rng(distance)
     one = rng.integers(0, 2**64, 500, dtype=np.uint64)
     other = one.copy()
