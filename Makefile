@@ -9,7 +9,7 @@ demo: .venv/demo
 
 test: .venv/test
 	# Two workers on two cores: threads that spin while they wait would take the other one's.
-	OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -m "not soak" -n 2 --dist loadgroup --durations 15
+	OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # For the one test that opens a report in a real browser, which is skipped without. Debian's, as root.
 chromium:

@@ -72,13 +72,12 @@ class Request:
 
 
 class FaultProxy:
-    """Listens on loopback from `with` to the end of its block; `mode` and `share` may change at any time.
+    """Listens on loopback from `with` to the end of its block; modes and share may change at any time.
 
     Attributes:
         endpoint: `http://127.0.0.1:<port>`.
-        mode, share: which fault, and how often: 1.0 is always.
         applies: the fault is for requests that this says yes to.
-        faults: how many requests were failed, by method.
+        faults: how many requests were failed, by method; `by_mode` by how.
         requests: how many there were.
     """
 
@@ -91,13 +90,19 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._port: Future[int] = Future()
         self.applies: Callable[[Request], bool] = lambda _: True
-        self.set(mode, share)
+        self.set(mode, share=share)
 
-    def set(self, mode: Mode, share: float | None = None) -> None:
-        """Another mode from the next request on; the counts begin anew."""
-        self.mode = mode
-        self.share = SHARES[mode] if share is None else share
+    def set(self, *modes: Mode, share: float | None = None) -> None:
+        """Other faults from the next request on; the counts begin anew.
+
+        Args:
+            modes: of several, a request meets the one that it can meet and that was rarest so far; a mode's first request fails
+                for certain.
+            share: of the requests that fail: 1.0 is always; None for the mode's own.
+        """
+        self._modes, self._share = modes, share
         self.faults: Counter[str] = Counter()
+        self.by_mode: Counter[Mode] = Counter()
         self.requests = 0
 
     @property
@@ -142,6 +147,7 @@ class FaultProxy:
         fault = self._fault(request)
         if fault != "none":
             self.faults[request.method] += 1
+            self.by_mode[fault] += 1
         early = self._random.random() < 0.5
         if fault == "hang":
             await asyncio.sleep(3600)
@@ -172,10 +178,15 @@ class FaultProxy:
         return bool(bodiless or _header(head, "content-length") or _header(head, "transfer-encoding"))
 
     def _fault(self, request: Request) -> Mode:
-        mode = self.mode
-        possible = {"conflict": request.creates, "truncate": request.method == "GET", "lost": request.method in WRITES}
-        applies = possible.get(mode, True) and self.applies(request)
-        return mode if applies and self._random.random() < self.share else "none"
+        can = {"conflict": request.creates, "truncate": request.method == "GET", "lost": request.method in WRITES}
+        possible = [mode for mode in self._modes if can.get(mode, True)]
+        if not possible or not self.applies(request):
+            return "none"
+        mode = min(possible, key=lambda each: self.by_mode[each])
+        share = SHARES[mode] if self._share is None else self._share
+        if len(self._modes) > 1 and not self.by_mode[mode]:
+            share = 1.0
+        return mode if self._random.random() < share else "none"
 
     async def _forward(self, request: Request) -> bytes:
         """The server's whole answer, its body framed as the server did, less the header that ends the connection."""

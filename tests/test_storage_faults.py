@@ -249,7 +249,7 @@ def test_a_body_that_always_ends_early_is_never_returned(
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
     store = open_store(store.url, "obstore" if isinstance(store, objects.ObjectStore) else "fsspec")
     store.put("k", DATA)
-    proxy.set("truncate", 1.0)
+    proxy.set("truncate", share=1.0)
     for call in (partial(store.get, "k"), partial(store.get_range, "k", 10, 1000), partial(keys, store)):
         with pytest.raises(UnavailableError, match=store.url):
             call()
@@ -287,7 +287,7 @@ def test_a_web_server_that_always_fails_is_told_in_good_time(
     monkeypatch.setattr(fsspec, "WEB_RETRY_S", 1.0)
     monkeypatch.setattr(base, "REQUEST_TIMEOUT_S", 1)
     monkeypatch.setattr(base, "STAT_TIMEOUT_S", 1)
-    web.set(mode, 1.0)
+    web.set(mode, share=1.0)
     web.applies = lambda _: True
     began = time.monotonic()
     with pytest.raises(UnavailableError, match=web.endpoint):

@@ -70,25 +70,23 @@ def assert_same_dataset(store: Store, expected: Store) -> None:
         assert (each.depth is not None) == (each.status == Status.LABELLED)
 
 
+# `tests/test_storage_faults.py` has each mode by itself, for each call of each client. A run starts Ray, so these take turns.
 @pytest.mark.parametrize(
-    ("mode", "client"),
+    ("modes", "client"),
     [
-        ("slow_down", "obstore"),
-        ("conflict", "obstore"),
-        ("reset", "obstore"),
-        ("truncate", "obstore"),
-        ("lost", "obstore"),
-        ("stall", "obstore"),
-        ("reset", "fsspec"),
-        ("lost", "fsspec"),
+        (("slow_down", "truncate", "stall"), "obstore"),
+        (("reset", "lost", "conflict"), "obstore"),
+        (("reset", "lost"), "fsspec"),
     ],
 )
-def test_nothing_is_lost(bucket: str, undisturbed: Store, proxy: FaultProxy, mode: Mode, client: str) -> None:
-    output = f"{bucket}/{mode}-{client}"
-    proxy.set(mode)
+def test_nothing_is_lost(
+    bucket: str, undisturbed: Store, proxy: FaultProxy, modes: tuple[Mode, ...], client: str
+) -> None:
+    output = f"{bucket}/{'-'.join(modes)}-{client}"
+    proxy.set(*modes)
     finished = label(bucket, output, proxy, client)
     assert finished.code == 0, finished
-    assert proxy.faults.total() >= 3, proxy.faults
+    assert min(proxy.by_mode[mode] for mode in modes) >= 2, proxy.by_mode
     assert_same_dataset(open_store(output), undisturbed)
 
 

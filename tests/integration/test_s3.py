@@ -28,8 +28,7 @@ def bucket(s3: S3Server, photos: Path) -> str:
     return url
 
 
-@pytest.mark.parametrize("client", ["obstore", "fsspec"])
-@pytest.mark.parametrize("kind", ["parquet", "zarr"])
+@pytest.mark.parametrize(("kind", "client"), [("parquet", "obstore"), ("zarr", "fsspec")])
 def test_labels_from_s3_to_s3_equal_those_of_a_local_run(
     bucket: str, luminance_labels: da2ray.Labels, kind: str, client: str
 ) -> None:
