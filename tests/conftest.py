@@ -29,7 +29,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def ray_head(s3: S3Server) -> Iterator[RayHead]:
-    """A small Ray cluster; only for tests of the xdist group "ray"."""
+    """A small Ray cluster."""
     head = RayHead()
     yield head
     head.close()

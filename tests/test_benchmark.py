@@ -9,8 +9,6 @@ from da2ray.benchmark.quality import sift
 from da2ray.worlds.degrade import Degradation
 from tests.jobs import run_job
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 JOB = Path(__file__).parent.parent / "jobs" / "benchmark.py"
 
 

@@ -15,8 +15,6 @@ from da2ray.storage import open_store
 from tests.jobs import Command
 from tests.photos import REASONS
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 LABELLED = sum(reason is None for reason in REASONS.values())
 
 

@@ -13,8 +13,6 @@ from da2ray.demo import demo
 from da2ray.labels.reader import open_labels
 from da2ray.report.contact_sheet import contact_sheet
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

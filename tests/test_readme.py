@@ -16,8 +16,6 @@ from da2ray.teachers.depth_anything.teacher import random_state
 from tests.ray_head import BIN, RayHead
 from tests.s3_server import S3Server
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TIMEOUT_S = 240

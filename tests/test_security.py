@@ -245,7 +245,6 @@ def assert_quiet(finished: Finished, *secrets: str) -> None:
             assert secret not in said
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(photos: Path, tmp_path: Path) -> None:
     image, output = (photos / "astronaut.jpg").read_bytes(), tmp_path / "out" / "labels"
     with web_server({}) as server:
@@ -291,7 +290,6 @@ def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(pho
     assert list((tmp_path / "out").iterdir()) == [output]
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_job_over_hostile_file_names_on_s3_says_no_credential(photos: Path, tmp_path: Path, s3: S3Server) -> None:
     images = tmp_path / "images"
     images.mkdir()

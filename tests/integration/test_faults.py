@@ -13,8 +13,6 @@ from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job
 from tests.photos import write_crops
 from tests.s3_server import S3Server
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PHOTOS = 20
 SHARDS = 5
 

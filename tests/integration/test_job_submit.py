@@ -4,7 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import da2ray
@@ -12,8 +11,6 @@ from da2ray.storage import open_store
 from tests.jobs import commits_of, count_commits, progress_of, run_job, shard_objects
 from tests.photos import REASONS, write_crops
 from tests.ray_head import RayHead
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 ROOT = Path(__file__).parent.parent.parent
 RUNTIME_ENV = {

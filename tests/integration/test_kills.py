@@ -7,8 +7,6 @@ import pytest
 from tests.faults import DAEMON_SECONDS, LEAST, Faults
 from tests.ray_processes import DAEMONS, Target
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 KILLS = 20
 
 

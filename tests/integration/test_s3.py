@@ -10,8 +10,6 @@ from da2ray.storage import open_store
 from tests.jobs import run_job
 from tests.s3_server import S3Server
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PLACE = ["uri", "etag", "plan", "object"]
 """Columns that say where an image or a label lies; a plan is of a source's URL."""
 BYTES = ["byte_offset", "byte_length", "byte_crc32"]

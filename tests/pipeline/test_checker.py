@@ -91,7 +91,6 @@ def tape(path_of_tape: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tape_measure:Tape"
 
 
-@pytest.mark.xdist_group("ray")
 def test_every_label_has_the_checkers_scores_and_mask(labels: Labels) -> None:
     assert labels.info.created_by.checker.teacher == "tape_measure:Tape"
     assert labels.info.created_by.checker.kind is Kind.METRIC
@@ -114,7 +113,6 @@ def test_every_label_has_the_checkers_scores_and_mask(labels: Labels) -> None:
     assert all(row["checker_mean"] is None for row in rows if row["status"] != "labelled")
 
 
-@pytest.mark.xdist_group("ray")
 def test_the_score_is_that_of_the_two_teachers_alone(labels: Labels, images: Path, tape: str) -> None:
     label = labels.by_key("astronaut.jpg")
     specs = [resolve("luminance"), resolve(tape)]
@@ -132,7 +130,6 @@ def test_the_score_is_that_of_the_two_teachers_alone(labels: Labels, images: Pat
     assert label.scores["checker_p90"] == pytest.approx(found.p90.item(), rel=1e-3)
 
 
-@pytest.mark.xdist_group("ray")
 def test_relative_labels_read_in_metres_and_rows_say_which_focal_length_that_rests_on(labels: Labels) -> None:
     rows = {row["key"]: row for row in labels.index.to_pylist()}
     assert (rows["astronaut.jpg"]["focal"], rows["astronaut.jpg"]["focal_source"]) == (ASSUMED_FOCAL, "assumed")

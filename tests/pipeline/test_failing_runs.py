@@ -3,16 +3,12 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 import da2ray
 from da2ray.labels.snapshots import list_snapshots
 from da2ray.plan import list_plans
 from da2ray.storage import open_store
 from tests.jobs import RunningJob, commits_of, count_commits, run_job, shard_objects
 from tests.photos import REASONS, write_crops
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def statuses(output: Path) -> dict[str, str | None]:

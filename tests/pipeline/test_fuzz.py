@@ -25,8 +25,6 @@ from da2ray.teachers.depth_anything.size import OfficialSize
 from tests.fuzz import write_fuzz
 from tests.jobs import Finished, RunningJob
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 FILES, SEED, SHARD = 2000, 0, 256
 FILE_SECONDS = 5.0
 """CPU time of the slowest file: 188 megapixels that a header of 2 kB declares take 1.4 s."""

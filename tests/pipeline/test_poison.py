@@ -11,8 +11,6 @@ from da2ray.labels.reader import Labels, open_labels
 from tests.jobs import Finished, run_job
 from tests.photos import png, write_crops
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 POISON = Path(__file__).parent.parent / "poison"
 DECODING = {"segfault": "crashed", "hang": "timeout", "lock": "timeout"}
 """What `tests/poison/sitecustomize.py` knows, and the class that it should be found to be."""

@@ -29,8 +29,6 @@ from tests.jobs import (
 )
 from tests.photos import REASONS, jpeg, write_crops
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 CROPS = 28
 
 

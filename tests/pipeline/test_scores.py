@@ -55,7 +55,6 @@ def labels(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytes
     return da2ray.open_labels(str(output))
 
 
-@pytest.mark.xdist_group("ray")
 def test_every_label_has_its_scores_mask_and_hash(labels: Labels) -> None:
     assert labels.info.created_by.consistency == ("flip", "scale")
     assert verify(labels.store, labels.info.format).findings == []
@@ -81,7 +80,6 @@ def test_every_label_has_its_scores_mask_and_hash(labels: Labels) -> None:
     assert len(set(hashes.values())) == len(hashes) == sum(reason is None for reason in REASONS.values()) - 1
 
 
-@pytest.mark.xdist_group("ray")
 def test_scores_of_the_file_are_there_wherever_its_header_was_read(labels: Labels) -> None:
     rows = {row["key"]: row for row in labels.index.to_pylist()}
     assert rows["tiny.png"]["status"] == "rejected"
@@ -93,7 +91,6 @@ def test_scores_of_the_file_are_there_wherever_its_header_was_read(labels: Label
     assert rows["empty.jpg"]["aspect"] is None
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_grey_photograph_has_no_colour_and_a_turned_one_another_hash(labels: Labels) -> None:
     rows = {row["key"]: row for row in labels.index.to_pylist()}
     assert rows["deep16.png"]["colourfulness"] == pytest.approx(0, abs=0.01)

@@ -11,8 +11,6 @@ from playwright.sync_api import Page as Tab
 from tests.report.conftest import Page
 from tests.report.sample import SCRIPT_KEY
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--headless",

@@ -63,7 +63,6 @@ def batch_of(*shapes: tuple[int, int], size: tuple[int, int] = (28, 42)) -> Pixe
     return PixelBatch(torch.cat([torch.from_numpy(image).flatten() for image in images]), shapes, size)
 
 
-@pytest.mark.xdist_group("ray")
 def test_a_run_labels_with_a_class_in_the_current_folder(tmp_path: Path) -> None:
     """Driver and workers import it, the workers that read too: the size rule is a function of that module."""
     size_rule = "def thumbnail(height, width):\n    return 28, 42\n\n\nclass"
