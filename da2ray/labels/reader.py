@@ -2,13 +2,10 @@
 class), the same for both formats.
 """
 
-import bisect
-import functools
 import itertools
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
@@ -18,9 +15,10 @@ import pyarrow as pa
 from da2ray.errors import UserError
 from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
+from da2ray.labels.index_rows import IndexRows
 from da2ray.labels.schema import INDEX, SCORES
 from da2ray.labels.shard import FAR_BITS, MAPS, read_mask, read_value
-from da2ray.labels.snapshots import Part, Snapshot, open_snapshot, read_part
+from da2ray.labels.snapshots import Snapshot, open_snapshot
 from da2ray.labels.views import View, check_split, open_view, read_positions
 from da2ray.look_ahead import look_ahead
 from da2ray.storage import Client, Store, open_store
@@ -88,23 +86,21 @@ class Label:
             return np.where(line > 0, 1 / line, np.float32(np.inf))
 
 
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """The loaded rows by part; `starts[i]` is the first one of part i. A row is looked up in its part, which is one chunk."""
-
-    parts: list[pa.Table]
-    starts: list[int]
-
-    def row(self, position: int) -> dict[str, Any]:
-        part = bisect.bisect_right(self.starts, position) - 1
-        table = self.parts[part]
-        return {name: table[name][position - self.starts[part]].as_py() for name in INDEX.names}
+NEEDED: Final = (
+    *("key", "uri", "status", "reason", "height", "width", "network_height", "network_width", "object"),
+    *(f"{prefix}_{what}" for prefix in ("byte", *MAPS) for what in ("offset", "length", "crc32")),
+    *("mask_bits", "kind", "scale", "offset", "metric_scale", "metric_shift", *SCORES.names),
+)
+"""Columns of INDEX that a `Label` is made of; the others are half of a row's bytes."""
 
 
 class Labels(Sequence[Label]):
     """The labels of one snapshot, or those that a view keeps of it, in the order of its index. Make one with `open_labels`.
 
-    Threads may share it. Pickling leaves the loaded index out: a worker loads its own when it first needs it.
+    Memory: iterating and slices hold a part of the index at a time. Labels by position keep the parts that they touched, some
+    260 bytes a row, so a process that draws from all of 62M rows at random ends with 16 GB: draw from a view, or shuffle slices.
+
+    Threads may share it. Pickling leaves what is loaded out: a worker loads its own when it first needs it.
 
     Attributes:
         store: where they are read from.
@@ -122,7 +118,8 @@ class Labels(Sequence[Label]):
         self.view = view
         self.split = split
         self._lock = threading.Lock()
-        self._index: _Index | None = None
+        self._rows: IndexRows | None = None
+        self._index: pa.Table | None = None
         self._positions: dict[str, int] | None = None
 
     def __len__(self) -> int:
@@ -154,8 +151,19 @@ class Labels(Sequence[Label]):
 
     @property
     def index(self) -> pa.Table:
-        """All rows (INDEX, FORMAT.md), loaded once. 62M rows are about 1 GB stored, and several times that in memory."""
-        return pa.concat_tables(self._loaded().parts) if self.snapshot.parts else INDEX.empty_table()
+        """All rows (INDEX, FORMAT.md), loaded once: some 510 bytes a row in memory, 150 stored. `tables` takes less."""
+        if self._index is None:
+            # Assigned when whole: two threads may both load it, none sees half of it.
+            self._index = pa.concat_tables([INDEX.empty_table(), *self.tables()])
+        return self._index
+
+    def tables(self, columns: Sequence[str] = INDEX.names) -> Iterator[pa.Table]:
+        """The index, or columns of it, in pieces of some 256,000 rows, of which a few are in memory."""
+        return self._index_rows().tables(columns)
+
+    def rows(self, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """What `label_of` takes, of rows at ascending positions; a piece of the index is in memory at a time."""
+        return self._index_rows().rows(positions)
 
     def by_key(self, key: str) -> Label:
         """The label of a sample. The first call builds a table of all keys in memory (some 150 bytes a row).
@@ -164,8 +172,7 @@ class Labels(Sequence[Label]):
             KeyError: no row has this key.
         """
         if self._positions is None:
-            keys = itertools.chain.from_iterable(part["key"].to_pylist() for part in self._loaded().parts)
-            # Assigned when whole: two threads may both build it, none sees half of it.
+            keys = itertools.chain.from_iterable(piece["key"].to_pylist() for piece in self.tables(["key"]))
             self._positions = {found: position for position, found in enumerate(keys)}
         return self._label(self._positions[key])
 
@@ -177,37 +184,21 @@ class Labels(Sequence[Label]):
     def __reduce__(self) -> tuple[type["Labels"], tuple[Store, DatasetInfo, Snapshot, View | None, str | None]]:
         return Labels, (self.store, self.info, self.snapshot, self.view, self.split)
 
-    def _loaded(self) -> _Index:
+    def _index_rows(self) -> IndexRows:
         with self._lock:
-            if self._index is None:
+            if self._rows is None:
                 positions = read_positions(self.store, self.view, self.split) if self.view else None
-                starts = [0, *itertools.accumulate(part.rows for part in self.snapshot.parts)]
-                with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
-                    # A part is cut to its kept rows as soon as it is there, so the others take no memory.
-                    load = functools.partial(self._load, positions)
-                    parts = list(pool.map(load, self.snapshot.parts, starts[:-1]))
-                ends = itertools.accumulate(part.num_rows for part in parts)
-                self._index = _Index(parts, [0, *ends][: len(parts)])
-            return self._index
-
-    def _load(self, positions: np.ndarray | None, part: Part, start: int) -> pa.Table:
-        """A part of the snapshot, whose first row is `start`: all its rows, or those at these positions. One chunk."""
-        if positions is None:
-            return read_part(self.store, part).combine_chunks()
-        first, last = np.searchsorted(positions, (start, start + part.rows))
-        if first == last:
-            return INDEX.empty_table()
-        return read_part(self.store, part).combine_chunks().take(positions[first:last] - start)
+                self._rows = IndexRows(self.store, self.snapshot, positions, NEEDED)
+            return self._rows
 
     def _read(self, positions: range) -> Iterator[Label]:
-        self._loaded()
-        yield from look_ahead(self._label, positions, THREADS, "labels")
+        yield from look_ahead(self.label_of, self.rows(positions), THREADS, "labels")
 
     def _label(self, position: int) -> Label:
-        return self.label_of(self._loaded().row(position))
+        return self.label_of(self._index_rows().row(position))
 
     def label_of(self, row: dict[str, Any]) -> Label:
-        """The label of an index row that the caller has, all its columns: without loading the index.
+        """The label of an index row that the caller has, of the columns NEEDED at least: without loading the index.
 
         Raises:
             OSError: as reading by position.

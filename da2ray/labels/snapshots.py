@@ -171,7 +171,7 @@ def refold(store: Store, plans: Sequence[str], parent: Snapshot) -> None:
 
 
 def read_part(store: Store, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a part: INDEX, or the columns of it that are wanted.
+    """The rows of a part: INDEX, or the columns of it that are wanted; those that an older release did not write are null.
 
     Raises:
         CorruptError: the bytes are not those that the part's name says.
@@ -183,7 +183,9 @@ def read_part(store: Store, part: Part, columns: Sequence[str] | None = None) ->
             f"{store.url}/{part.key} is corrupt: its bytes do not hash to its name; run `da2ray verify {store.url}`"
         )
     wanted = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
-    return conform(pq.read_table(pa.BufferReader(data), columns=wanted.names), wanted)
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        there = [name for name in wanted.names if name in file.schema_arrow.names]
+        return conform(file.read(columns=there), wanted)
 
 
 def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, parent: Snapshot | None) -> Snapshot:

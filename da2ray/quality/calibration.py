@@ -92,35 +92,43 @@ def calibrate(
         OSError: a store failed.
     """
     truth = Truth(truth_url, client)
-    index = labels.index
-    keys, statuses = index["key"].to_pylist(), index["status"].to_pylist()
-    labelled = [place for place, status in enumerate(statuses) if status == Status.LABELLED]
-    known = [place for place in labelled if truth.has(keys[place])]
+    labelled, known, source, first = 0, [], "", ""
+    start = 0
+    for piece in labels.tables(["key", "status", "mask_source"]):
+        for place, (key, status) in enumerate(
+            zip(piece["key"].to_pylist(), piece["status"].to_pylist(), strict=True), start
+        ):
+            if status == Status.LABELLED:
+                labelled += 1
+                first = first or key
+                if truth.has(key):
+                    known.append(place)
+        source = source or next(iter(piece["mask_source"].drop_null().unique().to_pylist()), "")
+        start += len(piece)
     measured = []
     for done, one in enumerate(
-        look_ahead(lambda place: _measure(labels[place], truth, kind), known, THREADS, "truth"), 1
+        look_ahead(lambda row: _measure(labels.label_of(row), truth, kind), labels.rows(known), THREADS, "truth"), 1
     ):
         if one is not None:
             measured.append(one)
         if on_progress:
             on_progress(done, len(known))
     if len(measured) < LEAST_IMAGES:
-        example = f": {keys[labelled[0]]} should have {stem(keys[labelled[0]])}.npy there" if labelled else ""
+        example = f": {first} should have {stem(first)}.npy there" if labelled else ""
         raise UserError(
-            f"{len(measured)} of {len(labelled)} labelled images have ground truth at {truth.url}, at least {LEAST_IMAGES} are "
+            f"{len(measured)} of {labelled} labelled images have ground truth at {truth.url}, at least {LEAST_IMAGES} are "
             f"needed{example}"
         )
     errors = np.array([one.error for one in measured])
     # As many as a tenth is: which of two equal ones is in it goes by their order.
     worst = np.zeros(len(errors), dtype=bool)
     worst[np.argsort(errors, kind="stable")[-max(1, round(WORST * len(errors))) :]] = True
-    source = next((name for name in index["mask_source"].to_pylist() if name is not None), "")
     scores, constant = judge_scores(measured, errors, worst, source)
     return Calibration(
         truth=truth.url,
         kind=kind,
         errors={one.key: one.error for one in measured},
-        without_truth=len(labelled) - len(measured),
+        without_truth=labelled - len(measured),
         mean_error=float(errors.mean()),
         worst_error=float(errors[worst].min()),
         scores=tuple(scores),
