@@ -3,8 +3,8 @@
 # ruff: noqa: S608 - what is put into the SQL here are constants of this module
 
 import math
-import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -18,13 +18,14 @@ from rich.table import Column, Table
 
 from da2ray.config import CurateConfig
 from da2ray.console import Exit, progress
+from da2ray.cores import usable_cores
 from da2ray.errors import UserError
 from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import Snapshot, open_snapshot
 from da2ray.labels.views import Dedupe, View, view_key, write_view
 from da2ray.labels.views import Rule as StoredRule
 from da2ray.quality.catalog import TABLE, open_catalog
-from da2ray.quality.duplicates import HASH_BITS, find_duplicates
+from da2ray.quality.duplicates import HASH_BITS, THREADS, find_duplicates
 from da2ray.quality.filters import BoundRule, Effect, Rule, Skipped, apply, bind, resolve
 from da2ray.quality.presets import PRESETS
 from da2ray.storage import Store, open_store
@@ -74,10 +75,9 @@ def curate(config: CurateConfig, console: Console) -> int:
     columns = {"key", *(column for bound in (*preset, *own) for column in bound.columns)}
     if config.dedupe is not None:
         columns |= {"phash", "width", "height"}
-    with (
-        progress("reading the index", "rows") as on_progress,
-        open_catalog(store, snapshot, columns, on_progress) as catalog,
-    ):
+    with ExitStack() as stack:
+        with progress("reading the index", "rows") as on_progress:
+            catalog = stack.enter_context(open_catalog(store, snapshot, columns, on_progress))
         rules, skipped = resolve(catalog, preset, skip=True)
         rules += resolve(catalog, own, skip=False)[0]
         effects = apply(catalog, rules)
@@ -120,8 +120,10 @@ def _calibrate(config: CurateConfig, console: Console) -> int:
     from da2ray.quality.truth import ErrorKind  # noqa: PLC0415 - likewise
 
     assert config.calibrate is not None  # noqa: S101 - the caller looked
-    if config.view is not None:
-        raise UserError("--calibrate stores no view: leave --view out")
+    of_views = {"view", "where", "dedupe", "preset", "val_share", "replace", "dry_run"}
+    if useless := sorted(config.model_fields_set & of_views):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise UserError(f"--calibrate judges all labels that have ground truth and stores no view: leave {options} out")
     return calibrate_dataset(
         config.dataset,
         config.calibrate,
@@ -157,7 +159,7 @@ def remove_duplicates(catalog: duckdb.DuckDBPyConnection, distance: int) -> Dupl
         "ORDER BY width::BIGINT * height DESC NULLS LAST, key, row"
     ).to_arrow_reader(BATCH)
     rows, hashes = _columns(reader, total - unhashed - plain)
-    duplicate_of = find_duplicates(hashes, distance, len(os.sched_getaffinity(0)))
+    duplicate_of = find_duplicates(hashes, distance, min(THREADS, usable_cores()))
     gone = duplicate_of >= 0
     catalog.register("gone", pa.table({"row": rows[gone]}))
     catalog.execute("DELETE FROM kept USING gone WHERE kept.row = gone.row")

@@ -12,6 +12,7 @@ import torch
 from ray.util.annotations import RayDeprecationWarning
 
 from da2ray.config import PseudolabelConfig, parse_range
+from da2ray.cores import usable_cores
 from da2ray.errors import UserError
 from da2ray.teachers.base import LoadOptions, TeacherSpec
 
@@ -122,7 +123,7 @@ def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int, checker: T
         Threads that should each run a micro-batch of its own. Two threads with a call each pass through Depth Anything V2 S
         8 % faster than one call on two threads (2 cores), and one that is interrupted keeps no other waiting.
     """
-    cores = max(1, len(os.sched_getaffinity(0)) // actors)
+    cores = max(1, usable_cores() // actors)
     concurrent = spec.concurrent and (checker is None or checker.concurrent)
     workers = min(MOST_WORKERS, cores) if options.device == "cpu" and concurrent and not options.compile else 1
     torch.set_num_threads(cores // workers)

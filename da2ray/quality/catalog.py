@@ -25,6 +25,9 @@ THREADS: Final = 2
 MEMORY: Final = "4GB"
 """What DuckDB takes at most before it goes to the disk."""
 
+FULL: Final = (duckdb.IOException, duckdb.OutOfMemoryException)
+"""What DuckDB raises where neither memory nor the disk has room."""
+
 
 @contextmanager
 def open_catalog(
@@ -36,7 +39,7 @@ def open_catalog(
     The table goes with its temporary folder (TMPDIR says where) when the context ends.
 
     Raises:
-        UserError: no row is labelled.
+        UserError: no row is labelled; or, from within the context too, the disk is full.
         OSError: the store failed, or a part is corrupt.
     """
     if not snapshot.by_status.get(Status.LABELLED.value):
@@ -51,8 +54,12 @@ def open_catalog(
         connection.execute("SET preserve_insertion_order = false")
         _create(connection, pa.schema([pa.field("row", pa.int64()), *fields]))
         _lock(connection)
-        _load(connection, store, snapshot, [field.name for field in fields], on_progress)
-        yield connection
+        try:
+            _load(connection, store, snapshot, [field.name for field in fields], on_progress)
+            yield connection
+        except FULL as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"no room below {folder} ({said}): set TMPDIR to a folder on a larger disk") from None
 
 
 @contextmanager

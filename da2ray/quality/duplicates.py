@@ -47,11 +47,15 @@ FEW: Final = 1 << 18
 """Pairs that are looked at in any case: all that 724 hashes have, so that halving ends."""
 
 COMPARED_A_HASH: Final = 16
-"""Pairs of one table that are compared without halving first, for each hash: `tables` makes it 5 at most where hashes are
-random."""
+"""Pairs of one table that are compared without halving first, for each hash; where hashes are random `tables` makes it 5 at most
+up to a distance of 7, and beyond, where it makes more of them, four times what it makes."""
 
-FOUND_A_HASH: Final = 1 / 8
-"""Pairs within the distance that one table may find without halving: what bounds the memory for pairs, 16 bytes each."""
+FOUND_A_HASH: Final = 1 / 2
+"""Pairs within the distance that may be found without halving: what bounds the memory for pairs, some 40 bytes each while
+they are decided on."""
+
+THREADS: Final = 4
+"""Tables worked on at once, at most: each takes 8 bytes a hash, and more threads wait for memory."""
 
 CHUNK: Final = 1 << 18
 """Hashes worked on in one go: the temporary arrays are 2 MB each and stay in the cache."""
@@ -206,10 +210,11 @@ def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places]
         arranged = table.arrange(hashes)
         arranged.sort()
         found, compared, count = [_NO_PAIR], 0, 0
+        most = max(most_compared, 4 * len(hashes) ** 2 >> (table.bits + 1))
         for part in _whole_buckets(arranged, table):
             stops = _ends(table.buckets(part))
             compared += int(stops.sum()) - len(stops) * (len(stops) + 1) // 2
-            if compared > most_compared:
+            if compared > most:
                 return None
             for left, right in _compare(part, np.arange(1, len(part) + 1), stops, part, distance):
                 new = ~table.told_before(left, right)
@@ -222,7 +227,7 @@ def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places]
 
     sides: tuple[list[Hashes], list[Hashes]] = ([], [])
     for found in look_ahead(of_table, tables(len(hashes), distance), threads, "duplicates"):
-        if found is None:
+        if found is None or sum(map(len, sides[0])) + len(found[0]) > most_found:
             return None
         for side, part in zip(sides, found, strict=True):
             side.append(part)

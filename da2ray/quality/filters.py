@@ -18,7 +18,7 @@ import duckdb
 
 from da2ray.errors import UserError
 from da2ray.labels.schema import INDEX
-from da2ray.quality.catalog import TABLE, blank_catalog
+from da2ray.quality.catalog import FULL, TABLE, blank_catalog
 from da2ray.quality.scores import SCORES
 from da2ray.quality.syntax import tree
 
@@ -128,6 +128,8 @@ def apply(connection: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> 
     verdicts = [f"(({bound.resolved}\n) IS FALSE) AS r{number}" for number, bound in enumerate(rules)]
     try:
         connection.execute(f"CREATE TABLE verdicts AS SELECT {', '.join(['row', *verdicts])} FROM {TABLE}")
+    except FULL:
+        raise
     except duckdb.Error as error:
         raise UserError(f"a rule fails on this snapshot: {_first_line(error)}") from None
     names = [f"r{number}" for number in range(len(rules))]
@@ -219,7 +221,8 @@ def _with_percentiles(sql: str, value: Any) -> str:
             raise UserError(f"{sql!r}: p{match['percent']} is no percentile: p0 to p100")
         # 9 digits tell all FLOATs apart. No exponent, which would make a DOUBLE of the literal.
         threshold = Decimal(f"{value(column, percent / 100):.9g}")
-        return f"{column} {_ORDERS[match['side'].lower()]} {threshold:f}"
+        shown = f'"{column}"' if name.startswith('"') else column
+        return f"{shown} {_ORDERS[match['side'].lower()]} {threshold:f}"
 
     return _TOKENS.sub(number, sql)
 
@@ -237,7 +240,8 @@ def _known_column(sql: str, name: str) -> str:
 
 def _percentile(connection: duckdb.DuckDBPyConnection, column: str, share: float) -> float:
     # As double: a quantile of FLOAT would be interpolated in FLOAT. At p95 of 62M rows that is one sort of one column.
-    measures = f"quantile_cont({column}::DOUBLE, {share!r}), min({column}), max({column}), count({column})"
+    quoted = f'"{column}"'  # `offset` is a word of SQL
+    measures = f"quantile_cont({quoted}::DOUBLE, {share!r}), min({quoted}), max({quoted}), count({quoted})"
     ((value, least, most, count),) = connection.execute(f"SELECT {measures} FROM {TABLE}").fetchall()
     if value is None:
         raise UserError(f"no labelled row has {column}, so it has no percentiles")

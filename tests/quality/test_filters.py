@@ -102,7 +102,7 @@ def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb
     )
     ((bound,), _) = resolve(catalog, bind([Rule("several", where)]), skip=False)
     assert bound.columns == ("key", "blur", "flip_p90")
-    assert "(blur < 52" in bound.resolved
+    assert '("blur" < 52' in bound.resolved
     assert "flip_p90 > 0.012999999" in bound.resolved
     for untouched in ("'it''s blur below p5'", "/* blur below p1 */", "-- flip_p90 below p9"):
         assert untouched in bound.resolved
@@ -179,6 +179,23 @@ def test_a_score_that_no_row_has_names_what_measures_it_or_is_skipped(
 def test_a_column_without_values_has_no_percentiles(catalog: duckdb.DuckDBPyConnection) -> None:
     with pytest.raises(UserError, match="no labelled row has focal, so it has no percentiles"):
         resolve(catalog, bind([Rule("near", "focal below p50")]), skip=False)
+
+
+def test_a_column_whose_name_is_a_word_of_sql_may_be_quoted(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    snapshot = snapshot_of(store, {"offset": [1.0, 2.0, 3.0]})
+    with open_catalog(store, snapshot, ["offset"]) as connection:
+        rules, _ = resolve(connection, bind([Rule("far", '"offset" above p50')]), skip=False)
+        assert rules[0].resolved == '"offset" > 2'
+        assert apply(connection, rules)[0].kept_after == 1
+
+
+def test_a_full_disk_is_said_to_be_one_with_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("da2ray.quality.catalog.MEMORY", "1MB")
+    store = open_store(str(tmp_path))
+    snapshot = snapshot_of(store, {"blur": [1.0] * 10})
+    with pytest.raises(UserError, match=r"no room below .* set TMPDIR"), open_catalog(store, snapshot, ["blur"]) as one:
+        one.execute("CREATE TABLE much AS SELECT range AS number, md5(range::VARCHAR) FROM range(10000000) ORDER BY 2")
 
 
 def test_columns_that_are_empty_by_nature_may_be_asked_for(catalog: duckdb.DuckDBPyConnection) -> None:
