@@ -160,7 +160,7 @@ def snapshots(store: Store, console: Console, *, create: bool) -> int:
     """List the versions, after making one where asked."""
     dataset = require_dataset(store)
     if create:
-        create_snapshot(store, [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
+        create_snapshot(store, lambda: [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
     table = Table("snapshot", Column("created", overflow="fold"), "rows", "counts", "parts", box=None)
     for number in list_snapshots(store):
         found = open_snapshot(store, number)

@@ -128,13 +128,17 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
 
 
 def create_snapshot(
-    store: Store, plans: Sequence[str], fingerprint: str, on_progress: OnProgress | None = None
+    store: Store,
+    plans: Sequence[str] | Callable[[], Sequence[str]],
+    fingerprint: str,
+    on_progress: OnProgress | None = None,
 ) -> Snapshot:
     """Fold what is committed now, finished or not, into the next snapshot.
 
     Args:
         store: of the dataset.
-        plans: ids, oldest first: rows of a later plan take the place of earlier plans' rows of the same key.
+        plans: ids, oldest first: rows of a later plan take the place of earlier plans' rows of the same key. Where others may
+            make plans meanwhile, what lists them: it is asked again where another one took the number.
         fingerprint: of the run that makes it.
         on_progress: called with (shards folded, shards committed) as parts are done.
 
@@ -148,7 +152,9 @@ def create_snapshot(
     while True:
         numbers = list_snapshots(store)
         parent = open_snapshot(store, numbers[-1]) if numbers else None
-        snapshot = _assemble(_fold(store, plans, parent, on_progress), plans, fingerprint, parent)
+        # After the parent is known: a plan that it has and this one lacks would be dropped.
+        listed = plans() if callable(plans) else plans
+        snapshot = _assemble(_fold(store, listed, parent, on_progress), listed, fingerprint, parent)
         if parent is not None and parent.same_state(snapshot):
             return parent
         data = f"{snapshot.model_dump_json(indent=1)}\n".encode()
@@ -231,7 +237,7 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
                     rows = read_part(store, part) if part else _read_commits(store, plan, entries, pool)
                     if plan != plans[0]:
                         later_keys += rows["key"].chunks
-                    live = rows.filter(pc.invert(pc.is_in(rows["key"], value_set=later))) if len(later) else rows
+                    live = _without(rows, later)
                     if part is None or live.num_rows < rows.num_rows:
                         part, data = _make_part(plan, entries, live, rows.num_rows - live.num_rows)
                         if part.rows and part.name not in names:
@@ -242,6 +248,17 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
                 if on_progress:
                     on_progress(done, total)
     return [part for plan in plans for part in folded[plan]]
+
+
+def _without(rows: pa.Table, later: pa.ChunkedArray) -> pa.Table:
+    """The rows whose key is none of those of later plans, in chunks of any total size.
+
+    What is looked up in is the part's: a set of 60 million keys would take more than the 2 GiB that Arrow's may have.
+    """
+    if not len(later):
+        return rows
+    superseding = later.filter(pc.is_in(later, value_set=rows["key"].combine_chunks()))
+    return rows.filter(pc.invert(pc.is_in(rows["key"], value_set=superseding))) if len(superseding) else rows
 
 
 def _ranges(entries: Iterable[CommitEntry]) -> list[list[CommitEntry]]:

@@ -278,7 +278,7 @@ def publish(job: Job, console: Console) -> Exit:
     said = Ticker(console)
     snapshot = create_snapshot(
         job.store,
-        [stored.id for stored in list_plans(job.store)],
+        lambda: [stored.id for stored in list_plans(job.store)],
         job.fingerprint,
         on_progress=lambda done, of: said.tick(f"snapshot: {done:,} of {of:,} shards"),
     )
