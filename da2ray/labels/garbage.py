@@ -216,7 +216,7 @@ def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[
     names = SnapshotNames({}, [])
     for part, numbers in parts.values():
         try:
-            rows = read_part(store, part)
+            rows = read_part(store, part, ["object"])
         except (FileNotFoundError, CorruptError):
             names.unreadable.append(part)
             continue

@@ -56,7 +56,7 @@ def write_kept(path: Path, kept: pa.Table | Iterable[pa.RecordBatch], rows: int)
             if any(column.null_count for column in group.columns):
                 raise ValueError("a kept row lacks its position, its key or its split")
             last = _check_ascending(group["row"].to_numpy(), last, rows)
-            by_split.update({each["values"]: each["counts"] for each in pc.value_counts(group["split"]).to_pylist()})
+            by_split.update(_by_split(group))
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)
     return by_split
 
@@ -84,6 +84,23 @@ def read_kept(store: Store, key: str, split: str | None, count: int, rows: int) 
             f"{store.url}/{key} is not what its view says ({what}): open the view again if it was replaced, or make it again "
             "with --replace"
         ) from error
+
+
+def count_kept(store: Store, key: str) -> Counter[str]:
+    """Rows of each split in the list, whose bytes are known to be right.
+
+    Raises:
+        OSError: the store failed.
+    """
+    file = pq.ParquetFile(StoreFile(store, key))
+    counts: Counter[str] = Counter()
+    for group in range(file.num_row_groups):
+        counts.update(_by_split(file.read_row_group(group, columns=["split"])))
+    return counts
+
+
+def _by_split(kept: pa.Table) -> dict[str, int]:
+    return {each["values"]: each["counts"] for each in pc.value_counts(kept["split"]).to_pylist()}
 
 
 def _read(file: pq.ParquetFile, split: str | None, count: int, rows: int) -> np.ndarray:

@@ -70,6 +70,7 @@ class Snapshot(Stored):
         fingerprint: of the run that made it; `fingerprints` are those of the live rows.
         plans: ids, oldest first.
         rows, by_status, by_reason: counts of the live rows.
+        superseded: committed rows that are not live, also of shards without any live row, which no part has.
         parts: in the order of rows: plans as in `plans`, then shards.
     """
 
@@ -83,6 +84,7 @@ class Snapshot(Stored):
     rows: int
     by_status: dict[str, int]
     by_reason: dict[str, int]
+    superseded: int = 0
     parts: tuple[Part, ...]
 
     def same_state(self, other: "Snapshot") -> bool:
@@ -205,12 +207,13 @@ def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, par
         rows=sum(part.rows for part in parts),
         by_status=_sum(part.by_status for part in parts),
         by_reason=_sum(part.by_reason for part in parts),
-        parts=tuple(parts),
+        superseded=sum(part.superseded for part in parts),
+        parts=tuple(part for part in parts if part.rows),
     )
 
 
 def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progress: OnProgress | None) -> list[Part]:
-    """The parts of all plans, oldest plan first."""
+    """The parts of all plans, oldest plan first; those without a live row are not written."""
     # A part that is gone (or that `repair` found broken and removed) is folded anew; one listing tells.
     listed_keys = {key for batch in store.list("index") for key in batch["key"].to_pylist()} if parent else set()
     there = [part for part in parent.parts if part.key in listed_keys] if parent else []
@@ -242,8 +245,7 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
                         part, data = _make_part(plan, entries, live, rows.num_rows - live.num_rows)
                         if part.rows and part.name not in names:
                             _write_part(store, part, data)
-                if part.rows:
-                    folded[plan].append(part)
+                folded[plan].append(part)
                 done += len(entries)
                 if on_progress:
                     on_progress(done, total)

@@ -35,9 +35,6 @@ class Truth:
         found = (key for batch in self._store.list() for key in batch["key"].to_pylist())
         self._keys = {stem(key): key for key in found if key.endswith(SUFFIXES)}
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def has(self, key: str) -> bool:
         return stem(key) in self._keys
 

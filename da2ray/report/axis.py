@@ -30,11 +30,6 @@ class Axis:
         """(N,) finite -> int64 (N,), 0 to count - 1; the end bins take what lies beyond."""
         return np.clip(np.floor(self._shares(values.astype(np.float64)) * count), 0, count - 1).astype(np.int64)
 
-    def value(self, share: float) -> float:
-        if self.logarithmic:
-            return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-        return self.low + share * (self.high - self.low)
-
     def ticks(self) -> list[float]:
         """Up to seven round numbers."""
         if self.logarithmic:

@@ -36,7 +36,7 @@ class Originals:
         self._allowed = {
             plan: Allowed.of(info.source["url"], allow)
             for plan, info in plans.items()
-            if info.source["kind"] == "manifest"
+            if info.source.get("of", info.source["kind"]) == "manifest"  # a plan of `--retry-failed` says what it is of
         }
         self._stores: dict[tuple[str, str], Store] = {}
         self._down: dict[tuple[str, str], str] = {}

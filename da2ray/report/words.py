@@ -22,7 +22,7 @@ def what_to_look_at(facts: Facts) -> str:
 def _counts(facts: Facts) -> Iterator[str]:
     rows = facts.snapshot.rows
     planned = sum(plan.samples for plan in facts.plans.values())
-    covered = sum(part.rows + part.superseded for part in facts.snapshot.parts)
+    covered = rows + facts.snapshot.superseded
     yield f"{facts.labelled:,} of {rows:,} images ({percent(facts.labelled, rows)}) have a label."
     if covered < planned:
         yield f"The snapshot covers {covered:,} of {planned:,} planned images ({percent(covered, planned)})."

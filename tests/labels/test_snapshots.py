@@ -117,6 +117,8 @@ def test_rows_of_a_later_plan_take_the_place_of_earlier_ones(store: Store) -> No
     third = create_snapshot(store, ["old", "new", "newest"], FINGERPRINT)
     assert live(store, third) == {"a": "newest", "b": "new", "c": "newest", "d": "newest", "e": "new"}
     assert [part.plan for part in third.parts] == ["new", "newest"]  # nothing of `old` is live
+    assert [found.superseded for found in (first, second, third)] == [0, 1, 4]
+    assert third.rows + third.superseded == 9  # all that was committed
 
 
 def test_a_row_comes_back_when_what_superseded_it_is_gone(store: Store) -> None:

@@ -409,7 +409,7 @@ def another_snapshot(store: Store, _: View) -> None:
         (cut_json, "is no view"),
         (delete_list, "is missing"),
         (flip_in_list, "do not hash to its name"),
-        (count_otherwise, "is not what its view says"),
+        (count_otherwise, "its list has other numbers"),
         (delete_snapshot, "has no snapshot 1"),
         (another_snapshot, "was made of another snapshot 1"),
     ],
