@@ -133,8 +133,11 @@ class PseudolabelConfig(JobConfig):
     dry_run: bool = Field(
         False, description="print the plan and stop: samples, shards, bytes out, what is already done"
     )
-    wave_size: int = Field(
-        5000, ge=1, description="shards that one Ray Data execution handles; bounds the driver's memory"
+    wave_size: int | None = Field(
+        None,
+        ge=1,
+        description="shards that one Ray Data execution handles; bounds the driver's memory, and between two the teachers start "
+        "anew [5000, or where shards are small up to 20000]",
     )
     storage_client: Literal["auto", "obstore", "fsspec"] = Field(
         "auto", description="how object stores are reached [obstore where it knows the scheme]"

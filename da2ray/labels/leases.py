@@ -88,6 +88,8 @@ class Leases:
         self._seconds = seconds
         self._holder = Holder.this_process(run)
         self._held: dict[int, int] = {}
+        self.shared = False
+        """Whether another run holds, or held, one of the spans that were looked at."""
 
     @property
     def held(self) -> set[int]:
@@ -111,6 +113,7 @@ class Leases:
             epoch = newest.get(span, 0)
             if epoch:
                 lease = self._read(_Link(span, epoch))
+                self.shared |= lease is None or lease.holder != self._holder
                 if lease and not lease.is_over:
                     other = lease.holder
                     continue
@@ -118,6 +121,7 @@ class Leases:
             if self._store.create(self._key(link), self._mine()) or self._is_mine(link):
                 self._held[span] = link.epoch
                 return None
+            self.shared = True
             other = lease.holder if (lease := self._read(link)) else other
         return other
 

@@ -57,8 +57,9 @@ class Claims:
             other = self._take(left, most)
             held = np.array(sorted(self._leases.held), dtype=np.int64)
             if held.size:
-                # Listed again: who held a span before may have committed the last of it since.
-                left = self._plan.remaining(self._store)
+                if self._leases.shared:
+                    # Listed again: who held a span before may have committed the last of it since.
+                    left = self._plan.remaining(self._store)
                 mine = left[np.isin(left // SPAN, held)][:most]
                 if mine.size:
                     return mine

@@ -10,6 +10,7 @@ import psutil
 import ray
 import torch
 from ray.util.annotations import RayDeprecationWarning
+from rich.console import Console
 
 from da2ray.config import PseudolabelConfig, parse_range
 from da2ray.cores import usable_cores
@@ -91,7 +92,7 @@ def _embedded_store() -> int:
     )
 
 
-def resolve_device(config: PseudolabelConfig, gpus: int) -> tuple[str, str]:
+def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tuple[str, str]:
     """(device, precision) where there are that many GPUs now.
 
     Raises:
@@ -102,6 +103,8 @@ def resolve_device(config: PseudolabelConfig, gpus: int) -> tuple[str, str]:
             "--device cuda: this machine has no GPU; use --device cpu, or --ray-address of a cluster that has"
         )
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    if config.device == "auto" and not gpus and cluster_address(config):
+        console.print("the cluster has no GPU now, so it labels on CPUs: --device cuda waits for GPU nodes")
     return device, config.precision or ("bf16" if device == "cuda" else "fp32")
 
 

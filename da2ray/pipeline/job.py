@@ -80,7 +80,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         source = failed_samples(source, store, config.retry_failed)
     if not any(batch.num_rows for batch in source.samples(1)):
         raise no_images(source)  # before anything is written
-    device, precision = resolve_device(config, gpu_count(config))
+    device, precision = resolve_device(config, gpu_count(config), console)
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)
     dataset = DatasetInfo.make(

@@ -169,7 +169,7 @@ class Progress:
             "bytes_out": counts.bytes_out,
             "images_per_second": round(rate, 2),
             "eta_seconds": round(left / rate) if rate > 0 else None,
-            "teacher_actors": counts.actors,
+            "teacher_actors": counts.living,
             "teacher_busy_share": None if share is None else round(share, 3),
             "history": self._history.as_json(),
         }

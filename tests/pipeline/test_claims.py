@@ -52,6 +52,20 @@ def test_one_job_gets_all_in_waves(store: Store, plan: Plan) -> None:
     assert mine.others == set()
 
 
+def test_a_job_that_was_never_beside_another_lists_commits_once_a_wave(
+    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = []
+    remaining = Plan.remaining
+    monkeypatch.setattr(Plan, "remaining", lambda self, store: listings.append(1) or remaining(self, store))
+    for run, each in (("one", 1), ("two", 2)):  # the second one meets the leases of the first
+        listings.clear()
+        with Claims(store, plan, run, 60, Console(file=io.StringIO())) as mine:
+            commit(store, plan, mine.next(5, threading.Event()))
+            commit(store, plan, mine.next(5, threading.Event()))
+        assert len(listings) == 2 * each
+
+
 def test_two_jobs_label_every_shard_once_between_them(store: Store, plan: Plan) -> None:
     labelled: dict[str, list[int]] = {"one": [], "two": []}
     trouble: list[BaseException] = []
