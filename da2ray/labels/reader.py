@@ -91,14 +91,14 @@ NEEDED: Final = (
     *(f"{prefix}_{what}" for prefix in ("byte", *MAPS) for what in ("offset", "length", "crc32")),
     *("mask_bits", "kind", "scale", "offset", "metric_scale", "metric_shift", *SCORES.names),
 )
-"""Columns of INDEX that a `Label` is made of; the others are half of a row's bytes."""
+"""Columns of INDEX that a `Label` is made of; the others are a third of a row's bytes."""
 
 
 class Labels(Sequence[Label]):
     """The labels of one snapshot, or those that a view keeps of it, in the order of its index. Make one with `open_labels`.
 
     Memory: iterating and slices hold a part of the index at a time. Labels by position keep the parts that they touched, some
-    260 bytes a row, so a process that draws from all of 62M rows at random ends with 16 GB: draw from a view, or shuffle slices.
+    290 bytes a row, so a process that draws from all of 62M rows at random ends with 18 GB: draw from a view, or shuffle slices.
 
     Threads may share it. Pickling leaves what is loaded out: a worker loads its own when it first needs it.
 
