@@ -72,7 +72,7 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     except Exception as error:
         if trouble := cause_of(error, OSError):
             console.print(f"a store failed: {printable(trouble)}\nrun the same command again to go on")
-        elif trouble := cause_of(error, WORKERS_DIED):
+        elif (trouble := cause_of(error, WORKERS_DIED)) and not getattr(trouble, "actor_init_failed", False):
             console.print(
                 f"workers died, and again when their shard was tried {TASK_RETRIES} times more: {first_line(trouble)}\n"
                 "run the same command again to go on"
@@ -192,6 +192,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    context.max_consecutive_actor_init_deaths = LOAD_RETRIES
     scaled = job.reading.mode is DecodeMode.SCALED
     writing = Writing(
         store=job.store,
@@ -253,6 +254,9 @@ NO_PROGRESS_SECONDS = 24 * 3600
 
 TASK_RETRIES = 3
 """After a worker died. Ray Data's default is for ever: an image that kills its process would be tried 15 times a minute."""
+LOAD_RETRIES = 3
+"""Of teachers that fail to load, one after another. Ray Data's default is none: one new node that cannot fetch the weights would
+end the run for all."""
 LABEL_RETRIES = 32
 """Of a shard whose teacher's process died: an image that kills it is found by the fourth death, another one by the sixth."""
 

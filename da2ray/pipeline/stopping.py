@@ -60,8 +60,10 @@ def first_line(error: BaseException) -> str:
 def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:
     """The exception of that kind that a worker raised and Ray wrapped, in whatever depth; None where there is none."""
     for _ in range(10):
+        # Where an actor's constructor raised, Ray keeps the error that wraps it as an argument, and its text, and no cause.
+        wrappers = (*error.args, error) if isinstance(error, ray.exceptions.ActorDiedError) else (error,)
         # In this order: Ray's error may be of that kind too, with a traceback in its text.
-        for found in (getattr(error, "cause", None), error):
+        for found in (*(getattr(wrapper, "cause", None) for wrapper in wrappers), error):
             if isinstance(found, kind):
                 return found
         if error is None:

@@ -1,14 +1,31 @@
 """Runs that go wrong early, runs that try failures again, and two runs at once; each on jobs/pseudolabel.py."""
 
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import da2ray
 from da2ray.labels.snapshots import list_snapshots
+from da2ray.pipeline.run import LOAD_RETRIES
 from da2ray.plan import list_plans
 from da2ray.storage import open_store
-from tests.jobs import RunningJob, commits_of, count_commits, run_job, shard_objects
+from tests.jobs import JOB, RunningJob, commits_of, count_commits, run_job, shard_objects
 from tests.photos import REASONS, write_crops
+
+TEACHER_THAT_DOES_NOT_LOAD = """
+from da2ray.errors import UserError
+
+class MyTeacher:
+    kind = "disparity"
+
+    def __init__(self, options):
+        with open("tried", "a") as file:
+            file.write(".")
+        raise UserError("this device has no bf16: use --precision fp16")
+
+    def predict(self, batch): ...
+"""
 
 
 def statuses(output: Path) -> dict[str, str | None]:
@@ -82,3 +99,16 @@ def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first
     assert len(list_plans(store)) == 1
     assert list_snapshots(store) == [1]
     assert len(da2ray.open_labels(str(output))) == 90
+
+
+def test_a_mistake_that_only_a_worker_can_find_is_told_in_the_teachers_own_words(tmp_path: Path) -> None:
+    """And after some tries, so that one node that fails to load its teacher does not end the run for all."""
+    write_crops(tmp_path / "images", 2)
+    (tmp_path / "mymod.py").write_text(TEACHER_THAT_DOES_NOT_LOAD)
+    script = f'cd {shlex.quote(str(tmp_path))} && exec {sys.executable} {JOB} "$@"'
+    options = ("--images", "images", "--output", "labels", "--teacher", "mymod:MyTeacher")
+    finished = run_job(*options, command=("sh", "-c", script, "sh"))
+    assert finished.code == 2, finished
+    assert "error: this device has no bf16: use --precision fp16\n" in finished.stderr
+    assert "workers died" not in finished.stdout
+    assert (tmp_path / "tried").read_text() == "." * (1 + LOAD_RETRIES)

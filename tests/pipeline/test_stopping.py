@@ -1,11 +1,14 @@
 """Signals finish what is in flight, a second one ends at once, and so does a run in which nothing moves."""
 
+import pickle
 import signal
 import time
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
+from da2ray.errors import UserError
 from da2ray.pipeline import stopping
 from da2ray.pipeline.coordinator import Counts
 from da2ray.pipeline.progress import Progress, Totals
@@ -84,3 +87,13 @@ def test_the_cause_is_found_however_deep_it_is_wrapped() -> None:
     assert cause_of(outer, (FileNotFoundError, PermissionError)) is inner
     assert first_line(inner) == "s3://bucket: no"
     assert cause_of(outer, ZeroDivisionError) is None
+
+
+def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
+    """As it comes from another process. Ray makes of it a text alone, behind a line of its own."""
+    raised = RayTaskError("__init__", "Traceback", UserError("use --precision fp16"), proctitle="ray", pid=1, ip="::1")
+    died = pickle.loads(pickle.dumps(ActorDiedError(raised)))  # noqa: S301
+    assert str(cause_of(died, UserError)) == "use --precision fp16"
+    assert cause_of(died, ZeroDivisionError) is None
+    assert cause_of(died, ActorDiedError) is died
+    assert cause_of(ActorDiedError(), UserError) is None
