@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
+from da2ray.storage import UnavailableError, printable
 
 
 class Exit(IntEnum):
@@ -43,15 +43,15 @@ def run_command(command: Callable[[Console], int]) -> int:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         # Keys and messages are the users': what looks like markup or an emoji in them is none.
         return command(Console(highlight=False, soft_wrap=True, width=width, markup=False, emoji=False))
-    except UserError as error:
-        print("error:", _lines(error), file=sys.stderr)
-        return Exit.USAGE
     except BrokenPipeError:  # `da2ray status URL | head`
         sys.stderr.close()
         return Exit.DONE
-    except OSError as error:  # of a store: no such bucket, no permission, not reachable
+    except (UserError, OSError) as error:  # of a store: no such bucket, no permission, not reachable
         print("error:", _lines(error), file=sys.stderr)
-        return Exit.USAGE
+        if not isinstance(error, UnavailableError):
+            return Exit.USAGE
+        print("run the same command again when the store answers", file=sys.stderr)
+        return Exit.RESUMABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Exit.RESUMABLE

@@ -15,6 +15,7 @@ from da2ray.config import PseudolabelConfig
 from da2ray.console import Exit, Ticker
 from da2ray.errors import UserError
 from da2ray.images import DecodeMode
+from da2ray.labels.commits import CorruptError
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import create_snapshot
@@ -31,7 +32,7 @@ from da2ray.pipeline.progress import Progress, Totals
 from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
 from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan
 from da2ray.quality.consistency import PASSES
-from da2ray.storage import Store, open_store, printable, redact, redacted
+from da2ray.storage import Store, UnavailableError, open_store, printable, redact, redacted
 
 
 def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
@@ -70,7 +71,11 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     except KeyboardInterrupt:
         console.print("ended at once; run the same command again to go on")
     except Exception as error:
-        if trouble := cause_of(error, OSError):
+        if trouble := cause_of(error, CorruptError):  # it stays so, however often it is read
+            raise UserError(str(trouble)) from None
+        if trouble := cause_of(error, ray.exceptions.GetTimeoutError):  # an OSError too
+            console.print(f"the cluster does not answer: {first_line(trouble)}\nrun the same command again to go on")
+        elif trouble := cause_of(error, OSError):
             console.print(f"a store failed: {printable(trouble)}\nrun the same command again to go on")
         elif (trouble := cause_of(error, WORKERS_DIED)) and not getattr(trouble, "actor_init_failed", False):
             console.print(
@@ -106,9 +111,12 @@ def create_dataset(job: Job) -> None:
 
     Raises:
         UserError: it cannot be written to, or holds other labels since `prepare` looked.
+        UnavailableError: its store does not answer.
     """
     try:
         create_or_open(job.store, job.dataset)
+    except UnavailableError:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot write to {job.store.url}: {error}\nchoose another --output or mend its permissions"

@@ -7,7 +7,7 @@ from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import FOCAL, MEMBERS, Member, Source, fetch, members_of
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
-from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
+from da2ray.storage import Client, UnavailableError, canonical_url, open_store, redact, split_uri
 
 __all__ = [
     "FOCAL",
@@ -37,6 +37,7 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *,
     Raises:
         UserError: it does not exist, cannot be read, is a file of a kind that holds no images, or a manifest whose URIs
             are not allowed.
+        UnavailableError: its store does not answer.
     """
     url = canonical_url(url)
     shown = redact(url)
@@ -45,6 +46,8 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *,
     try:
         # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
         is_file = bool(suffix) and _is_file(root, key, client)
+    except UnavailableError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read {shown}: {error}") from error
     if suffix in MANIFEST_SUFFIXES:

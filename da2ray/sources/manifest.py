@@ -17,7 +17,18 @@ from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError
 from da2ray.sources.allowed import NAME_CHARS, Allowed
 from da2ray.sources.base import FOCAL, MEMBERS, Member, fetch
-from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
+from da2ray.storage import (
+    Client,
+    Store,
+    StoreFile,
+    UnavailableError,
+    canonical_url,
+    join,
+    open_store,
+    printable,
+    redact,
+    split_uri,
+)
 from da2ray.storage.redaction import WEB
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
@@ -92,6 +103,8 @@ class ManifestSource:
             if etag is None or self.url.startswith("/"):
                 file: Any = StoreFile(store, key, BLOCK_BYTES)
                 etag = hashlib.file_digest(file, "sha256").hexdigest()
+        except UnavailableError:
+            raise
         except OSError as error:
             raise UserError(f"cannot read {self.url}: {error}") from error
         return {"kind": self.kind, "url": self.url, "etag": etag}
@@ -125,6 +138,8 @@ class ManifestSource:
                 row += rows.num_rows
                 if row == limit:
                     return
+        except UnavailableError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"cannot read {self.url} after row {row}: {printable(error)}") from error
 

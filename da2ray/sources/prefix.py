@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from da2ray.errors import UserError
 from da2ray.labels.schema import SampleError
 from da2ray.sources.base import MEMBERS, Member, fetch
-from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
+from da2ray.storage import LIST_SCHEMA, Client, Store, UnavailableError, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")$"
@@ -36,12 +36,15 @@ class PrefixSource:
 
         Raises:
             UserError: it does not exist or may not be listed.
+            UnavailableError: its store does not answer.
         """
         try:
             if not self._name and self.url.startswith("/"):
                 self._check_folder()
             elif not self._name:
                 next(iter(self._store().list()), None)
+        except UnavailableError:
+            raise
         except OSError as error:
             raise UserError(f"cannot list {self.url}: {error}") from error
 
@@ -60,6 +63,8 @@ class PrefixSource:
                     yield batch
                 if left == 0:
                     return
+        except UnavailableError:
+            raise
         except OSError as error:
             raise UserError(f"cannot list {self.url}: {error}") from error
 
