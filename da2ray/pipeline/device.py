@@ -49,6 +49,7 @@ class Device:
     Attributes:
         busy_seconds: time that the device spent on micro-batches (CUDA events; on CPU wall time, the mean of the threads).
         images: images that went through.
+        broken: the device failed, and no image: this process must end, and another may find the device well.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Device:
         """
         self.busy_seconds = 0.0
         self.images = 0
+        self.broken = False
         self._counting = threading.Lock()
         self._calls: dict[int, tuple[float, int]] = {}
         # Most images that went through at once, for each network size that memory did not suffice for.
@@ -138,6 +140,7 @@ class Device:
                 # The device thread tries again when what runs now is done, and divides it if it must.
                 work.pixels = None
             except BaseException as error:
+                self.broken = True
                 work.future.set_exception(error)
                 raise
             self._staged.put(work)
@@ -236,7 +239,11 @@ class Device:
         if work.future.done():
             return
         if self._cuda:
-            work.ended.synchronize()
+            try:
+                work.ended.synchronize()
+            except Exception:
+                self.broken = True
+                raise
             busy = work.started.elapsed_time(work.ended) / 1000
         else:
             busy = (work.ended - work.started) / self._workers
@@ -265,12 +272,12 @@ class Device:
 
     def _refuse_broken_device(self, error: Exception) -> None:
         """A CUDA context that a fault has poisoned fails every later call: no image is to blame, the actor must die."""
-        if self._cuda:
+        try:
             torch.cuda.empty_cache()
-            try:
-                torch.zeros(1, device=self._teacher.device).item()
-            except Exception as broken:
-                raise broken from error
+            torch.zeros(1, device=self._teacher.device).item()
+        except Exception as broken:
+            self.broken = True
+            raise broken from error
 
 
 def _no_memory(error: Exception) -> bool:

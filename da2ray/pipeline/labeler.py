@@ -6,6 +6,7 @@ import faulthandler
 import os
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Collection
 
 import pyarrow as pa
@@ -94,9 +95,22 @@ class Labeler:
                 labelled = await self._label_alone(shard, rows, batch)
         else:
             async with self._gate.together():
-                labelled = await asyncio.wrap_future(self._device.submit(batch))
+                labelled = await self._label(batch)
         self._meter.tell(self._device.busy_seconds)
         yield labelled_row(row, labelled)
+
+    async def _label(self, batch: HostBatch) -> LabelledBatch:
+        """Label a micro-batch; where that breaks the device, end the process.
+
+        An exception would end the run: Ray tries again, in a new process on a device made anew, only what died.
+        """
+        try:
+            return await asyncio.wrap_future(self._device.submit(batch))
+        except Exception:
+            if self._device.broken:
+                traceback.print_exc()  # the last that is heard of it
+                end_process()
+            raise
 
     async def _has_died(self, shard: int) -> bool:
         """Whether another process took up this shard before; asked once a shard."""
@@ -121,7 +135,7 @@ class Labeler:
             labelled = LabelledBatch.joined([await self._label_alone(shard, (row,), image) for row, image in singles])
         else:
             self._alone = (shard, rows)
-            labelled = await asyncio.wrap_future(self._device.submit(batch))
+            labelled = await self._label(batch)
             self._alone = None
         await self._coordinator.survived.remote(shard, rows)
         return labelled

@@ -1,6 +1,7 @@
 """The device thread: labels do not depend on company, and one image's trouble stays its own."""
 
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from da2ray.labels.schema import NUMBERS
 from da2ray.pipeline.batches import HostBatch
-from da2ray.pipeline.device import Device
+from da2ray.pipeline.device import Device, _Work
 from da2ray.teachers.base import Kind, PixelBatch, Prediction
 
 SIZE = (14, 28)
@@ -134,6 +135,59 @@ def test_what_the_device_works_on_can_be_seen_while_it_does() -> None:
     future.result(30)
     assert device.calls() == []
     device.close()
+
+
+def lost_device() -> Device:
+    """A device that fails for good in its first call."""
+
+    class Lost(Ramp):
+        def predict(self, batch: PixelBatch) -> Prediction:  # noqa: ARG002
+            # One that holds no values: whoever asks for one is refused, as after a CUDA fault.
+            self.device = torch.device("meta")
+            raise ValueError("an illegal memory access")
+
+    return Device(Lost(), bits=12, kind=Kind.DISPARITY, scaled=False)
+
+
+def test_a_device_that_fails_fails_no_image_and_says_so() -> None:
+    device = lost_device()
+    assert not device.broken
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="meta"):
+            device.submit(host_batch(1, 2)).result(30)
+        assert device.broken
+
+
+def test_a_fault_that_shows_when_results_are_awaited_is_the_device_s() -> None:
+    class Fault:
+        def synchronize(self) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device = Device(Ramp(), bits=12, kind=Kind.DISPARITY, scaled=False)
+    device.submit(host_batch(1)).result(30)
+    device._cuda = True
+    with pytest.raises(RuntimeError, match="illegal"):
+        device._finish(_Work(host_batch(1), Future(), ended=Fault()))
+    assert device.broken
+    device.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a copy that fails")
+def test_a_copy_that_fails_is_the_device_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote(Ramp):
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: None)
+    device = Device(Remote(), bits=12, kind=Kind.DISPARITY, scaled=False)
+    with pytest.raises(RuntimeError):
+        device.submit(host_batch(1)).result(30)
+    assert device.broken
+
+
+def test_a_teacher_that_fails_on_every_image_is_told_apart_from_its_device(device: Device) -> None:
+    with pytest.raises(ValueError, match="cannot stand"):
+        device.submit(host_batch(255, 255)).result(30)
+    assert not device.broken
 
 
 def test_a_device_thread_that_dies_tells_every_caller() -> None:
