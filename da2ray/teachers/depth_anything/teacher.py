@@ -5,6 +5,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,10 +60,8 @@ class DepthAnything:
         # Kept here and not in the network: an embedding depends on weights, and only a teacher's never change. It is
         # given to the network as an argument, so that compiled code neither interpolates nor sees the cache.
         self._positions = functools.lru_cache(maxsize=SIZES_KEPT)(self.network.pretrained.positions)
-        self._forward = self.network.__call__
+        self._forward, self._compiled = self.network.__call__, compiled
         if compiled:
-            for limit in ("recompile_limit", "accumulated_recompile_limit"):
-                setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), COMPILED_SHAPES))
             # Whole graph: past the limit it raises, where it would otherwise go on uncompiled without a word.
             self._forward = torch.compile(self.network, dynamic=False, fullgraph=True)
 
@@ -81,12 +80,22 @@ class DepthAnything:
         """The network alone: normalised float32 (N, 3, H, W) on the device -> float32 (N, H, W)."""
         height, width = images.shape[-2:]
         reduced = self._dtype != torch.float32
+        if self._compiled:
+            _allow_shapes()
         with (
             # Deterministic, since a resumed run must give the same bytes: cuDNN's transposed convolution may not be.
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=reduced),
             torch.autocast(self.device.type, self._dtype, enabled=reduced),
         ):
             return self._forward(images, self._positions(height // PATCH, width // PATCH))
+
+
+def _allow_shapes() -> None:
+    """Raise the limits of `torch.compile` to COMPILED_SHAPES, for the thread that calls: each has a configuration of its own."""
+    config: Any = torch._dynamo.config
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):
+        if getattr(config, limit) < COMPILED_SHAPES:
+            setattr(config, limit, COMPILED_SHAPES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import functools
 import pickle
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,18 @@ def test_compiled_network_agrees_and_compiles_once_a_size(precision: str, monkey
         exact = depth_of(batch, precision)
         assert (teacher.predict(batch).depth - exact).abs().max() <= 0.02 * (exact.max() - exact.min())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(set(sizes))
+
+
+def test_every_thread_may_compile_more_sizes_than_torch_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A teacher is loaded in one thread and called in another, and torch's configuration is one for each thread."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    # Instead of 8, to compile less.
+    monkeypatch.setattr(torch._dynamo.config._config["recompile_limit"], "default", 2)
+    teacher = load_random_tiny(LoadOptions(compile=True))
+    sizes = [(14, 14), (14, 28), (28, 28)]
+    with ThreadPoolExecutor(1) as pool:
+        depths = list(pool.map(lambda size: teacher.depth(torch.zeros(1, 3, *size)), sizes))
+    assert [depth.shape[1:] for depth in depths] == sizes
 
 
 def test_position_embedding_of_a_size_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
