@@ -29,6 +29,10 @@ FOCAL = pa.field("focal", pa.float32())
 """A column more, of a source that knows focal lengths: in pixels of the image as displayed at full size, null where it does
 not know."""
 
+MOST_BYTES = 2 << 30
+"""Of an image's file: above the 1.6 GB that the 200 megapixels of `--max-pixels` take uncompressed at 8 bytes each. A larger one
+takes a machine's memory, and the run with it, each time it is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -128,14 +132,21 @@ class _Stores:
         self._open: dict[tuple[str, float | None], Store] = {}
         self._outages = Outages()
 
-    def get(self, uri: str) -> bytes:
+    def get(self, member: Member) -> bytes:
         if self._allowed:
-            self._allowed.check(uri)
-        root, key = split_uri(uri)
+            self._allowed.check(member.uri)
+        root, key = split_uri(member.uri)
         if root == "/":
             must_be_regular(f"/{key}")
         try:
-            return self._at(root).get(key)
+            store, size = self._at(root), member.size
+            if size is None and root == "/":  # elsewhere it would be a request more for each
+                size = store.stat(key).size
+            if size is not None and size > MOST_BYTES:
+                raise SampleError(
+                    Reason.OUT_OF_MEMORY, f"{size} bytes: files of more than {MOST_BYTES >> 30} GiB are not read"
+                )
+            return store.get(key)
         except UnavailableError as error:
             return self._outages.get_again(error, root, key, lambda: self._at(root, PROBE_RETRY_S))
 
@@ -153,7 +164,7 @@ class _Stores:
 
 def _read(stores: _Stores, member: Member) -> bytes | SampleError:
     try:
-        return stores.get(member.uri)
+        return stores.get(member)
     except OutageError:
         raise
     except SampleError as error:
@@ -162,6 +173,8 @@ def _read(stores: _Stores, member: Member) -> bytes | SampleError:
         return SampleError(Reason.NOT_FOUND, printable(error))
     except PermissionError as error:
         return SampleError(Reason.FORBIDDEN, printable(error))
+    except MemoryError:
+        return SampleError(Reason.OUT_OF_MEMORY, "no memory for its bytes")
     except (OSError, ValueError, UserError) as error:
         # ValueError and UserError: a URI in a manifest that cannot be one, or of a scheme that nothing serves.
         return SampleError(Reason.UNREADABLE, printable(error))

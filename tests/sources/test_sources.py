@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,6 +207,42 @@ def test_what_fails_for_one_sample_is_its_reason_and_the_others_go_on(images: st
     reasons = [body.reason for _, body in results if isinstance(body, SampleError)]
     assert reasons == [Reason.NOT_FOUND, Reason.UNREADABLE, Reason.NOT_FOUND, Reason.UNREADABLE]
     assert [body for _, body in results if isinstance(body, bytes)] == [member.key.encode() for member in wanted]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_file_larger_than_any_image_is_one_failed_sample(listed: bool, tmp_path: Path) -> None:
+    sizes = {"a.tif": base.MOST_BYTES + 1, "b.tif": 4}
+    for name, size in sizes.items():
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # takes no room
+    members = [Member(name, str(tmp_path / name), size if listed else None, None) for name, size in sizes.items()]
+    (_, large), (_, body) = fetch(members, 2)
+    assert isinstance(large, SampleError)
+    assert large.reason is Reason.OUT_OF_MEMORY
+    assert body == bytes(4)
+
+
+def test_an_object_that_is_listed_as_larger_than_any_image_is_not_asked_for() -> None:
+    ((_, large),) = fetch([Member("a.tif", "s3://no-such-bucket/a.tif", base.MOST_BYTES + 1, None)], 1)
+    assert isinstance(large, SampleError)
+    assert large.reason is Reason.OUT_OF_MEMORY
+
+
+def test_a_file_that_memory_does_not_suffice_for_is_one_failed_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "MOST_BYTES", 1 << 40)
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.truncate(64 << 30)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), limits[1]))
+    try:
+        ((_, large),) = fetch([Member("a.tif", str(tmp_path / "a.tif"), None, None)], 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert isinstance(large, SampleError)
+    assert large.reason is Reason.OUT_OF_MEMORY
 
 
 def test_a_forbidden_sample_shows_no_credential(
