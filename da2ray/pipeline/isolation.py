@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -21,7 +22,7 @@ from da2ray.image_headers import Header
 from da2ray.images import DecodeMode, decode_pixels
 from da2ray.labels.schema import Reason, SampleError
 from da2ray.pipeline.reading import Access
-from da2ray.pipeline.watchdog import FETCH_SECONDS
+from da2ray.pipeline.watchdog import FETCH_SECONDS, end_process
 from da2ray.sources.base import Member, Source
 
 Result = TypeVar("Result")
@@ -77,14 +78,22 @@ class IsolatedAccess(Access):
         raise trouble
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "da2ray.pipeline.isolation"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        if self._ask(None, START_SECONDS) != "ready":
-            raise RuntimeError("the isolated decoder does not start")
+        """Start a process; where none starts, end this one: no image is to blame, and Ray tries again, maybe elsewhere."""
+        for _ in range(TRIES):
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "da2ray.pipeline.isolation"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+                self._ask(None, START_SECONDS)
+            except (OSError, EOFError, pickle.UnpicklingError):  # OSError: no memory, a time out, a broken pipe
+                traceback.print_exc()
+                self._end()
+            else:
+                return
+        end_process()
 
     def _ask(self, request: Any, timeout: float) -> Any:
         """Send a request and wait for its answer."""

@@ -1,6 +1,7 @@
 """A decoding process of its own gives the same pixels, and its death or sleep costs one image."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,6 +63,37 @@ def test_no_process_is_left_behind(photos: Path) -> None:
     assert isinstance(process, subprocess.Popen)
     access.close()
     assert process.poll() is not None
+
+
+@pytest.mark.parametrize("trouble", ["kill -9 $$", "exec sleep 60"])
+def test_a_process_that_does_not_start_is_started_again(
+    access: IsolatedAccess, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    python, tried = tmp_path / "python", tmp_path / "tried"
+    first = f"if [ ! -e {tried} ]; then touch {tried}; {trouble}; fi"
+    python.write_text(f'#!/bin/sh\n{first}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(isolation, "START_SECONDS", 10)
+    data = (photos / "astronaut.jpg").read_bytes()
+    expected = decode_pixels(data, read_header(data), SIZE, DecodeMode.EXACT)
+    np.testing.assert_array_equal(decode(access, data), expected)
+    assert tried.exists()
+
+
+def test_where_no_process_starts_no_image_is_to_blame(
+    access: IsolatedAccess, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end_process() -> None:
+        raise Ended
+
+    monkeypatch.setattr(isolation, "end_process", end_process)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(Ended):
+        decode(access, (photos / "astronaut.jpg").read_bytes())
 
 
 def test_a_body_that_does_not_come_is_a_timeout_and_the_next_one_is_read(
