@@ -145,7 +145,7 @@ def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
     counts = Counts()
     with Claims(job.store, plan, run, job.config.lease_seconds, console) as claims:
         # Before Ray is joined or started: a job that only waits for another one holds nothing.
-        wave = claims.next(job.config.wave_size, threading.Event())
+        wave = claims.next(wave_size(job.config, plan), threading.Event())
         if wave.size:
             job.store.put(
                 f"runs/{run}/config.json", json.dumps(redacted(job.config.model_dump(mode="json")), indent=1).encode()
@@ -157,6 +157,19 @@ def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
         if theirs > 0:
             console.print(f"{theirs:,} shards were committed meanwhile by {', '.join(sorted(claims.others))}")
     return counts
+
+
+def wave_size(config: PseudolabelConfig, plan: Plan) -> int:
+    """Shards of a wave: as many as have `WAVE_IMAGES`, within `WAVE_SHARDS`, unless it was asked for."""
+    least, most = WAVE_SHARDS
+    return config.wave_size or max(least, min(most, WAVE_IMAGES * plan.info.shards // max(1, plan.info.samples)))
+
+
+WAVE_IMAGES = 1_280_000
+"""Their keys and URIs are with the driver, some 130 MB."""
+WAVE_SHARDS = (5000, 20_000)
+"""Between two waves teachers start anew and commits are listed, half a minute and more; 5,000 shards of 64 images (manifests,
+which know no sizes) are labelled in minutes by eight fast GPUs."""
 
 
 def label_waves(
@@ -182,7 +195,7 @@ def label_waves(
                     label_wave(job, plan, list(plan.shards(wave)), coordinator)
                     if counts_of(coordinator, timeout=30).over_budget:
                         stopping.set()
-                    wave = claims.next(job.config.wave_size, stopping)
+                    wave = claims.next(wave_size(job.config, plan), stopping)
             state = "stopped" if stopping.is_set() else "labelled"
         finally:
             progress.finish(state, last_counts(coordinator))
