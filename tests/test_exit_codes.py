@@ -1,5 +1,6 @@
 """What schedulers build on: 75 means that the same command may do better later, 2 that it will not."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,3 +176,19 @@ def test_what_ray_raises_is_not_taken_for_another_trouble(
     assert found == code
     assert said in out + err
     assert "a store failed" not in out
+
+
+def test_an_embedded_ray_that_a_busy_machine_does_not_start_in_time_is_resumable(
+    label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object, **__: object) -> None:
+        # As ray._private.node says it, seen at a load of 50 on two cores.
+        raise Exception("The current node timed out during startup. This could happen because ...")  # noqa: TRY002
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # `connect` sets what workers inherit
+    code, out, err = label("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
+    assert code == Exit.RESUMABLE
+    assert "the cluster does not answer: an embedded Ray did not start within 30 seconds" in out
+    assert "run the same command again" in out
+    assert "Traceback" not in err

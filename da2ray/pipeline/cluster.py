@@ -41,6 +41,7 @@ def connect(config: PseudolabelConfig) -> None:
 
     Raises:
         UserError: the cluster cannot be reached.
+        ray.exceptions.GetTimeoutError: an embedded Ray does not start in time.
     """
     if ray.is_initialized():
         return
@@ -65,7 +66,16 @@ def connect(config: PseudolabelConfig) -> None:
                 "set RAY_ADDRESS or --ray-address to a running cluster, or neither for an embedded Ray"
             ) from None
     else:
-        ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
+        except Exception as error:
+            if "timed out during startup" not in str(
+                error
+            ):  # a plain Exception, after 30 seconds that nobody can change
+                raise
+            raise ray.exceptions.GetTimeoutError(
+                "an embedded Ray did not start within 30 seconds, this machine is too busy"
+            ) from error
 
 
 def cluster_address(config: PseudolabelConfig) -> str | None:
