@@ -30,7 +30,7 @@ def demo(console: Console, folder: Path) -> int:
     console.print(f"$ python jobs/pseudolabel.py {' '.join(command[2:])}")
     code = subprocess.run(command, check=False).returncode  # noqa: S603 - our own job
     if code:
-        raise UserError(f"the main job ended with exit code {code}")
+        raise UserError(f"the main job ended with exit code {code}; labels of another release in {labels}? delete it")
     shown = contact_sheet(open_labels(str(labels)), folder / "contact_sheet.png")
     console.print(f"\n$ da2ray report {labels} --output {folder / 'report.html'}")
     report(str(labels), str(folder / "report.html"), console, gallery=DEFAULT_GALLERY)
