@@ -18,14 +18,13 @@ from rich.table import Column, Table
 
 from da2ray.config import CurateConfig
 from da2ray.console import Exit, progress
-from da2ray.cores import usable_cores
 from da2ray.errors import UserError
 from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import Snapshot, open_snapshot
 from da2ray.labels.views import Dedupe, View, view_key, write_view
 from da2ray.labels.views import Rule as StoredRule
 from da2ray.quality.catalog import TABLE, open_catalog
-from da2ray.quality.duplicates import HASH_BITS, THREADS, find_duplicates
+from da2ray.quality.duplicates import HASH_BITS, find_duplicates, threads_to_use
 from da2ray.quality.filters import BoundRule, Effect, Rule, Skipped, apply, bind, resolve
 from da2ray.quality.presets import PRESETS
 from da2ray.storage import Store, open_store
@@ -159,7 +158,7 @@ def remove_duplicates(catalog: duckdb.DuckDBPyConnection, distance: int) -> Dupl
         "ORDER BY width::BIGINT * height DESC NULLS LAST, key, row"
     ).to_arrow_reader(BATCH)
     rows, hashes = _columns(reader, total - unhashed - plain)
-    duplicate_of = find_duplicates(hashes, distance, min(THREADS, usable_cores()))
+    duplicate_of = find_duplicates(hashes, distance, threads_to_use())
     gone = duplicate_of >= 0
     catalog.register("gone", pa.table({"row": rows[gone]}))
     catalog.execute("DELETE FROM kept USING gone WHERE kept.row = gone.row")

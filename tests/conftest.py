@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from da2ray.cli import main
+from da2ray.config import PseudolabelConfig, load
+from da2ray.console import run_command
 from da2ray.labels.reader import Labels, open_labels
+from da2ray.pipeline.run import pseudolabel
 from tests.jobs import Command, run_job
 from tests.photos import write_photos
 from tests.ray_head import RayHead
@@ -51,6 +55,25 @@ def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     assert finished.code == 0, finished
     return open_labels(str(output))
+
+
+@pytest.fixture
+def job_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the main job's own code in this process, as far as it comes without Ray: exit code, stdout, stderr."""
+
+    def no_ray(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", no_ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(*args: object) -> tuple[int, str, str]:
+        argv = list(map(str, args))
+        code = run_command(lambda console: pseudolabel(load(PseudolabelConfig, argv, prog="pseudolabel.py"), console))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 @pytest.fixture

@@ -19,12 +19,8 @@ def run_benchmark(*args: object) -> str:
 
 
 def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(tmp_path: Path) -> None:
-    # The other plain way differs in one call; `tests/benchmark` has it.
-    said = run_benchmark(
-        *("--make-images", 8, "--decode", "scaled", "--plain", "infer-image", "--shard-size", 2),
-        *("--work", tmp_path / "work"),
-    )
-    for row in ("infer-image", "decode only", "teacher only", "encode + write only", "end to end"):
+    said = run_benchmark("--make-images", 8, "--decode", "scaled", "--shard-size", 2, "--work", tmp_path / "work")
+    for row in ("infer-image", "network-size", "decode only", "teacher only", "encode + write only", "end to end"):
         assert row in said
 
 

@@ -12,19 +12,17 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 from rich.console import Console
 
 from da2ray.config import PseudolabelConfig, load
-from da2ray.console import Exit, run_command
+from da2ray.console import Exit
 from da2ray.labels.commits import commit_key
 from da2ray.pipeline import run
 from da2ray.pipeline.job import prepare
-from da2ray.pipeline.run import create_dataset, pseudolabel, stored_plan
+from da2ray.pipeline.run import create_dataset, stored_plan
 from da2ray.plan import Plan
 from da2ray.storage import fsspec, open_store
 from tests.fault_proxy import FaultProxy, Request
 from tests.jobs import Command
 from tests.photos import write_crops
 from tests.s3_server import S3Server
-
-Label = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +47,15 @@ def bucket(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def label(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Label:
-    """Run the job's own code in this process, as far as it comes without Ray: exit code, stdout, stderr."""
-
-    def no_ray(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", no_ray)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def job(*args: object) -> tuple[int, str, str]:
-        code = run_command(lambda console: pseudolabel(configured(*args), console))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return job
-
-
-def configured(*args: object) -> PseudolabelConfig:
-    return load(PseudolabelConfig, [str(arg) for arg in (*args, "--teacher", "luminance")], prog="pseudolabel.py")
+def label(job_without_ray: Command) -> Command:
+    """Run the job with a teacher that costs nothing."""
+    return lambda *args: job_without_ray(*args, "--teacher", "luminance")
 
 
 def planned(*args: object) -> Plan:
     """The plan of a command, in an output where nothing is labelled yet."""
     console = Console(quiet=True)
-    job = prepare(configured(*args), console)
+    job = prepare(load(PseudolabelConfig, [str(arg) for arg in (*args, "--teacher", "luminance")]), console)
     create_dataset(job)
     return stored_plan(job, console)
 
@@ -114,7 +96,7 @@ def down(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     ],
 )
 def test_a_job_that_finds_its_store_down_may_be_run_again(
-    label: Label,
+    label: Command,
     down: Callable[..., None],
     proxy: FaultProxy,
     bucket: str,
@@ -145,7 +127,7 @@ def test_a_command_that_finds_its_store_down_may_be_run_again(
     assert "the same command again" in said
 
 
-def test_a_corrupt_commit_stays_so_and_is_named(label: Label, tmp_path: Path) -> None:
+def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) -> None:
     options = ("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
     plan = planned(*options)
     commit = commit_key(plan.id, 0)
@@ -166,7 +148,7 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Label, tmp_path: Path) ->
     ],
 )
 def test_what_ray_raises_is_not_taken_for_another_trouble(
-    label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+    label: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -179,7 +161,7 @@ def test_what_ray_raises_is_not_taken_for_another_trouble(
 
 
 def test_an_embedded_ray_that_a_busy_machine_does_not_start_in_time_is_resumable(
-    label: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    label: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*_: object, **__: object) -> None:
         # As ray._private.node says it, seen at a load of 50 on two cores.

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from da2ray.cores import usable_cores
-from da2ray.quality.duplicates import DEFAULT_DISTANCE, THREADS, find_duplicates
+from da2ray.quality.duplicates import DEFAULT_DISTANCE, find_duplicates, threads_to_use
 
 EQUAL_SHARE: Final = 0.05
 """Of the rows: one and the same hash, as of empty pages."""
@@ -25,7 +24,7 @@ def measure_dedupe(count: int, console: Console, *, distance: int = DEFAULT_DIST
     """Find the near-duplicates among `count` random hashes with planted ones: 1 where one was missed."""
     rng = np.random.default_rng(0)
     hashes, originals = _plant(count, distance, rng)
-    threads = min(THREADS, usable_cores())
+    threads = threads_to_use()
     began, cpu_began = time.perf_counter(), time.process_time()
     duplicate_of = find_duplicates(hashes, distance, threads)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began

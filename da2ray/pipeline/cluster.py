@@ -69,9 +69,8 @@ def connect(config: PseudolabelConfig) -> None:
         try:
             ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
         except Exception as error:
-            if "timed out during startup" not in str(
-                error
-            ):  # a plain Exception, after 30 seconds that nobody can change
+            # A plain Exception, after 30 seconds that nobody can change.
+            if "timed out during startup" not in str(error):
                 raise
             raise ray.exceptions.GetTimeoutError(
                 "an embedded Ray did not start within 30 seconds, this machine is too busy"

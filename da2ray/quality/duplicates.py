@@ -25,6 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from da2ray.cores import usable_cores
 from da2ray.look_ahead import look_ahead
 
 HASH_BITS: Final = 64
@@ -54,8 +55,8 @@ FOUND_A_HASH: Final = 1 / 2
 """Pairs within the distance that may be found without halving: what bounds the memory for pairs, some 40 bytes each while
 they are decided on."""
 
-THREADS: Final = 4
-"""Tables worked on at once, at most: each takes 8 bytes a hash, and more threads wait for memory."""
+MOST_THREADS: Final = 4
+"""Each works on a table, which takes 8 bytes a hash, and more of them wait for memory."""
 
 CHUNK: Final = 1 << 18
 """Hashes worked on in one go: the temporary arrays are 2 MB each and stay in the cache."""
@@ -115,6 +116,11 @@ class Table:
         for mask in self.before:
             told |= (differing & np.uint64(mask)) == 0
         return told
+
+
+def threads_to_use() -> int:
+    """For `find_duplicates`: what this machine has, up to `MOST_THREADS`."""
+    return min(MOST_THREADS, usable_cores())
 
 
 def find_duplicates(hashes: Hashes, distance: int, threads: int = 1) -> Places:

@@ -5,7 +5,6 @@ third of the teacher's size shows that for a sixth of the time. They are judged 
 interpolation, where a step costs half as much; the last steps see pictures of the teacher's size and are judged at full size.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from da2ray.cores import usable_cores
 from da2ray.look_ahead import look_ahead
 from da2ray.quality.metrics import FARTHEST
 from da2ray.student.losses import (
@@ -212,7 +212,7 @@ class Training:
     def run(self) -> Iterator[float]:
         """Train to the plan's end; after each step its loss."""
         # One thread makes 120 pictures a second, for which a GPU would wait. What a step sees hangs on its number alone.
-        threads = max(1, (os.cpu_count() or 1) // 2)
+        threads = max(1, usable_cores() // 2)
         for images, label in look_ahead(self._batch, range(self.step, self._plan.steps), threads, "batches"):
             yield self._learn(images.to(self._device), label.to(self._device))
 

@@ -6,17 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 from safetensors.torch import save_file
 
-from da2ray.config import PseudolabelConfig, load
-from da2ray.console import run_command
 from da2ray.labels.dataset import create_or_open
-from da2ray.pipeline.run import pseudolabel
 from da2ray.storage import open_store
 from da2ray.teachers.depth_anything.dpt import TINY
 from da2ray.teachers.depth_anything.teacher import random_state
-from tests.jobs import JOB
+from tests.jobs import JOB, Command
 from tests.labels.samples import info
 from tests.s3_server import S3Server
 
@@ -24,19 +20,11 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run the job's own code in this process; returns what it says on stderr, checked to be fit for a user."""
-
-    def no_ray(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started before the mistake was found")
-
-    monkeypatch.setattr(ray, "init", no_ray)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def refused(job_without_ray: Command) -> Refused:
+    """Run the job; returns what it says on stderr, checked to be fit for a user."""
 
     def run(*args: object) -> str:
-        argv = list(map(str, args))
-        code = run_command(lambda console: pseudolabel(load(PseudolabelConfig, argv, prog="pseudolabel.py"), console))
-        said = capsys.readouterr().err
+        code, _, said = job_without_ray(*args)
         assert code == 2, said
         lines = said.splitlines()
         assert lines[0].startswith("error: ")
