@@ -5,7 +5,7 @@ RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
 
 .PHONY: demo test soak lint format clean chromium
 demo: .venv/demo
-	$(RUN)/python -m da2ray.demo
+	$(RUN)/python -m da2ray.commands.demo
 
 test: .venv/test
 	# Two workers on two cores: threads that spin while they wait would take the other one's.

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from da2ray.console import duration, run_command
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
-from da2ray.plan import list_plans
+from da2ray.plan.plan import list_plans
 from da2ray.report.options import add_report_options, run_report
 from da2ray.storage import Store, open_store
 from da2ray.upkeep import (

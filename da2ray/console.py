@@ -6,25 +6,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from enum import IntEnum
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from da2ray.errors import UserError
-from da2ray.storage import UnavailableError, printable
-
-
-class Exit(IntEnum):
-    """Exit codes that schedulers build on (design.md), and 70 for what is none of them."""
-
-    DONE = 0
-    TOO_MANY_FAILED = 1
-    WRONG = 1  # what `verify` says where it finds anything
-    USAGE = 2
-    BROKEN = 70
-    RESUMABLE = 75
-
+from da2ray.errors import Exit, UnavailableError, UserError
+from da2ray.storage import printable
 
 ERROR_CHARS = 1000
 PIPE_WIDTH = 1000

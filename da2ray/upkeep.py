@@ -9,12 +9,12 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Column, Table
 
-from da2ray.console import Exit, progress
-from da2ray.errors import UserError
+from da2ray.console import progress
+from da2ray.errors import Exit, UserError
 from da2ray.labels.dataset import DatasetInfo, open_dataset
-from da2ray.labels.garbage import collect
-from da2ray.labels.repair import repair
-from da2ray.labels.verify import Report, verify
+from da2ray.labels.upkeep.garbage import collect
+from da2ray.labels.upkeep.repair import repair
+from da2ray.labels.upkeep.verify import Report, verify
 from da2ray.storage import Store
 
 DEFAULT_GRACE_HOURS = 24.0

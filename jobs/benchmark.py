@@ -6,7 +6,8 @@ python jobs/benchmark.py --make-images 800
 import sys
 
 from da2ray.benchmark.run import benchmark
-from da2ray.config import BenchmarkConfig, load
+from da2ray.commands.benchmark import BenchmarkConfig
+from da2ray.commands.options import load
 from da2ray.console import run_command
 
 if __name__ == "__main__":

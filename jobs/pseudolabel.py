@@ -6,7 +6,8 @@ python jobs/pseudolabel.py --images photos/ --output labels/          # a laptop
 
 import sys
 
-from da2ray.config import PseudolabelConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.console import run_command
 from da2ray.pipeline.run import pseudolabel
 

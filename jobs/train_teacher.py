@@ -5,7 +5,8 @@ python jobs/train_teacher.py
 
 import sys
 
-from da2ray.config import TrainTeacherConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.train_teacher import TrainTeacherConfig
 from da2ray.console import run_command
 from da2ray.worlds.job import train_teacher
 

@@ -7,7 +7,8 @@ import pytest
 import ray
 
 from da2ray.cli import main
-from da2ray.config import PseudolabelConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.console import run_command
 from da2ray.labels.reader import Labels, open_labels
 from da2ray.pipeline.run import pseudolabel

@@ -23,10 +23,10 @@ import psutil
 
 import da2ray
 from da2ray.labels.commits import list_commits
-from da2ray.labels.garbage import collect
 from da2ray.labels.snapshots import list_snapshots, open_snapshot
-from da2ray.labels.verify import verify
-from da2ray.plan import list_plans
+from da2ray.labels.upkeep.garbage import collect
+from da2ray.labels.upkeep.verify import verify
+from da2ray.plan.plan import list_plans
 from da2ray.storage import Store, open_store
 from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job, shard_objects
 from tests.photos import REASONS, write_crops, write_photos

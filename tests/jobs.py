@@ -14,7 +14,7 @@ import psutil
 
 from da2ray.cli import newest_progress
 from da2ray.labels.commits import Commit, list_commits, read_commit
-from da2ray.plan import list_plans
+from da2ray.plan.plan import list_plans
 from da2ray.storage import Store
 
 JOB = Path(__file__).parent.parent / "jobs" / "pseudolabel.py"

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from da2ray.benchmark.photos import packaged_photos
-from da2ray.labels.schema import Reason
+from da2ray.errors import Reason
 
 REASONS: dict[str, Reason | None] = {
     "astronaut.jpg": None,

@@ -103,7 +103,7 @@ def run(command: str, clone: Path, environment: dict[str, str]) -> None:
 
 
 def test_the_readme_shows_the_options_that_there_are() -> None:
-    from da2ray.config import PseudolabelConfig
+    from da2ray.commands.pseudolabel import PseudolabelConfig
 
     known = {"--" + name.replace("_", "-") for name in PseudolabelConfig.model_fields} | {"--config", "--help"}
     table = README[README.index("| option | meaning |") : README.index("Exit codes:")]

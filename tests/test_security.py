@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from da2ray.errors import UserError
+from da2ray.errors import Reason, Status, UserError
 from da2ray.labels.reader import open_labels
-from da2ray.labels.schema import Reason, Status
 from da2ray.sources import members_of, open_source
 from da2ray.storage import Store, canonical_url, open_store, printable, redact, redacted
 from da2ray.storage.base import short_message

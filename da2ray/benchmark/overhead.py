@@ -10,9 +10,9 @@ import torch
 
 from da2ray.benchmark.weights import write_seeded_weights
 from da2ray.labels.codec import default_bits
-from da2ray.pipeline.batches import HostBatch
-from da2ray.pipeline.labelling import Labelling
-from da2ray.pipeline.opinions import Opinions
+from da2ray.pipeline.stages.batches import HostBatch
+from da2ray.pipeline.stages.labelling import Labelling
+from da2ray.pipeline.stages.opinions import Opinions
 from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction, Teacher
 from da2ray.teachers.registry import DEFAULT, resolve
 

@@ -19,17 +19,17 @@ from rich.table import Table
 
 from da2ray.benchmark.overhead import measure_overhead
 from da2ray.benchmark.processes import timed
-from da2ray.console import Exit, Ticker
-from da2ray.errors import UserError
+from da2ray.console import Ticker
+from da2ray.errors import Exit, UserError
 from da2ray.labels.reader import Labels, open_labels
 from da2ray.quality.calibration import Calibration, calibrate, print_calibration
 from da2ray.quality.catalog import open_catalog
 from da2ray.quality.filters import Rule, apply, bind, resolve
 from da2ray.quality.presets import PRESETS
 from da2ray.quality.truth import ErrorKind
+from da2ray.worlds.bucket import IMAGES, LIST, TRUTH, export_worlds, plan_worlds
 from da2ray.worlds.degrade import Degradation
 from da2ray.worlds.evaluation import IMAGE
-from da2ray.worlds.export import IMAGES, LIST, TRUTH, export_worlds, plan_worlds
 
 FIRST_SEED = 4_000_000
 """Beyond the seeds of training (from 0) and of judging the embedded teacher (from 1,000,000), and beyond the 300 worlds each from

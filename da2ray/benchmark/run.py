@@ -18,13 +18,13 @@ from da2ray.benchmark.processes import timed
 from da2ray.benchmark.resume import measure_resume
 from da2ray.benchmark.stages import Measured, decode_only, teacher_only, write_only
 from da2ray.benchmark.weights import write_seeded_weights
-from da2ray.config import BenchmarkConfig
+from da2ray.commands.benchmark import BenchmarkConfig
 from da2ray.errors import UserError
-from da2ray.images import DecodeMode, Limits
+from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
-from da2ray.pipeline.cluster import share_cores
-from da2ray.pipeline.reading import Reading
-from da2ray.plan import make_plan
+from da2ray.pipeline.control.cluster import share_cores
+from da2ray.pipeline.stages.reading import Reading
+from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
 from da2ray.storage import open_store
 from da2ray.teachers.base import LoadOptions

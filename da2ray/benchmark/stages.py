@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from da2ray.labels.commits import commit_shard
-from da2ray.labels.shard import build_shard
-from da2ray.pipeline.batches import host_batch, labelled_row
-from da2ray.pipeline.device import Device
-from da2ray.pipeline.reading import Reading
-from da2ray.pipeline.writing import assemble, far_of
-from da2ray.plan import Shard
+from da2ray.labels.shards.base import build_shard
+from da2ray.pipeline.stages.batches import host_batch, labelled_row
+from da2ray.pipeline.stages.device import Device
+from da2ray.pipeline.stages.reading import Reading
+from da2ray.pipeline.stages.writing import assemble, far_of
+from da2ray.plan.plan import Shard
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, Teacher
 

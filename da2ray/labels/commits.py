@@ -18,15 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.labels.schema import INDEX, Status, conform
-from da2ray.labels.shard import SUFFIX, BuiltShard
+from da2ray.errors import CorruptError, Status
+from da2ray.labels.schema import INDEX, conform
+from da2ray.labels.shards.base import SUFFIX, BuiltShard
 from da2ray.storage import Store
 
 METADATA_KEY: Final = b"da2ray"
-
-
-class CorruptError(OSError):
-    """What a commit, a snapshot or a part of the index holds is not what was written: not an error of the store."""
 
 
 _COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/(\d{8,})\.parquet")

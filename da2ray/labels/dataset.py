@@ -7,7 +7,7 @@ import da2ray
 from da2ray.errors import UserError
 from da2ray.labels.codec import CODEC
 from da2ray.labels.schema import FORMAT_VERSION
-from da2ray.labels.shard import Format
+from da2ray.labels.shards.base import Format
 from da2ray.labels.stored import Stored
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, TeacherSpec

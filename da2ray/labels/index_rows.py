@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import Snapshot, read_part
-from da2ray.look_ahead import look_ahead
+from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 
 THREADS: Final = 4

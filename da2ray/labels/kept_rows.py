@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.labels.commits import CorruptError
-from da2ray.storage import Store, StoreError, StoreFile
+from da2ray.errors import CorruptError, StoreError
+from da2ray.storage import Store, StoreFile
 
 KEPT: Final = pa.schema(
     [

@@ -17,10 +17,10 @@ from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.index_rows import IndexRows
 from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shard import FAR_BITS, MAPS, read_mask, read_value
+from da2ray.labels.shards.base import FAR_BITS, MAPS, read_mask, read_value
 from da2ray.labels.snapshots import Snapshot, open_snapshot
 from da2ray.labels.views import View, check_split, open_view, read_positions
-from da2ray.look_ahead import look_ahead
+from da2ray.parallel import look_ahead
 from da2ray.storage import Client, Store, open_store
 from da2ray.teachers.base import Kind
 

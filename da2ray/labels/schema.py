@@ -12,53 +12,11 @@ FORMAT_VERSION = 1
 """Version of the dataset layout and of this schema; part of every fingerprint."""
 
 
-class Status(StrEnum):
-    """What became of a planned sample."""
+class ShardFormat(StrEnum):
+    """How shards are stored; one format for a dataset."""
 
-    LABELLED = "labelled"
-    REJECTED = "rejected"
-    FAILED = "failed"
-
-
-class Reason(StrEnum):
-    """Why a sample has no label. The first group are policies (`rejected`), the second errors (`failed`)."""
-
-    TOO_SMALL = "too_small"
-    ASPECT = "aspect"
-    TOO_MANY_TOKENS = "too_many_tokens"
-    TOO_MANY_PIXELS = "too_many_pixels"
-
-    NOT_FOUND = "not_found"
-    FORBIDDEN = "forbidden"
-    UNREADABLE = "unreadable"
-    EMPTY = "empty"
-    NOT_AN_IMAGE = "not_an_image"
-    TRUNCATED = "truncated"
-    CORRUPT = "corrupt"
-    CRASHED = "crashed"
-    TIMEOUT = "timeout"
-    TEACHER_ERROR = "teacher_error"
-    OUT_OF_MEMORY = "out_of_memory"
-    NON_FINITE = "non_finite"
-
-    @property
-    def status(self) -> Status:
-        return Status.REJECTED if self in _POLICIES else Status.FAILED
-
-
-_POLICIES = frozenset({Reason.TOO_SMALL, Reason.ASPECT, Reason.TOO_MANY_TOKENS, Reason.TOO_MANY_PIXELS})
-
-
-class SampleError(Exception):
-    """One sample cannot be labelled; it becomes an index row with this reason and the job goes on."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-    def __reduce__(self) -> tuple[type["SampleError"], tuple[Reason, str]]:
-        return SampleError, (self.reason, self.message)
+    PARQUET = "parquet"
+    ZARR = "zarr"
 
 
 def _scores(*names: str) -> pa.Schema:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.errors import UserError
-from da2ray.labels.commits import CommitEntry, CorruptError, list_commits, read_commit, write_rows
+from da2ray.errors import CorruptError, UserError
+from da2ray.labels.commits import CommitEntry, list_commits, read_commit, write_rows
 from da2ray.labels.schema import FORMAT_VERSION, INDEX, conform
 from da2ray.labels.stored import Stored, parse_stored
 from da2ray.storage import Store

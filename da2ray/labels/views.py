@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from da2ray.errors import UserError
-from da2ray.labels.commits import CorruptError
+from da2ray.errors import CorruptError, UserError
 from da2ray.labels.kept_rows import count_kept, read_kept, write_kept
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.snapshots import Snapshot, open_snapshot

@@ -11,28 +11,26 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from rich.console import Console
 
-from da2ray.config import PseudolabelConfig
-from da2ray.console import Exit, Ticker
-from da2ray.errors import UserError
-from da2ray.images import DecodeMode
-from da2ray.labels.commits import CorruptError
+from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.console import Ticker
+from da2ray.errors import CorruptError, Exit, Status, UnavailableError, UserError
+from da2ray.images.decode import DecodeMode
 from da2ray.labels.dataset import create_or_open
-from da2ray.labels.schema import Status
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.budget import FailureBudget
-from da2ray.pipeline.claims import Claims
-from da2ray.pipeline.cluster import actor_range, cluster_address, connect
-from da2ray.pipeline.coordinator import Counts, Stopped, counts_of, start_coordinator
-from da2ray.pipeline.datasink import ShardSink, Writing
-from da2ray.pipeline.datasource import ShardDatasource
-from da2ray.pipeline.job import Job, prepare
-from da2ray.pipeline.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
-from da2ray.pipeline.lost import ClusterWatch
-from da2ray.pipeline.progress import Progress, Totals
-from da2ray.pipeline.stopping import cause_of, first_line, stop_on_signals
-from da2ray.plan import Plan, Shard, list_plans, make_plan, open_plan
+from da2ray.pipeline.control.budget import FailureBudget
+from da2ray.pipeline.control.claims import Claims
+from da2ray.pipeline.control.cluster import actor_range, cluster_address, connect
+from da2ray.pipeline.control.coordinator import Counts, Stopped, counts_of, start_coordinator
+from da2ray.pipeline.control.lost import ClusterWatch
+from da2ray.pipeline.control.progress import Progress, Totals
+from da2ray.pipeline.control.stopping import cause_of, first_line, stop_on_signals
+from da2ray.pipeline.prepare import Job, prepare
+from da2ray.pipeline.ray_data.datasink import ShardSink, Writing
+from da2ray.pipeline.ray_data.datasource import ShardDatasource
+from da2ray.pipeline.ray_data.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
+from da2ray.plan.plan import Plan, Shard, list_plans, make_plan, open_plan
 from da2ray.quality.consistency import PASSES
-from da2ray.storage import Store, UnavailableError, open_store, printable, redact, redacted
+from da2ray.storage import Store, open_store, printable, redact, redacted
 
 
 def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:

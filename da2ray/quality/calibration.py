@@ -13,11 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from da2ray.console import Exit, OnProgress, progress
-from da2ray.errors import UserError
+from da2ray.console import OnProgress, progress
+from da2ray.errors import Exit, Status, UserError
 from da2ray.labels.reader import THREADS, Label, Labels, open_labels
-from da2ray.labels.schema import Status
-from da2ray.look_ahead import look_ahead
+from da2ray.parallel import look_ahead
 from da2ray.quality.judging import (
     LEAST_AUROC,
     RULE,

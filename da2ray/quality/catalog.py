@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.console import OnProgress
-from da2ray.errors import UserError
-from da2ray.labels.schema import INDEX, Status
+from da2ray.errors import Status, UserError
+from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import Part, Snapshot, read_part
-from da2ray.look_ahead import look_ahead
+from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 
 TABLE: Final = "labels"

@@ -25,8 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from da2ray.cores import usable_cores
-from da2ray.look_ahead import look_ahead
+from da2ray.parallel import look_ahead, usable_cores
 
 HASH_BITS: Final = 64
 

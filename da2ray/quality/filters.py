@@ -18,8 +18,8 @@ import duckdb
 
 from da2ray.errors import UserError
 from da2ray.labels.schema import INDEX
+from da2ray.labels.scores import SCORES
 from da2ray.quality.catalog import FULL, TABLE, blank_catalog
-from da2ray.quality.scores import SCORES
 from da2ray.quality.syntax import tree
 
 _TOKENS: Final = re.compile(

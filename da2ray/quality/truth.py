@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from da2ray.errors import UserError
 from da2ray.labels.reader import Label
-from da2ray.quality.metrics import FARTHEST, LEAST_SHARE, Values, affine_fit, aligned_depth
+from da2ray.quality.depth_metrics import FARTHEST, LEAST_SHARE, Values, affine_fit, aligned_depth
 from da2ray.storage import Client, open_store
 from da2ray.teachers.base import Kind
 

@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 
-from da2ray.console import Exit
+from da2ray.errors import Exit
 from da2ray.labels.reader import open_labels
-from da2ray.plan import list_plans
+from da2ray.plan.plan import list_plans
 from da2ray.report.facts import Facts
 from da2ray.report.originals import Originals
 from da2ray.report.page import page

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from da2ray.images import DecodeMode, decode_pixels, read_header
+from da2ray.images.decode import DecodeMode, decode_pixels, read_header
 from da2ray.labels.reader import Label, Labels
 from da2ray.storage import open_store, printable, split_uri
 from da2ray.teachers.base import Kind

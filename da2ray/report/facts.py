@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from da2ray.errors import Reason, Status
 from da2ray.labels.dataset import DatasetInfo
-from da2ray.labels.schema import Reason, Status
 from da2ray.labels.snapshots import Snapshot
-from da2ray.plan import PlanInfo
+from da2ray.plan.plan import PlanInfo
 from da2ray.report.pictures import Shown
 from da2ray.report.survey import Survey
 from da2ray.report.thresholds import Threshold

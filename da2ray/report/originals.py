@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from da2ray.errors import UserError
-from da2ray.images import DecodeMode, Pixels, decode_pixels, read_header
-from da2ray.labels.schema import SampleError
-from da2ray.plan import PlanInfo
+from da2ray.errors import SampleError, UnavailableError, UserError
+from da2ray.images.decode import DecodeMode, Pixels, decode_pixels, read_header
+from da2ray.plan.plan import PlanInfo
 from da2ray.sources.allowed import Allowed, must_be_regular
-from da2ray.storage import Client, Store, UnavailableError, canonical_url, join, open_store, printable, split_uri
+from da2ray.storage import Client, Store, canonical_url, join, open_store, printable, split_uri
 
 RETRY_S: Final = 10.0
 """For which a store that does not answer is asked again: people wait for the page, and a picture less is no loss."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from da2ray.labels.schema import Status
+from da2ray.errors import Status
 from da2ray.labels.snapshots import Snapshot
 from da2ray.labels.views import View
 from da2ray.quality.catalog import open_catalog

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from da2ray.console import duration
-from da2ray.quality.scores import SCORES
+from da2ray.labels.scores import SCORES
 from da2ray.report.charts import histogram, number, percent, throughput
 from da2ray.report.facts import Facts
 from da2ray.report.survey import Distribution

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from da2ray.labels.scores import SCORES
 from da2ray.quality.catalog import blank_catalog
-from da2ray.quality.scores import SCORES
 from da2ray.quality.syntax import comparisons
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from da2ray.quality.scores import SCORES
+from da2ray.labels.scores import SCORES
 from da2ray.report.charts import number, percent
 from da2ray.report.facts import Facts
 

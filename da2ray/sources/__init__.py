@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from da2ray.errors import UserError
+from da2ray.errors import UnavailableError, UserError
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import FOCAL, MEMBERS, Member, Source, fetch, members_of
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
-from da2ray.storage import Client, UnavailableError, canonical_url, open_store, redact, split_uri
+from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
 
 __all__ = [
     "FOCAL",

@@ -11,8 +11,7 @@ from typing import Final
 
 from yarl import URL
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import Reason, SampleError
+from da2ray.errors import Reason, SampleError, UserError
 from da2ray.storage import Client, Store, canonical_url, open_store, printable, split_uri
 from da2ray.storage.objects import SCHEMES as OBJECT_STORES
 from da2ray.storage.redaction import WEB

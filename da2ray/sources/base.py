@@ -8,11 +8,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import Reason, SampleError
+from da2ray.errors import OutageError, Reason, SampleError, UnavailableError, UserError
 from da2ray.sources.allowed import Allowed, must_be_regular
-from da2ray.sources.outage import PROBE_RETRY_S, OutageError, Outages
-from da2ray.storage import Client, Store, UnavailableError, open_store, printable, split_uri
+from da2ray.sources.outage import PROBE_RETRY_S, Outages
+from da2ray.storage import Client, Store, open_store, printable, split_uri
 
 MEMBERS = pa.schema(
     [

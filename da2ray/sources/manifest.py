@@ -13,22 +13,10 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import SampleError
+from da2ray.errors import SampleError, UnavailableError, UserError
 from da2ray.sources.allowed import NAME_CHARS, Allowed
 from da2ray.sources.base import FOCAL, MEMBERS, Member, fetch
-from da2ray.storage import (
-    Client,
-    Store,
-    StoreFile,
-    UnavailableError,
-    canonical_url,
-    join,
-    open_store,
-    printable,
-    redact,
-    split_uri,
-)
+from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
 from da2ray.storage.redaction import WEB
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})

@@ -5,17 +5,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from da2ray.storage import Store, StoreError, UnavailableError
+from da2ray.errors import OutageError, UnavailableError
+from da2ray.storage import Store
 from da2ray.storage.redaction import WEB
 
 PROBE_RETRY_S: Final = 5.0
 """For how long a store that did not answer for long (`RETRY_S`) is asked whether it answers at all."""
 ANSWER_HOLDS_S: Final = 30.0
 ABSENT: Final = ".da2ray-is-the-store-there"
-
-
-class OutageError(StoreError):
-    """A store of samples is down: the run ends, and goes on when the store does."""
 
 
 class Outages:

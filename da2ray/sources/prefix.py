@@ -6,10 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import SampleError
+from da2ray.errors import SampleError, UnavailableError, UserError
 from da2ray.sources.base import MEMBERS, Member, fetch
-from da2ray.storage import LIST_SCHEMA, Client, Store, UnavailableError, join, open_store
+from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")$"

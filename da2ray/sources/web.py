@@ -9,8 +9,9 @@ import fsspec
 import fsspec.asyn
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from da2ray.errors import StoreError
 from da2ray.sources.allowed import Allowed, is_private
-from da2ray.storage import StoreError, base, redact
+from da2ray.storage import base, redact
 from da2ray.storage.fsspec import FsspecStore, web_timeout
 
 MOST_BYTES = 256 << 20

@@ -10,7 +10,8 @@ stores are asked again for DA2RAY_RETRY_SECONDS (180 unless set) before they rai
 object can have. Usage that cannot work at all, such as a scheme whose package is not installed, is a `UserError`.
 """
 
-from da2ray.storage.base import LIST_SCHEMA, Stat, Store, StoreError, UnavailableError
+from da2ray.errors import StoreError, UnavailableError
+from da2ray.storage.base import LIST_SCHEMA, Stat, Store
 from da2ray.storage.file import StoreFile
 from da2ray.storage.open import Client, canonical_url, join, open_store, split_uri
 from da2ray.storage.redaction import printable, redact, redacted

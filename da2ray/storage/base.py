@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from da2ray.errors import StoreError
 from da2ray.storage.redaction import printable
 
 LIST_SCHEMA = pa.schema(
@@ -31,14 +32,6 @@ given up within it.
 """
 STAT_TIMEOUT_S = 30
 """For one request whose answer has no body."""
-
-
-class StoreError(OSError):
-    """A store failed for a reason other than a missing object or a missing permission."""
-
-
-class UnavailableError(StoreError):
-    """No answer, a broken one, or one that says to come again (5xx, 409, 429): the same call may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,9 @@ import fsspec
 import fsspec.asyn
 import pyarrow as pa
 
-from da2ray.errors import UserError
+from da2ray.errors import StoreError, UnavailableError, UserError
 from da2ray.storage import base
-from da2ray.storage.base import (
-    LIST_BATCH,
-    Stat,
-    StoreError,
-    UnavailableError,
-    check_length,
-    listing,
-    short_message,
-    unquoted,
-)
+from da2ray.storage.base import LIST_BATCH, Stat, check_length, listing, short_message, unquoted
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
 

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, StoreError, UnavailableError, check_key, check_length
+from da2ray.errors import StoreError, UnavailableError
+from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, check_key, check_length
 
 TEMPORARY = ".da2ray-tmp-"
 """Names of files that are being written start so. A killed process leaves one behind; no listing shows it."""

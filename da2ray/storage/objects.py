@@ -22,18 +22,9 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from da2ray.errors import StoreError, UnavailableError
 from da2ray.storage import base
-from da2ray.storage.base import (
-    LIST_BATCH,
-    Stat,
-    StoreError,
-    UnavailableError,
-    check_key,
-    check_length,
-    listing,
-    short_message,
-    unquoted,
-)
+from da2ray.storage.base import LIST_BATCH, Stat, check_key, check_length, listing, short_message, unquoted
 from da2ray.storage.retry import retry_seconds, settled
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from da2ray.errors import UserError
-from da2ray.storage.base import UnavailableError
+from da2ray.errors import UnavailableError, UserError
 
 RETRY_VARIABLE: Final = "DA2RAY_RETRY_SECONDS"
 RETRY_S: Final = 180.0

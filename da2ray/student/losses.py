@@ -35,8 +35,8 @@ def affine_invariant_loss(prediction: Tensor, label: Tensor, gradient_weight: fl
 def aligned_depth_loss(prediction: Tensor, disparity: Tensor, farthest: float) -> Tensor:
     """Mean |log| of the ratio of metres, after the scale and shift that fit disparity best; the mean over the batch, a scalar.
 
-    What a label is judged by (`da2ray.quality.metrics.aligned_depth`, AbsRel, delta). Differences in disparity hardly see what is
-    far: at 40 m, an error of a quarter is one of a hundredth of the disparity at 2 m.
+    This is what a label is judged by (`da2ray.quality.depth_metrics.aligned_depth`, AbsRel, delta). Differences in disparity
+    hardly show errors in the distance: at 40 m, an error of a quarter is a hundredth of the disparity at 2 m.
 
     Args:
         prediction: (N, H, W), up to scale and shift, larger = nearer.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from da2ray.errors import UserError
-from da2ray.quality.metrics import FARTHEST, LEAST_SHARE, abs_rel, aligned_depth, delta, spearman
+from da2ray.quality.depth_metrics import FARTHEST, LEAST_SHARE, abs_rel, aligned_depth, delta, spearman
 from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher, TeacherSpec
 from da2ray.worlds.render import render
 from da2ray.worlds.scene import make_scene

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from safetensors.torch import save_file
 
-from da2ray.config import TrainTeacherConfig
+from da2ray.commands.train_teacher import TrainTeacherConfig
 from da2ray.console import Ticker
 from da2ray.teachers.base import LoadOptions, Teacher, TeacherSpec
 from da2ray.teachers.depth_anything.checkpoint import sha256

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from da2ray.cores import usable_cores
-from da2ray.look_ahead import look_ahead
-from da2ray.quality.metrics import FARTHEST
+from da2ray.parallel import look_ahead, usable_cores
+from da2ray.quality.depth_metrics import FARTHEST
 from da2ray.student.losses import (
     GRADIENT_WEIGHT,
     affine_invariant_loss,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import da2ray
-from da2ray.labels.schema import Status
+from da2ray.errors import Status
 from da2ray.storage import Store, open_store
 from tests.fault_proxy import FaultProxy, Mode
 from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job

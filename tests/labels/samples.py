@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from da2ray.errors import Reason
 from da2ray.labels.commits import CommitOutcome, commit_shard, list_commits
 from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo, create_or_open
 from da2ray.labels.quantise import quantise
-from da2ray.labels.schema import INDEX, Reason
-from da2ray.labels.shard import BuiltShard, Masks, build_shard
+from da2ray.labels.schema import INDEX
+from da2ray.labels.shards.base import BuiltShard, Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import Kind

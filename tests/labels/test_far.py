@@ -14,11 +14,11 @@ import zarr
 import zstandard
 
 import da2ray
-from da2ray.labels.check import check_values
 from da2ray.labels.commits import Commit, commit_key, read_commit, serialise
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shard import BuiltShard, build_shard, read_mask, read_shard
-from da2ray.labels.verify import verify
+from da2ray.labels.shards.base import BuiltShard, build_shard, read_mask, read_shard
+from da2ray.labels.upkeep.check import check_values
+from da2ray.labels.upkeep.verify import verify
 from da2ray.storage import Store
 from tests.labels.samples import built, dataset, far_classes, masks, mixed
 

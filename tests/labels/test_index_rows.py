@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 import da2ray
-from da2ray.config import CurateConfig, load
-from da2ray.curate import curate
+from da2ray.commands.curate import CurateConfig, curate
+from da2ray.commands.options import load
 from da2ray.errors import UserError
 from da2ray.labels import snapshots
 from da2ray.labels.index_rows import IndexRows
 from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import Snapshot, open_snapshot, snapshot_key
-from da2ray.labels.verify import verify
+from da2ray.labels.upkeep.verify import verify
 from da2ray.storage import Store
 from tests.labels.samples import dataset
 

@@ -10,17 +10,16 @@ import pyarrow as pa
 import pytest
 
 import da2ray
-from da2ray.errors import UserError
+from da2ray.errors import CorruptError, StoreError, UserError
 from da2ray.labels import kept_rows
-from da2ray.labels.check import Wrong
-from da2ray.labels.commits import CorruptError
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.kept_rows import KEPT, write_kept
-from da2ray.labels.repair import repair
 from da2ray.labels.snapshots import create_snapshot, open_snapshot, snapshot_key
-from da2ray.labels.verify import verify
+from da2ray.labels.upkeep.check import Wrong
+from da2ray.labels.upkeep.repair import repair
+from da2ray.labels.upkeep.verify import verify
 from da2ray.labels.views import Dedupe, Rule, View, list_views, open_view, read_positions, view_key, write_view
-from da2ray.storage import Store, StoreError, open_store
+from da2ray.storage import Store, open_store
 from tests.labels.samples import FINGERPRINT, LostAnswers, commit, info
 from tests.s3_server import S3Server
 

@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from da2ray.errors import UserError
-from da2ray.images import DecodeMode, Limits
-from da2ray.labels.schema import INDEX, NUMBERS, Reason
-from da2ray.pipeline.batches import HostBatch, LabelledBatch, host_batch, labelled_row
-from da2ray.pipeline.reading import Reading
-from da2ray.pipeline.writing import assemble
-from da2ray.plan import Shard, make_plan
+from da2ray.errors import Reason, UserError
+from da2ray.images.decode import DecodeMode, Limits
+from da2ray.labels.schema import INDEX, NUMBERS
+from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row
+from da2ray.pipeline.stages.reading import Reading
+from da2ray.pipeline.stages.writing import assemble
+from da2ray.plan.plan import Shard, make_plan
+from da2ray.plan.retry import RetrySource
 from da2ray.sources import open_source
 from da2ray.sources.manifest import ManifestSource
-from da2ray.sources.retry import RetrySource
 from da2ray.storage import open_store
 from da2ray.teachers.depth_anything.size import OfficialSize
 from tests.photos import jpeg

@@ -10,13 +10,14 @@ from PIL import Image
 from rich.console import Console
 
 import da2ray
-from da2ray.config import PseudolabelConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
-from da2ray.images import DecodeMode, Limits, decode
+from da2ray.images.decode import DecodeMode, Limits, decode
 from da2ray.labels.reader import Labels
 from da2ray.labels.schema import SCORES
-from da2ray.labels.verify import verify
-from da2ray.pipeline.job import prepare
+from da2ray.labels.upkeep.verify import verify
+from da2ray.pipeline.prepare import prepare
 from da2ray.pipeline.run import pseudolabel
 from da2ray.quality.consistency import compare
 from da2ray.storage import open_store

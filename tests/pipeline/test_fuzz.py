@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 import da2ray
-from da2ray.images import DecodeMode, Limits, admit, decode_pixels, read_header
-from da2ray.labels.schema import Reason, SampleError, Status
-from da2ray.pipeline.reading import Arena, Reading
-from da2ray.plan import make_plan
+from da2ray.errors import Reason, SampleError, Status
+from da2ray.images.decode import DecodeMode, Limits, admit, decode_pixels, read_header
+from da2ray.pipeline.stages.reading import Arena, Reading
+from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
 from da2ray.storage import open_store
 from da2ray.teachers.depth_anything.size import OfficialSize

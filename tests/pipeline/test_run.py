@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 import da2ray
-from da2ray.images import DecodeMode, Limits, decode
-from da2ray.labels.schema import INDEX, Status
+from da2ray.errors import Status
+from da2ray.images.decode import DecodeMode, Limits, decode
+from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import list_snapshots
-from da2ray.plan import list_plans
+from da2ray.plan.plan import list_plans
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import LoadOptions, PixelBatch
 from da2ray.teachers.registry import resolve
@@ -245,7 +246,8 @@ STORE_BYTES = 100 << 20
 SPILLING = f"""
 import json, sys
 import ray
-from da2ray.config import PseudolabelConfig, load
+from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.commands.options import load
 from da2ray.console import run_command
 from da2ray.pipeline.run import pseudolabel
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address

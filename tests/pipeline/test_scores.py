@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 import da2ray
-from da2ray.config import PseudolabelConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.labels.reader import Labels
 from da2ray.labels.schema import DEPTH_SCORES, IMAGE_SCORES
-from da2ray.labels.verify import verify
-from da2ray.pipeline.job import prepare
+from da2ray.labels.upkeep.verify import verify
+from da2ray.pipeline.prepare import prepare
 from da2ray.pipeline.run import pseudolabel
 from da2ray.storage import open_store
 from tests.jobs import run_job

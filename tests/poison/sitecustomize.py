@@ -90,11 +90,11 @@ def shorten_lock(module: Any) -> None:
 
 
 PATCHES: dict[str, Callable[[Any], None]] = {
-    "da2ray.images": poison_decoding,
+    "da2ray.images.decode": poison_decoding,
     "da2ray.teachers.luminance": poison_teacher,
-    "da2ray.labels.shard": poison_writing,
-    "da2ray.pipeline.watchdog": shorten_write,
-    "da2ray.pipeline.labeler": shorten_lock,
+    "da2ray.labels.shards.base": poison_writing,
+    "da2ray.pipeline.stages.watchdog": shorten_write,
+    "da2ray.pipeline.ray_data.labeler": shorten_lock,
 }
 
 

@@ -21,11 +21,11 @@ from da2ray.labels.dataset import create_or_open
 from da2ray.labels.quantise import quantise
 from da2ray.labels.reader import Label, Labels, open_labels
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shard import Masks, build_shard
+from da2ray.labels.scores import Bad
+from da2ray.labels.shards.base import Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.quality.calibration import Calibration, calibrate, calibrate_dataset
 from da2ray.quality.judging import auroc_error
-from da2ray.quality.scores import Bad
 from da2ray.quality.truth import ErrorKind, Truth, pixel_errors
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind

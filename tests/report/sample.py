@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from da2ray.benchmark.photos import packaged_photos
+from da2ray.errors import Reason
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.quantise import quantise
-from da2ray.labels.schema import INDEX, SCORES, Reason
-from da2ray.labels.shard import Masks, build_shard
+from da2ray.labels.schema import INDEX, SCORES
+from da2ray.labels.shards.base import Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.plan import make_plan
+from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
 from da2ray.storage import open_store
 from tests.labels.samples import FINGERPRINT, info

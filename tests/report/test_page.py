@@ -17,7 +17,7 @@ from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.reader import open_labels
 from da2ray.labels.snapshots import open_snapshot
 from da2ray.labels.views import Dedupe, Rule, View, write_view
-from da2ray.plan import PlanInfo, list_plans
+from da2ray.plan.plan import PlanInfo, list_plans
 from da2ray.report.originals import MissingError, Originals
 from da2ray.report.page import as_script_data
 from da2ray.report.pictures import STEPS, pictures_of
@@ -196,7 +196,7 @@ def test_only_what_the_source_allows_is_asked_for(tmp_path: Path, server: tuple[
     url, asked = server
     (tmp_path / "outside.jpg").write_bytes(b"secret")
     plans = {"m": plan("manifest", "s3://bucket/m.csv", "s3://bucket"), "p": plan("prefix", "/images", "/images")}
-    # As `da2ray.sources.retry` has it.
+    # As `da2ray.plan.retry` has it.
     plans["r"] = replace(plans["m"], source={"kind": "retry", "of": "manifest", "url": "s3://bucket/m.csv"})
     row = {"sha256": None, "height": 9, "width": 9}
     for name, uri in (

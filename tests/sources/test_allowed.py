@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import Reason, SampleError
+from da2ray.errors import Reason, SampleError, UserError
 from da2ray.sources import Allowed, Member, Source, fetch, members_of, open_source
 from da2ray.sources.allowed import is_private
 from tests.s3_server import S3Server

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from da2ray.labels.schema import Reason, SampleError
+from da2ray.errors import OutageError, Reason, SampleError
 from da2ray.sources import Member, fetch, outage
-from da2ray.sources.outage import OutageError
 from da2ray.storage import open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy, Mode, Request

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from da2ray.errors import UserError
-from da2ray.labels.schema import Reason, SampleError
+from da2ray.errors import Reason, SampleError, UserError
 from da2ray.sources import MEMBERS, Member, Source, base, fetch, members_of, open_source
 from da2ray.storage import Store, open_store
 

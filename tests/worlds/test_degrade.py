@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from da2ray.worlds import Scene, make_scene, render
+from da2ray.worlds.bucket import IMAGES, LIST, TRUTH, export_worlds, plan_worlds
 from da2ray.worlds.builder import Material, Pattern
 from da2ray.worlds.degenerate import LEAST_MIRROR, mirror_scene
 from da2ray.worlds.degrade import Degradation, degrade, world_of
-from da2ray.worlds.export import IMAGES, LIST, TRUTH, export_worlds, plan_worlds
 from da2ray.worlds.render import first_surfaces
 from da2ray.worlds.scene import Camera, Light
 from da2ray.worlds.solids import Shape, Solids

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from da2ray.config import TrainTeacherConfig, load
+from da2ray.commands.options import load
+from da2ray.commands.train_teacher import TrainTeacherConfig
 from da2ray.teachers.base import LoadOptions, PixelBatch
 from da2ray.teachers.registry import resolve
 from da2ray.worlds.augment import framed, photographed

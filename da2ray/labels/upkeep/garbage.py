@@ -1,0 +1,260 @@
+"""`da2ray gc`: remove what nothing names.
+
+A name is passed on: an attempt writes its object, its commit names the object, a snapshot names it too, and then `repair`
+may remove the commit. So what might go is listed first, and names are looked up in the order in which they are passed
+on: commits, then snapshots. A name that moves on meanwhile is seen in the later place. What is left is the attempt that
+has written its object and not yet its commit, and the snapshot or view whose parts are written before itself: for those,
+and for clocks that differ, is the grace, counted from when an object was written.
+"""
+
+import bisect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+import pyarrow as pa
+
+from da2ray.console import OnProgress
+from da2ray.errors import CorruptError
+from da2ray.labels.commits import commit_key, list_all_commits, read_commit
+from da2ray.labels.leases import Lease
+from da2ray.labels.snapshots import THREADS, Part, Snapshot, list_snapshots, open_snapshot, read_part
+from da2ray.labels.views import OBJECT as VIEW_OBJECT
+from da2ray.labels.views import list_views, open_view
+from da2ray.storage import Store
+from da2ray.storage.local import LocalStore
+
+Shard = tuple[str, int]
+"""Plan and number."""
+Sizes = Mapping[str, int]
+"""Of objects by key, in bytes."""
+
+TEMPORARY: Final = "temporary files"
+_OBJECT: Final = re.compile(r"shards/([^/]+)/(\d{8,})-[0-9a-f]{16}\.(?:parquet|zarr\.zip)")
+_PART: Final = re.compile(r"index/[0-9a-f]{32}\.parquet")
+_LEASE: Final = re.compile(r"leases/[^/]+/[^/]+\.json")
+_CHUNK: Final = 1000
+"""Keys in one request of a deletion."""
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(slots=True)
+class Tally:
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, found: Sizes) -> None:
+        self.objects += len(found)
+        self.bytes += sum(found.values())
+
+
+@dataclass(slots=True)
+class Collected:
+    """What `collect` did.
+
+    Attributes:
+        removed: by folder; what would be removed, in a dry run.
+        young: named by no commit and kept, since the grace is not over; whether a snapshot names them was not asked.
+        unreadable: keys of commits and parts of the index. What they name is not known, so all objects of their shards
+            were kept.
+    """
+
+    removed: dict[str, Tally] = field(default_factory=dict)
+    young: Tally = field(default_factory=Tally)
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotNames:
+    """Objects that snapshots name, and in which; and parts that cannot be read, which may name any of their shards'."""
+
+    objects: dict[str, set[int]]
+    unreadable: list[Part]
+
+
+def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnProgress | None = None) -> Collected:
+    """Remove what no commit, snapshot or view names, expired leases, and temporary files; what is not ours stays.
+
+    Args:
+        store: of a dataset.
+        grace: age from which something goes. It must be longer than a job takes from an object to its commit, and from
+            a part of the index to its snapshot or a view's list to the view; 0 is for datasets that nothing writes to.
+        dry_run: only count.
+        on_progress: called with (done, total) of each stretch of requests.
+
+    Raises:
+        UserError, CorruptError: a snapshot or a view cannot be read, so what it names is not known; nothing was removed.
+        OSError: the store failed.
+    """
+    objects = _list_objects(store)
+    parts = _list(store, "index", _PART)
+    lists = _list(store, "views", VIEW_OBJECT)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="gc") as pool:
+        gc = _Collector(store, datetime.now(UTC) - grace, dry_run, on_progress, pool)
+        unnamed = gc.old(gc.without_commit(objects))
+        snapshots = [open_snapshot(store, number) for number in list_snapshots(store)]
+        viewed = {open_view(store, name).object for name in list_views(store)}
+        gc.remove("shards", gc.without_snapshot(unnamed, snapshots))
+        live = {part.key for snapshot in snapshots for part in snapshot.parts}
+        # Asked for their age just before they go: a snapshot in the making that finds a leftover part writes it anew.
+        gc.remove("index", gc.old({key: size for key, size in parts.items() if key not in live}))
+        gc.remove("views", gc.old({key: size for key, size in lists.items() if key not in viewed}))
+        gc.remove("leases", gc.over(_list(store, "leases", _LEASE)))
+        gc.remove(TEMPORARY, gc.old(_leftovers(store)))
+    return gc.collected
+
+
+class _Collector:
+    """The steps of `collect`: each takes keys with their sizes and returns fewer."""
+
+    def __init__(
+        self, store: Store, before: datetime, dry_run: bool, on_progress: OnProgress | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self._store = store
+        self._before = before
+        self._dry_run = dry_run
+        self._on_progress = on_progress
+        self._pool = pool
+        self.collected = Collected()
+
+    def without_commit(self, objects: Mapping[Shard, Sizes]) -> Sizes:
+        """The objects that no commit names.
+
+        Only commits of shards with several objects are read. Where a committed shard has one, it is the committed one:
+        that was written before the commit, and so it was there to be listed. (Unless it was lost, and this is the
+        leftover of another attempt: that goes once `repair` has removed the commit.)
+        """
+        committed = {
+            (plan, entry.shard) for plan, entries in list_all_commits(self._store).items() for entry in entries
+        }
+        unnamed = {
+            key: size for shard, found in objects.items() if shard not in committed for key, size in found.items()
+        }
+        several = [shard for shard, found in objects.items() if shard in committed and len(found) > 1]
+        for shard, name in self._each(self._committed_object, several):
+            if name is None:
+                self.collected.unreadable.append(commit_key(*shard))
+            else:
+                unnamed |= {key: size for key, size in objects[shard].items() if key != name}
+        return unnamed
+
+    def without_snapshot(self, found: Sizes, snapshots: Sequence[Snapshot]) -> Sizes:
+        """The objects that no snapshot names."""
+        shards = {key: _shard(key) for key in found}
+        names = named_by_snapshots(self._store, snapshots, set(shards.values()))
+        self.collected.unreadable += [part.key for part in names.unreadable]
+        return {
+            key: size
+            for key, size in found.items()
+            if key not in names.objects and not any(_covers(part, shards[key]) for part in names.unreadable)
+        }
+
+    def old(self, found: Sizes) -> Sizes:
+        """Those that are older than the grace."""
+        ages = dict(self._each(self._is_old, list(found)))
+        self.collected.young.add({key: found[key] for key, is_old in ages.items() if is_old is False})
+        return {key: found[key] for key, is_old in ages.items() if is_old}
+
+    def over(self, leases: Sizes) -> Sizes:
+        """Those that expired longer ago than the grace."""
+        return {key: leases[key] for key, is_over in self._each(self._is_over, list(leases)) if is_over}
+
+    def remove(self, folder: str, found: Sizes) -> None:
+        self.collected.removed[folder] = Tally()
+        self.collected.removed[folder].add(found)
+        keys = list(found)
+        for start in range(0, 0 if self._dry_run else len(keys), _CHUNK):
+            self._store.delete(keys[start : start + _CHUNK])
+            if self._on_progress:
+                self._on_progress(min(start + _CHUNK, len(keys)), len(keys))
+
+    def _each(self, work: Callable[[In], Out], items: Sequence[In]) -> Iterator[tuple[In, Out]]:
+        for done, (item, result) in enumerate(zip(items, self._pool.map(work, items), strict=True), start=1):
+            if self._on_progress:
+                self._on_progress(done, len(items))
+            yield item, result
+
+    def _committed_object(self, shard: Shard) -> str | None:
+        """What its commit names: "" where `repair` has removed it since it was listed, None where it is corrupt."""
+        try:
+            return read_commit(self._store, *shard).object
+        except FileNotFoundError:
+            return ""
+        except CorruptError:
+            return None
+
+    def _is_old(self, key: str) -> bool | None:
+        """False also where the store does not tell; None where it is gone."""
+        try:
+            modified = self._store.stat(key).modified
+        except FileNotFoundError:
+            return None
+        return modified is not None and modified <= self._before
+
+    def _is_over(self, key: str) -> bool:
+        try:
+            return Lease.model_validate_json(self._store.get(key)).expires <= self._before
+        except FileNotFoundError:
+            return False
+        except ValueError:  # broken: it binds nobody
+            return self._is_old(key) is True
+
+
+def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[Shard]) -> SnapshotNames:
+    """The objects of these shards that these snapshots name. Reads only parts that can have a row of them."""
+    parts: dict[str, tuple[Part, set[int]]] = {}
+    ordered = sorted(shards)
+    for snapshot in snapshots:
+        for part in snapshot.parts:
+            first = bisect.bisect_left(ordered, (part.plan, part.first_shard))
+            if first < len(ordered) and _covers(part, ordered[first]):
+                parts.setdefault(part.key, (part, set()))[1].add(snapshot.number)
+    names = SnapshotNames({}, [])
+    for part, numbers in parts.values():
+        try:
+            rows = read_part(store, part, ["object"])
+        except (FileNotFoundError, CorruptError):
+            names.unreadable.append(part)
+            continue
+        for key in rows["object"].drop_null().unique().to_pylist():
+            if _OBJECT.fullmatch(key) and _shard(key) in shards:
+                names.objects.setdefault(key, set()).update(numbers)
+    return names
+
+
+def _list(store: Store, folder: str, pattern: re.Pattern[str]) -> Sizes:
+    """What has such a name; all else in the folder is someone's."""
+    return {key: size for key, size in _sizes(store.list(folder)) if pattern.fullmatch(key)}
+
+
+def _list_objects(store: Store) -> dict[Shard, dict[str, int]]:
+    """Some 300 bytes of memory an object."""
+    found: dict[Shard, dict[str, int]] = {}
+    for key, size in _list(store, "shards", _OBJECT).items():
+        found.setdefault(_shard(key), {})[key] = size
+    return found
+
+
+def _leftovers(store: Store) -> Sizes:
+    """What killed writers left: only in a folder; object stores show nothing before it is whole."""
+    return dict(_sizes(store.leftovers())) if isinstance(store, LocalStore) else {}
+
+
+def _sizes(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, int]]:
+    for batch in batches:
+        yield from zip(batch["key"].to_pylist(), batch["size"].to_pylist(), strict=True)
+
+
+def _shard(key: str) -> Shard:
+    """Of an object."""
+    _, plan, name = key.split("/")
+    return plan, int(name.partition("-")[0])
+
+
+def _covers(part: Part, shard: Shard) -> bool:
+    return part.plan == shard[0] and part.first_shard <= shard[1] <= part.last_shard

@@ -1,0 +1,290 @@
+"""`da2ray verify`: whether every live shard is what its commit says, the newest snapshot what its commits say, each view whole.
+
+Memory: one part of the index, and THREADS objects at a time. Requests: for a shard its commit and its object, whole,
+once; for a snapshot its parts; for a view its list of rows.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.console import OnProgress
+from da2ray.errors import CorruptError, UserError
+from da2ray.labels.commits import Commit, CommitEntry, commit_key, list_all_commits, read_commit
+from da2ray.labels.snapshots import (
+    Part,
+    Snapshot,
+    commits_digest,
+    list_snapshots,
+    open_snapshot,
+    read_part,
+    snapshot_key,
+)
+from da2ray.labels.upkeep.check import Fault, Wrong, check_commit, check_object, check_values, differing_columns
+from da2ray.labels.views import check_view, list_views, view_key
+from da2ray.parallel import look_ahead
+from da2ray.storage import Store
+
+THREADS: Final = 8
+"""Objects in memory at a time, of some 50 MB and as much again for what they hold; two cores decode at 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong.
+
+    Attributes:
+        plan, shard: which shard; `shard` is None for a part, both for a snapshot and a view.
+        object: key of what is broken.
+        what, detail: in a word, and for people.
+        snapshot: number of the newest snapshot where only that is concerned, and labelling the shard again would mend
+            nothing: it names what no commit names any more.
+    """
+
+    plan: str | None
+    shard: int | None
+    object: str
+    what: Wrong
+    detail: str
+    snapshot: int | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What `verify` looked at and found.
+
+    Attributes:
+        shards, parts: how many there are, in all plans and in the newest snapshot.
+        shards_checked, parts_checked: fewer in a sample.
+        views: all of them, also in a sample: their lists are small.
+        bytes: read from objects.
+    """
+
+    shards: int = 0
+    shards_checked: int = 0
+    parts: int = 0
+    parts_checked: int = 0
+    views: int = 0
+    bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def broken_shards(self) -> list[tuple[str, int]]:
+        """Those to label again: (plan, shard), ascending."""
+        return sorted(
+            {
+                (found.plan, found.shard)
+                for found in self.findings
+                if found.plan is not None and found.shard is not None and found.snapshot is None
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """A shard's live rows in the newest snapshot.
+
+    Attributes:
+        unchanged: the commits are still those that the part was folded from.
+        whole: no row was superseded by a later plan.
+    """
+
+    rows: pa.Table
+    snapshot: int
+    unchanged: bool
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    plan: str
+    shard: int
+    committed: bool
+    indexed: _Indexed | None
+
+
+def verify(store: Store, format: str, sample: float = 1.0, on_progress: OnProgress | None = None) -> Report:  # noqa: A002
+    """Check every shard, or a share of them.
+
+    Args:
+        store: of a dataset.
+        format: of its shards.
+        sample: share of shards, and of the index's parts, above 0 and at most 1; the same ones each time, and at least
+            one of each.
+        on_progress: called with (shards checked, shards to check).
+
+    Raises:
+        OSError: the store failed. That says nothing of the dataset, so it is no finding.
+    """
+    commits = list_all_commits(store)
+    shards = [(plan, entry.shard) for plan, entries in commits.items() for entry in entries]
+    chosen = set(_share(shards, sample))
+    report = Report(shards=len(shards), shards_checked=len(chosen))
+    tasks = _tasks(store, commits, chosen, sample, report)
+    check = partial(_check, store, format)
+    for done, (findings, size) in enumerate(look_ahead(check, tasks, THREADS, "verify"), start=1):
+        report.findings += findings
+        report.bytes += size
+        if on_progress:
+            # Shards that only the snapshot has are known when its parts are read, and are too few to count twice.
+            on_progress(min(done, len(chosen)), len(chosen))
+    _check_views(store, report)
+    report.findings.sort(key=lambda found: (found.plan or "", -1 if found.shard is None else found.shard, found.what))
+    return report
+
+
+def _check_views(store: Store, report: Report) -> None:
+    for name in list_views(store):
+        report.views += 1
+        try:
+            report.bytes += check_view(store, name)
+        except (UserError, CorruptError) as error:
+            report.findings.append(Finding(None, None, view_key(name), Wrong.VIEW, str(error)))
+
+
+def _share(shards: Iterable[tuple[str, int]], sample: float) -> list[tuple[str, int]]:
+    """Those of the lowest hashes: spread evenly, and a larger sample holds all of a smaller one."""
+    ordered = list(shards)
+    if sample >= 1:
+        return ordered
+    ordered.sort(key=lambda shard: hashlib.sha256(f"{shard[0]}/{shard[1]}".encode()).digest())
+    return ordered[: math.ceil(sample * len(ordered))]
+
+
+def _tasks(
+    store: Store, commits: dict[str, list[CommitEntry]], chosen: set[tuple[str, int]], sample: float, report: Report
+) -> Iterator[_Task]:
+    """A task a shard: first those in the newest snapshot, a part in memory at a time, then all others."""
+    left = set(chosen)
+    snapshot = _newest(store, report)
+    if snapshot:
+        report.parts = len(snapshot.parts)
+        parts = {(part.plan, part.first_shard): part for part in snapshot.parts}
+        wanted = _share(parts, sample)
+        report.parts_checked = len(wanted)
+        committed = {plan: {entry.shard for entry in entries} for plan, entries in commits.items()}
+        for plan, first in sorted(wanted):
+            part = parts[plan, first]
+            entries = [entry for entry in commits.get(plan, []) if part.first_shard <= entry.shard <= part.last_shard]
+            for shard, indexed in _indexed(store, snapshot, part, entries, report):
+                if (plan, shard) in left:
+                    left.discard((plan, shard))
+                    yield _Task(plan, shard, committed=True, indexed=indexed)
+                elif shard not in committed.get(plan, set()):
+                    yield _Task(plan, shard, committed=False, indexed=indexed)
+    for plan, shard in sorted(left):
+        yield _Task(plan, shard, committed=True, indexed=None)
+
+
+def _newest(store: Store, report: Report) -> Snapshot | None:
+    numbers = list_snapshots(store)
+    if not numbers:
+        return None
+    key = snapshot_key(numbers[-1])
+    try:
+        snapshot = open_snapshot(store, numbers[-1])
+    except CorruptError as error:
+        report.findings.append(Finding(None, None, key, Wrong.SNAPSHOT, str(error), numbers[-1]))
+        return None
+    if snapshot.number != numbers[-1] or snapshot.rows != sum(part.rows for part in snapshot.parts):
+        detail = "its number or its rows are not those of its name and its parts"
+        report.findings.append(Finding(None, None, key, Wrong.SNAPSHOT, detail, numbers[-1]))
+    return snapshot
+
+
+def _indexed(
+    store: Store, snapshot: Snapshot, part: Part, entries: list[CommitEntry], report: Report
+) -> Iterator[tuple[int, _Indexed | None]]:
+    """The shards of a part's range: those that it has rows of, and those of `entries`."""
+
+    def wrong(detail: str) -> None:
+        report.findings.append(Finding(part.plan, None, part.key, Wrong.PART, detail, snapshot.number))
+
+    slices: dict[int, pa.Table] = {}
+    nothing: pa.Table | None = None
+    try:
+        rows = read_part(store, part).combine_chunks()
+    except FileNotFoundError:
+        wrong("missing")
+    except CorruptError as error:
+        wrong(str(error))
+    else:
+        nothing = rows.slice(0, 0)
+        numbers, starts = np.unique(rows["shard"].to_numpy(), return_index=True)
+        ends = np.append(starts, len(rows))[1:]
+        slices = {
+            int(shard): rows.slice(start, end - start) for shard, start, end in zip(numbers, starts, ends, strict=True)
+        }
+        if (
+            len(rows) != part.rows
+            or not np.all(np.diff(starts) > 0)
+            or set(rows["plan"].unique().to_pylist()) != {part.plan}
+        ):
+            wrong("its rows are not those that the snapshot says")
+    unchanged = commits_digest(entries) == part.commits
+    for shard in sorted(slices.keys() | {entry.shard for entry in entries}):
+        found = slices.get(shard, nothing)
+        yield shard, None if found is None else _Indexed(found, snapshot.number, unchanged, part.superseded == 0)
+
+
+def _check(store: Store, format: str, task: _Task) -> tuple[list[Finding], int]:  # noqa: A002
+    """What is wrong with a shard, and bytes read."""
+    findings: list[Finding] = []
+    size = 0
+    commit: Commit | None = None
+
+    def add(key: str, faults: Iterable[Fault], snapshot: int | None = None) -> None:
+        findings.extend(Finding(task.plan, task.shard, key, fault.what, fault.detail, snapshot) for fault in faults)
+
+    if task.committed:
+        key = commit_key(task.plan, task.shard)
+        try:
+            commit = read_commit(store, task.plan, task.shard)
+        except FileNotFoundError:
+            return [], 0  # removed since it was listed: the shard is not live any more
+        except CorruptError as error:
+            add(key, [Fault(Wrong.COMMIT, str(error))])
+        else:
+            add(key, check_commit(commit, format))
+            try:
+                data = store.get(commit.object)
+            except FileNotFoundError:
+                add(commit.object, [Fault(Wrong.OBJECT_MISSING, "the commit names it")])
+            else:
+                size += len(data)
+                add(commit.object, check_object(commit, data, format))
+    if task.indexed:
+        rows, number = task.indexed.rows, task.indexed.snapshot
+        named = set(rows["object"].drop_null().unique().to_pylist())
+        if commit and (task.indexed.unchanged or named == {commit.object}):
+            add(commit_key(task.plan, task.shard), _compare(commit, task.indexed))
+        for other in sorted(named - {commit.object if commit else None}):
+            # Of an attempt that is committed no more. The snapshot has its rows for good.
+            try:
+                data = store.get(other)
+            except FileNotFoundError:
+                add(other, [Fault(Wrong.OBJECT_MISSING, f"snapshot {number} names it")], number)
+            else:
+                size += len(data)
+                add(other, check_values(rows.filter(pc.equal(rows["object"], other)), data, format), number)
+    return findings, size
+
+
+def _compare(commit: Commit, indexed: _Indexed) -> list[Fault]:
+    """A shard's rows in the newest snapshot against those of the commit that they were folded from."""
+    expected = commit.rows
+    if not indexed.whole:
+        places = indexed.rows["row"]
+        if pc.any(pc.greater_equal(places, len(expected))).as_py():
+            return [Fault(Wrong.INDEX, f"snapshot {indexed.snapshot} has rows that the commit has not")]
+        expected = expected.take(places)
+    differing = differing_columns(expected, indexed.rows)
+    if not differing:
+        return []
+    return [Fault(Wrong.INDEX, f"the commit differs from snapshot {indexed.snapshot} in {', '.join(differing)}")]

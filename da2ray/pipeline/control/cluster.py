@@ -1,0 +1,144 @@
+"""Joining or starting Ray, and settling what the cluster decides: device, precision, actors."""
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import cv2
+import psutil
+import ray
+import torch
+from ray.util.annotations import RayDeprecationWarning
+from rich.console import Console
+
+from da2ray.commands.options import parse_range
+from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.errors import UserError
+from da2ray.parallel import usable_cores
+from da2ray.teachers.base import LoadOptions, TeacherSpec
+
+EMBEDDED_STORE_SHARE = 0.3
+"""Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
+EMBEDDED_STORE_LARGEST = 8 << 30
+
+
+WORKER_ENVIRONMENT = {
+    # Workers take and give back tens of megabytes all the time; huge pages make that three to five times cheaper.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode: 18 s of CPU where
+    # 6 s do (luminance, 400 images, 2 cores). Alone on its cores, a real network is 8 % slower for it.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # By default a worker that idles for a second is ended; the next task then pays for all its imports again.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+}
+"""What an embedded Ray's processes inherit; on a cluster it belongs into the nodes' environment (cluster/Dockerfile)."""
+
+
+def connect(config: PseudolabelConfig) -> None:
+    """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
+
+    A bare `ray.init()` would join whatever a stale file in /tmp names, and hang (ray-data.md).
+
+    Raises:
+        UserError: the cluster cannot be reached.
+        ray.exceptions.GetTimeoutError: an embedded Ray does not start in time.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Data speaks of each execution, and prints a traceback for each end that is none; the run says what matters itself. Ray's
+    # C++ core prints a line for each actor pool (ray#53727). All of it is in the session's log folder all the same.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Up to 2.63 there is no other way to say how often a task is tried again.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+    address = cluster_address(config)
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"no Ray cluster at {address}: {reason}\n"
+                "set RAY_ADDRESS or --ray-address to a running cluster, or neither for an embedded Ray"
+            ) from None
+    else:
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
+        except Exception as error:
+            # A plain Exception, after 30 seconds that nobody can change.
+            if "timed out during startup" not in str(error):
+                raise
+            raise ray.exceptions.GetTimeoutError(
+                "an embedded Ray did not start within 30 seconds, this machine is too busy"
+            ) from error
+
+
+def cluster_address(config: PseudolabelConfig) -> str | None:
+    """The cluster to join; None for an embedded Ray."""
+    return config.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
+def gpu_count(config: PseudolabelConfig) -> int:
+    """GPUs that a run can use: of the cluster where there is one to join, else of this machine, without starting Ray."""
+    if cluster_address(config):
+        connect(config)
+        return int(ray.cluster_resources().get("GPU", 0))
+    return torch.cuda.device_count()
+
+
+def _embedded_store() -> int:
+    memory = psutil.virtual_memory()
+    shared = psutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else memory.total  # noqa: PTH112, S108
+    return int(
+        max(
+            128 << 20,
+            min(memory.total * EMBEDDED_STORE_SHARE, memory.available * 0.5, shared * 0.9, EMBEDDED_STORE_LARGEST),
+        )
+    )
+
+
+def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tuple[str, str]:
+    """(device, precision) where there are that many GPUs now.
+
+    Raises:
+        UserError: cuda was asked for, and this machine has no GPU. A cluster may start its GPU nodes when they are asked for.
+    """
+    if config.device == "cuda" and not gpus and not cluster_address(config):
+        raise UserError(
+            "--device cuda: this machine has no GPU; use --device cpu, or --ray-address of a cluster that has"
+        )
+    device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
+    if config.device == "auto" and not gpus and cluster_address(config):
+        console.print("the cluster has no GPU now, so it labels on CPUs: --device cuda waits for GPU nodes")
+    return device, config.precision or ("bf16" if device == "cuda" else "fp32")
+
+
+def actor_range(config: PseudolabelConfig, device: str) -> tuple[int, int]:
+    """Fewest and most teacher actors, after `connect`: as asked for, else up to one a GPU that the cluster has now."""
+    if config.actors:
+        return parse_range(config.actors)
+    return 1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1
+
+
+MOST_WORKERS = 4
+"""Micro-batches that an actor has at hand, by Ray Data's default for async UDFs; more threads would wait."""
+
+
+def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int, checker: TeacherSpec | None = None) -> int:
+    """Give this process its share of the machine's cores; Ray gives torch one thread by default.
+
+    Returns:
+        Threads that should each run a micro-batch of its own. Two threads with a call each pass through Depth Anything V2 S
+        8 % faster than one call on two threads (2 cores), and one that is interrupted keeps no other waiting.
+    """
+    cores = max(1, usable_cores() // actors)
+    concurrent = spec.concurrent and (checker is None or checker.concurrent)
+    workers = min(MOST_WORKERS, cores) if options.device == "cpu" and concurrent and not options.compile else 1
+    torch.set_num_threads(cores // workers)
+    cv2.setNumThreads(cores // workers)
+    return workers

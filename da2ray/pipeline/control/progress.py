@@ -1,0 +1,199 @@
+"""Progress of a run: a live line on a terminal, log lines elsewhere, and `runs/<run>/progress.json` always."""
+
+import json
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from da2ray.console import LINE_SECONDS, duration
+from da2ray.pipeline.control.coordinator import Counts
+from da2ray.pipeline.control.history import History
+from da2ray.storage import Store, printable
+
+POLL_SECONDS = 0.5
+JSON_SECONDS = 5.0
+HISTORY_SECONDS = 1.0
+"""Least time between two points of a run's history, until there are too many."""
+RATE_WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What there is to do: samples and shards of the plan, and how many were committed before this run."""
+
+    samples: int
+    shards: int
+    samples_before: int
+    shards_before: int
+
+
+class Rate:
+    """Images per second over the last minute, or since the first one where that is later."""
+
+    def __init__(self, window: float = RATE_WINDOW_SECONDS) -> None:
+        self._window = window
+        self._points: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, done: int) -> None:
+        """Done so far at `now`, in seconds of any steady clock."""
+        self._points.append((now, done))
+        while len(self._points) > 2 and self._points[1][0] <= now - self._window:
+            self._points.popleft()
+
+    def per_second(self) -> float:
+        if len(self._points) < 2:
+            return 0.0
+        (start, before), (end, after) = self._points[0], self._points[-1]
+        return (after - before) / (end - start) if end > start else 0.0
+
+
+class Progress:
+    """Polls `counts` in a thread and shows them, from `start` to `finish`.
+
+    Args:
+        counts: called a few times a second; raises once the cluster is gone, which ends the polling.
+        live: True for a live line, False for log lines.
+    """
+
+    def __init__(self, store: Store, run: str, totals: Totals, console: Console, *, live: bool) -> None:
+        self._store = store
+        self._run = run
+        self._totals = totals
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if live else None
+        self._rate = Rate()
+        self._history = History(HISTORY_SECONDS)
+        self._counts = Counts()
+        self._state = "running"
+        self._moved = (Counts(), time.monotonic())
+        self._began = time.monotonic()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """The newest counts."""
+        return self._counts
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long nothing has been begun, labelled or committed, though there is a teacher to do it."""
+        return time.monotonic() - self._moved[1] if self._counts.living else 0.0
+
+    def start(self, counts: Callable[[], Counts]) -> None:
+        self._add(time.monotonic(), 0)
+        if self._live:
+            self._live.start()
+        self._write_json()
+        self._thread = threading.Thread(target=self._poll, args=(counts,), name="progress", daemon=True)
+        self._thread.start()
+
+    def note(self, counts: Counts) -> None:
+        """The newest counts; where they say that something moved, or that there is no teacher to move it, nothing is stalled."""
+        work = replace(counts, alive=0, living=0, actors=0)
+        if work != self._moved[0] or not (counts.living and self._counts.living):
+            self._moved = (work, time.monotonic())
+        self._counts = counts
+
+    def say(self, state: str) -> None:
+        """Show another state from now on, such as `stopping`."""
+        self._state = state
+
+    def finish(self, state: str, counts: Counts | None = None) -> None:
+        """Stop polling; `counts` are the last word. Writes progress.json a last time."""
+        self._end.set()
+        if self._thread:
+            self._thread.join()
+        if self._live:
+            self._live.stop()
+        self._counts, self._state = counts or self._counts, state
+        self._add(time.monotonic(), self._counts.samples)
+        self._console.print(self.line(), highlight=False, soft_wrap=True)
+        self._write_json()
+
+    def _add(self, now: float, done: int) -> None:
+        self._rate.add(now, done)
+        self._history.add(datetime.now(UTC), done)
+
+    def _poll(self, counts: Callable[[], Counts]) -> None:
+        wrote = said = time.monotonic()
+        while not self._end.wait(POLL_SECONDS):
+            try:
+                self.note(counts())
+            except ray.exceptions.GetTimeoutError:
+                continue  # busy; the next answer says it all
+            except Exception:  # noqa: BLE001 - Ray is gone; whoever waits for the run learns why
+                return
+            now = time.monotonic()
+            self._add(now, self._counts.samples)
+            if self._live:
+                self._live.update(Text(self.line(), overflow="ellipsis", no_wrap=True))
+            elif now - said >= LINE_SECONDS:
+                said = now
+                self._console.print(f"{datetime.now():%H:%M:%S} {self.line()}", highlight=False, soft_wrap=True)  # noqa: DTZ005 - the reader's clock
+            if now - wrote >= JSON_SECONDS:
+                wrote = now
+                self._write_json()
+
+    def as_json(self) -> dict[str, Any]:
+        """What progress.json holds; documented in FORMAT.md."""
+        counts, totals = self._counts, self._totals
+        done = totals.samples_before + counts.samples
+        rate = self._rate.per_second()
+        left = totals.samples - done
+        share = counts.busy_share
+        return {
+            "run": self._run,
+            "state": self._state,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "elapsed_seconds": round(time.monotonic() - self._began, 1),
+            "samples": {"total": totals.samples, "done": done, "this_run": counts.samples},
+            "shards": {
+                "total": totals.shards,
+                "done": totals.shards_before + counts.shards,
+                "this_run": counts.shards,
+                "in_flight": counts.in_flight,
+            },
+            "by_status": dict(counts.by_status),
+            "by_reason": dict(counts.by_reason),
+            "bytes_out": counts.bytes_out,
+            "images_per_second": round(rate, 2),
+            "eta_seconds": round(left / rate) if rate > 0 else None,
+            "teacher_actors": counts.living,
+            "teacher_busy_share": None if share is None else round(share, 3),
+            "history": self._history.as_json(),
+        }
+
+    def line(self) -> str:
+        """One line for people."""
+        now = self.as_json()
+        samples = now["samples"]
+        percent = 100 * samples["done"] / samples["total"] if samples["total"] else 100.0
+        parts = [
+            f"{self._state} {samples['done']:,}/{samples['total']:,} images ({percent:.1f} %)",
+            f"{now['images_per_second']:.1f}/s",
+        ]
+        if now["eta_seconds"] is not None and samples["done"] < samples["total"]:
+            parts.append(f"ETA {duration(now['eta_seconds'])}")
+        if self._counts.actors and not self._counts.living:
+            parts.append("waiting for a teacher actor")
+        elif now["teacher_busy_share"] is not None:
+            parts.append(f"teacher busy {now['teacher_busy_share']:.0%}")
+        parts += [f"{count:,} {reason}" for reason, count in sorted(now["by_reason"].items())]
+        return " · ".join(parts)
+
+    def _write_json(self) -> None:
+        try:
+            self._store.put(f"runs/{self._run}/progress.json", json.dumps(self.as_json(), indent=1).encode())
+        except OSError as error:
+            print(f"progress.json not written: {printable(error)}", file=sys.stderr)

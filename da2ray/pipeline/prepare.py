@@ -1,0 +1,156 @@
+"""A configuration, checked: what a run is about to do, before anything is written."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.errors import UserError
+from da2ray.images.decode import DecodeMode, Limits
+from da2ray.labels.codec import default_bits
+from da2ray.labels.dataset import CheckedBy, DatasetInfo, check_same, open_dataset
+from da2ray.pipeline.control.cluster import gpu_count, resolve_device
+from da2ray.pipeline.stages.reading import Reading, uses_camera
+from da2ray.plan.plan import no_images, plan_id
+from da2ray.plan.retry import failed_samples
+from da2ray.sources import open_source
+from da2ray.storage import Store, open_store
+from da2ray.teachers.base import Camera, LoadOptions, TeacherSpec
+from da2ray.teachers.registry import licence_line, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked configuration: everything a user can get wrong was looked at, and nothing was written yet."""
+
+    config: PseudolabelConfig
+    spec: TeacherSpec
+    load: LoadOptions
+    reading: Reading
+    store: Store
+    dataset: DatasetInfo
+    checker: tuple[TeacherSpec, LoadOptions] | None = None
+
+    @property
+    def plan_id(self) -> str:
+        return plan_id(self.reading.source.describe(), **self.plan_options)
+
+    @property
+    def plan_options(self) -> dict[str, Any]:
+        """What decides a plan besides the source."""
+        config = self.config
+        return {
+            "shard_size": config.shard_size,
+            "shard_bytes": config.shard_bytes,
+            "limit": config.limit,
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.created_by.fingerprint
+
+    @property
+    def consistency(self) -> tuple[str, ...]:
+        """Second opinions of the teacher itself."""
+        return own_opinions(self.config)
+
+    @property
+    def camera(self) -> Camera:
+        """What is done where a focal length is not known: by the teacher, else by the checker."""
+        if self.spec.camera is Camera.UNUSED and self.checker:
+            return self.checker[0].camera
+        return self.spec.camera
+
+
+def prepare(config: PseudolabelConfig, console: Console) -> Job:
+    """Check all that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint."""
+    spec = resolve(config.teacher, config.teacher_option)
+    console.print(licence_line(spec), highlight=False)
+    sha256 = spec.identify(
+        LoadOptions(config.weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
+    )
+    checker = prepare_checker(config, spec, sha256, console)
+    check_consistency(config, spec)
+    with_focals = uses_camera(spec, checker and checker[0])
+    source = open_source(config.images, config.storage_client, config.allow_scheme, with_focals=with_focals)
+    store = open_store(config.output, config.storage_client)
+    if config.retry_failed is not None:
+        source = failed_samples(source, store, config.retry_failed)
+    if not any(batch.num_rows for batch in source.samples(1)):
+        raise no_images(source)  # before anything is written
+    device, precision = resolve_device(config, gpu_count(config), console)
+    limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
+    bits = default_bits(spec.kind)
+    dataset = DatasetInfo.make(
+        spec,
+        sha256,
+        source=source.url,
+        decode=config.decode,
+        precision=precision,
+        bits=bits,
+        format=config.format,
+        mask_bits=config.mask_bits,
+        checker=checker and checker[1],
+        consistency=own_opinions(config),
+    )
+    stored = open_dataset(store)
+    if stored:
+        check_same(stored, dataset, store.url)
+    load = LoadOptions(config.weights, device, precision, config.compile, config.trust_remote_code)
+    mode = DecodeMode(config.decode)
+    size_of_checker = checker and checker[0].size_rule
+    return Job(
+        config,
+        spec,
+        load,
+        Reading(source, spec.size_rule, limits, mode, config.batch_size, size_of_checker, with_focals),
+        store,
+        stored or dataset,
+        checker and (checker[0], replace(load, weights=config.checker_weights)),
+    )
+
+
+def own_opinions(config: PseudolabelConfig) -> tuple[str, ...]:
+    """Those of `--consistency` but the checker, which has options and a place in the fingerprint of its own."""
+    return tuple(name for name in config.consistency if name != "checker")
+
+
+def check_consistency(config: PseudolabelConfig, spec: TeacherSpec) -> None:
+    """Whether the second opinions asked for can be had.
+
+    Raises:
+        UserError: one cannot.
+    """
+    if "checker" in config.consistency and config.checker is None:
+        raise UserError("--consistency checker: say which teacher checks with --checker NAME, or leave checker out")
+    if "scale" in config.consistency and spec.size_step is None:
+        raise UserError(
+            f"--consistency scale: {spec.name} takes images at no size but its own: leave scale out, flip is for every teacher"
+        )
+
+
+def prepare_checker(
+    config: PseudolabelConfig, spec: TeacherSpec, sha256: str, console: Console
+) -> tuple[TeacherSpec, CheckedBy] | None:
+    """The checker of teacher `spec`, whose weights are `sha256`; None where none is asked for.
+
+    Raises:
+        UserError: there is none of that name, its weights do not fit, or it is the teacher itself.
+    """
+    if config.checker is None:
+        if config.checker_weights is not None:
+            raise UserError("--checker-weights: give --checker too, or drop it")
+        return None
+    options = LoadOptions(config.checker_weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
+    try:
+        checker = resolve(config.checker)
+        console.print(licence_line(checker), highlight=False)
+        checked_by = CheckedBy.make(checker, checker.identify(options))
+    except UserError as error:  # in the words of the options that chose it
+        said = str(error).replace("--teacher", "--checker").replace("--weights", "--checker-weights")
+        raise UserError(said) from error
+    if (checker.name, checked_by.weights_sha256) == (spec.name, sha256):
+        raise UserError(f"--checker {checker.name} is the teacher itself, and would agree with it: choose another one")
+    return checker, checked_by

@@ -1,0 +1,159 @@
+"""The label stage: an actor that holds a teacher and keeps its device fed."""
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Collection
+
+import pyarrow as pa
+import ray
+
+from da2ray.errors import Reason
+from da2ray.pipeline.control.cluster import share_cores
+from da2ray.pipeline.control.coordinator import STRIKES, Alone, Meter
+from da2ray.pipeline.ray_data.gate import Gate
+from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row, sample_rows
+from da2ray.pipeline.stages.device import Device
+from da2ray.pipeline.stages.opinions import Checker, Opinions
+from da2ray.pipeline.stages.reading import uses_camera
+from da2ray.pipeline.stages.watchdog import end_process
+from da2ray.teachers.base import LoadOptions, TeacherSpec
+
+BLOCKS_IN_FLIGHT = 4
+CONCURRENT_BLOCKS = 2
+"""Blocks that wait at an actor, and blocks whose micro-batches it takes in at the same time: the second block's first
+micro-batches are queued at the device while the first block's last ones run (ray-data.md: 1-4 always waiting)."""
+COMPILE_SECONDS = 900.0
+"""The first micro-batch of each size is compiled: up to minutes for a large network."""
+WATCH_SECONDS = 1.0
+LOCK_SECONDS = 60.0
+"""Beyond the time that a call may take: importing and compiling may keep Python's lock for some seconds."""
+
+
+class Labeler:
+    """An async UDF for `map_batches(batch_size=1)`: one micro-batch in, its labels out, several in flight.
+
+    Ray Data keeps the order of the rows and returns a block for each block, so a shard stays whole.
+    """
+
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        options: LoadOptions,
+        checker: tuple[TeacherSpec, LoadOptions] | None,
+        consistency: Collection[str],
+        bits: int,
+        mask_bits: int,
+        scaled: bool,
+        actors: int,
+        sample_timeout: float,
+        coordinator: "ray.actor.ActorHandle",
+    ) -> None:
+        second = checker[0] if checker else None
+        workers = share_cores(spec, options, actors, second)
+        self._with_focals = uses_camera(spec, second)
+        self._checker_size = second.size_rule if second else None
+        self._device = Device(
+            spec.load(options),
+            bits,
+            kind=spec.kind,
+            scaled=scaled,
+            workers=workers,
+            mask_bits=mask_bits,
+            opinions=Opinions(
+                flip="flip" in consistency,
+                scale_step=spec.size_step if "scale" in consistency else None,
+                checker=Checker(checker[0].load(checker[1]), checker[0].kind) if checker else None,
+            ),
+        )
+        self._process = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
+        self._coordinator = coordinator
+        self._meter = Meter(coordinator, self._process)
+        self._gate = Gate()
+        self._died_before: dict[int, bool] = {}
+        self._alone: Alone | None = None
+        threading.Thread(
+            target=self._watch,
+            args=(sample_timeout, COMPILE_SECONDS if options.compile else 0),
+            name="watch",
+            daemon=True,
+        ).start()
+
+    async def __call__(self, row: pa.Table) -> AsyncIterator[pa.Table]:
+        batch = host_batch(row, with_focals=self._with_focals, checker_size=self._checker_size)
+        if batch is None:
+            yield labelled_row(row, None)
+            return
+        self._meter.begin()
+        shard, rows = sample_rows(row)
+        if await self._has_died(shard):
+            async with self._gate.alone():
+                labelled = await self._label_alone(shard, rows, batch)
+        else:
+            async with self._gate.together():
+                labelled = await self._label(batch)
+        self._meter.tell(self._device.busy_seconds)
+        yield labelled_row(row, labelled)
+
+    async def _label(self, batch: HostBatch) -> LabelledBatch:
+        """Label a micro-batch; where that breaks the device, end the process.
+
+        An exception would end the run: Ray tries again, in a new process on a device made anew, only what died.
+        """
+        try:
+            return await asyncio.wrap_future(self._device.submit(batch))
+        except Exception:
+            if self._device.broken:
+                traceback.print_exc()  # the last that is heard of it
+                end_process()
+            raise
+
+    async def _has_died(self, shard: int) -> bool:
+        """Whether another process took up this shard before; asked once a shard."""
+        if shard not in self._died_before:
+            died = await self._coordinator.teaching.remote(shard, self._process)
+            while len(self._died_before) >= 2 * BLOCKS_IN_FLIGHT:
+                self._died_before.pop(next(iter(self._died_before)))
+            self._died_before[shard] = died
+        return self._died_before[shard]
+
+    async def _label_alone(self, shard: int, rows: tuple[int, ...], batch: HostBatch) -> LabelledBatch:
+        """Label a micro-batch while nothing else is at the device; one that killed its process before, image by image.
+
+        Whole at first: as in a run that nothing disturbed, so that its labels are the same to the last bit.
+        """
+        strikes, reason = await self._coordinator.alone.remote(shard, rows)
+        if strikes >= STRIKES and len(batch) == 1:
+            what = "labelling it took too long" if reason is Reason.TIMEOUT else "the teacher's process died of it"
+            return LabelledBatch.failed(batch, reason, what)
+        if strikes and len(batch) > 1:
+            singles = zip(rows, batch.parts(1), strict=True)
+            labelled = LabelledBatch.joined([await self._label_alone(shard, (row,), image) for row, image in singles])
+        else:
+            self._alone = (shard, rows)
+            labelled = await self._label(batch)
+            self._alone = None
+        await self._coordinator.survived.remote(shard, rows)
+        return labelled
+
+    def _watch(self, sample_timeout: float, grace: float) -> None:
+        """End the process when the device is stuck: no other way leads out of a call that does not return.
+
+        A micro-batch may take `sample_timeout` seconds for each image, and `grace` on top.
+        """
+        while True:
+            self._meter.tell(self._device.busy_seconds)
+            calls = self._device.calls()
+            now, longest = time.monotonic(), max((images for _, images in calls), default=1)
+            if any(now - began > grace + sample_timeout * images for began, images in calls):
+                if self._alone:
+                    with contextlib.suppress(Exception):  # unheard, it counts as a crash
+                        ray.get(self._coordinator.late.remote(*self._alone), timeout=30)
+                end_process()
+            # In case a call keeps Python's lock: then this thread does not run any more either.
+            faulthandler.dump_traceback_later(grace + sample_timeout * longest + LOCK_SECONDS, exit=True)
+            time.sleep(min(WATCH_SECONDS, sample_timeout / 4))

@@ -1,0 +1,132 @@
+"""Second opinions of a micro-batch, each an error map of the labels: what the same teacher says of the mirrored image and of the
+image at a smaller size, and what another teacher says.
+
+Each costs a pass through a network and goes through `compare`; the mask is made of all of them (`largest_error`). On the device,
+without waiting for it. A focal length is in pixels of the image as it was decoded: neither mirror nor network size changes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from da2ray.pipeline.stages.batches import HostBatch
+from da2ray.quality.alignment import to_disparity
+from da2ray.quality.consistency import SMALLER, Comparison, compare
+from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """A second teacher; `kind` is that of its depth."""
+
+    teacher: Teacher
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """Which ones are asked for.
+
+    Attributes:
+        flip: that of the teacher on the mirrored image, mirrored back.
+        scale_step: where not None that of the teacher at two thirds of the network's size, sides multiples of this.
+        checker: that of a second teacher.
+    """
+
+    flip: bool = False
+    scale_step: int | None = None
+    checker: Checker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was said of N images.
+
+    Attributes:
+        comparisons: of the labels with each opinion, by name: flip, scale, checker, those that were asked for.
+        checked: the checker's own prediction at the labels' size; None where there is no checker.
+    """
+
+    comparisons: dict[str, Comparison]
+    checked: Prediction | None
+
+
+def ask(opinions: Opinions, teacher: Teacher, kind: Kind, batch: PixelBatch, host: HostBatch, depth: Tensor) -> Answers:
+    """Ask for the opinions.
+
+    Args:
+        opinions: which.
+        teacher: that labelled the batch.
+        kind: of its depth.
+        batch: what it labelled.
+        host: the same batch; sizes of the checker's network are there.
+        depth: float32 (N, height, width), finite, what it said.
+    """
+    found: dict[str, Comparison] = {}
+    label = to_disparity(depth, kind)
+    if opinions.flip:
+        mirrored = teacher.predict(_mirrored(batch)).depth.flip(2)
+        found["flip"] = compare(label, to_disparity(mirrored, kind))
+    if opinions.scale_step is not None:
+        size = smaller(batch.size, opinions.scale_step)
+        small = teacher.predict(replace(batch, size=size)).depth
+        low_passed = interpolate(label[:, None], size, mode="area")[:, 0]
+        found["scale"] = compare(low_passed, to_disparity(small, kind))
+    checked = None
+    if opinions.checker:
+        checked = _predict_at(opinions.checker.teacher, batch, host.checker_sizes)
+        found["checker"] = compare(label, to_disparity(checked.depth, opinions.checker.kind))
+    return Answers(found, checked)
+
+
+def smaller(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """(height, width) of a network -> those that the opinion on scale is of: SMALLER times as long, to the nearest step."""
+    height, width = (max(round(side * SMALLER / step), 1) * step for side in size)
+    return height, width
+
+
+def _mirrored(batch: PixelBatch) -> PixelBatch:
+    """The images with left and right exchanged."""
+    return replace(batch, pixels=torch.cat([image.flip(1).reshape(-1) for image in batch.images()]))
+
+
+def _predict_at(teacher: Teacher, batch: PixelBatch, sizes: Sequence[tuple[int, int]] | None) -> Prediction:
+    """A teacher's prediction for a micro-batch of another's: each image through its network at the size of its own in
+    `sizes` (None: all at `batch.size`), the depth then resized to `batch.size`, bilinear with align_corners=False.
+    """
+    sizes = sizes or [batch.size] * len(batch)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, size in enumerate(sizes):
+        groups.setdefault(size, []).append(place)
+    depths: dict[int, Tensor] = {}
+    focals: dict[int, Tensor] = {}
+    for size, places in groups.items():
+        prediction = teacher.predict(_part(batch, places, size) if len(groups) > 1 else replace(batch, size=size))
+        depth = prediction.depth
+        if size != batch.size:
+            depth = interpolate(depth[:, None], batch.size, mode="bilinear", align_corners=False)[:, 0]
+        if len(groups) == 1:
+            return Prediction(depth, focals=prediction.focals)
+        depths |= dict(zip(places, depth, strict=True))
+        if prediction.focals is not None:
+            focals |= dict(zip(places, prediction.focals, strict=True))
+    in_order = range(len(batch))
+    return Prediction(
+        torch.stack([depths[place] for place in in_order]),
+        focals=torch.stack([focals[place] for place in in_order]) if focals else None,
+    )
+
+
+def _part(batch: PixelBatch, places: Sequence[int], size: tuple[int, int]) -> PixelBatch:
+    """Some of the images, for a network of another size."""
+    images = batch.images()
+    return PixelBatch(
+        torch.cat([images[place].reshape(-1) for place in places]),
+        [batch.shapes[place] for place in places],
+        size,
+        batch.scaled,
+        batch.focals and [batch.focals[place] for place in places],
+    )

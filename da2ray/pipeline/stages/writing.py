@@ -1,0 +1,120 @@
+"""The write stage without Ray: a shard's labelled micro-batches -> index rows, depth, masks and far class in the plan's order."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from da2ray.errors import Status
+from da2ray.labels.schema import INDEX, NUMBERS
+from da2ray.labels.shards.base import Masks
+from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value
+
+
+class IncompleteShardError(RuntimeError):
+    """A block does not hold exactly the samples that the plan gives its shard; it is never committed (invariant 1)."""
+
+
+def assemble(
+    block: pa.Table, *, plan: str, kind: str, fingerprint: str, camera: str | None = None
+) -> tuple[pa.Table, list[np.ndarray | None]]:
+    """The index rows of a shard, in the plan's order, and the uint16 (height, width) map of each, None where it has none.
+
+    Args:
+        block: a `LABELLED` table that holds all micro-batches of one shard.
+        plan, kind, fingerprint: of the shard.
+        camera: what a focal length is that the teacher said and reading did not know: "assumed" or "predicted".
+
+    Raises:
+        IncompleteShardError: rows are missing, doubled, or of more than one shard.
+    """
+    shards, planned = pc.unique(block["shard"]).to_pylist(), pc.unique(block["planned"]).to_pylist()
+    samples = _flat(block, "samples")
+    rows = np.asarray(samples.field("row"))
+    if len(shards) != 1 or len(planned) != 1 or not np.array_equal(np.sort(rows), np.arange(planned[0])):
+        raise IncompleteShardError(f"plan {plan}, shard {shards}: {len(rows)} samples arrived, {planned} were planned")
+
+    reasons, scales, offsets = _flat(block, "reasons"), _flat(block, "scales"), _flat(block, "offsets")
+    numbers = _flat(block, "numbers")
+    columns: dict[str, pa.Array] = {name: samples.field(name) for name in SAMPLE_FIELDS}
+    failed = pc.is_valid(reasons)
+    columns["status"] = pc.if_else(failed, Status.FAILED.value, columns["status"])
+    columns["reason"] = pc.coalesce(reasons, columns["reason"])
+    columns["message"] = pc.coalesce(_flat(block, "messages"), columns["message"])
+    labelled = pc.equal(columns["status"], Status.LABELLED.value)
+    columns |= {name: pc.if_else(labelled, numbers.field(name), None) for name in NUMBERS.names if name != "focal"}
+    # How much of it is not finite is what there is to know of a map that failed for that.
+    columns["nonfinite_share"] = numbers.field("nonfinite_share")
+    columns["phash"] = pc.if_else(labelled, _flat(block, "phashes"), None)
+    said = pc.if_else(labelled, numbers.field("focal"), None)
+    source = pc.if_else(pc.is_valid(said), pa.scalar(camera, pa.string()), pa.scalar(None, pa.string()))
+    columns["focal"] = pc.coalesce(samples.field("focal"), said)
+    columns["focal_source"] = pc.coalesce(samples.field("focal_source"), source)
+    columns["mask_source"] = pc.if_else(labelled, _flat(block, "mask_sources"), None)
+    columns |= {"scale": pc.if_else(labelled, scales, None), "offset": pc.if_else(labelled, offsets, None)}
+    columns["kind"] = pc.if_else(labelled, kind, None)
+    count = len(rows)
+    columns |= {
+        "plan": pa.repeat(plan, count),
+        "shard": pa.repeat(shards[0], count),
+        "fingerprint": pa.repeat(fingerprint, count),
+    }
+    for name in INDEX.names:
+        columns.setdefault(name, pa.nulls(count, INDEX.field(name).type))
+    order = _order(block)
+    table = pa.table({name: columns[name].cast(INDEX.field(name).type) for name in INDEX.names}).take(pa.array(order))
+    maps = _maps(block, "depths", np.uint16)
+    keep = np.asarray(labelled)
+    # The schema goes on last: `object` and the byte range are filled when the shard is built.
+    return table.cast(INDEX), [maps[i] if keep[i] else None for i in order]
+
+
+def masks_of(block: pa.Table, bits: int) -> Masks:
+    """The masks of a shard's rows, in the plan's order; `bits` of each level."""
+    sources, errors = _flat(block, "mask_sources").to_pylist(), _flat(block, "reasons").to_pylist()
+    levels = _maps(block, "masks", np.uint8)
+    return Masks(bits, [levels[i] if sources[i] and not errors[i] else None for i in _order(block)])
+
+
+def far_of(block: pa.Table) -> list[np.ndarray | None]:
+    """The far class of a shard's rows, in the plan's order: bool (height, width), None where no pixel is far."""
+    failed = pc.is_valid(_flat(block, "reasons")).to_pylist()
+    found: list[np.ndarray | None] = []
+    for (packed, (height, width)), none in zip(_values(block, "fars", np.uint8), failed, strict=True):
+        far = None
+        if packed is not None and not none:
+            far = np.unpackbits(packed, count=height * width, bitorder="little").view(bool).reshape(height, width)
+        found.append(far if far is not None and far.any() else None)
+    return [found[i] for i in _order(block)]
+
+
+def _order(block: pa.Table) -> np.ndarray:
+    """Places of the samples in a block, in the plan's order."""
+    return np.argsort(np.asarray(_flat(block, "samples").field("row")))
+
+
+def _flat(block: pa.Table, name: str) -> pa.Array:
+    values = block[name].combine_chunks().flatten()
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _maps(block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]) -> list[np.ndarray | None]:
+    """Views of each sample's map in the micro-batches' buffers, in the order of the block."""
+    found = _values(block, name, dtype)
+    return [None if values is None else values.reshape(size) for values, size in found]
+
+
+def _values(
+    block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]
+) -> Iterator[tuple[np.ndarray | None, tuple[int, int]]]:
+    """Of each sample in the order of the block: its part of the micro-batch's buffer, 1-D, None where that is empty, and the
+    (height, width) of its maps.
+    """
+    for index in range(block.num_rows):
+        row = block.slice(index, 1)
+        samples = row["samples"].chunk(0)[0].values
+        size = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
+        values = np.frombuffer(binary_value(row, name), dtype=dtype)
+        each: Iterable[np.ndarray | None] = values.reshape(len(samples), -1) if len(values) else [None] * len(samples)
+        yield from ((part, size) for part in each)

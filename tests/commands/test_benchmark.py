@@ -1,0 +1,66 @@
+"""The README's benchmark commands, in small: they run and print their tables. What they measure is not for a test."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from da2ray.benchmark.quality import sift
+from da2ray.worlds.degrade import Degradation
+from tests.jobs import run_job
+
+JOB = Path(__file__).parents[2] / "jobs" / "benchmark.py"
+
+
+def run_benchmark(*args: object) -> str:
+    finished = run_job(*args, command=(sys.executable, JOB), timeout=800)
+    assert finished.code == 0, finished
+    return finished.stdout
+
+
+def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(tmp_path: Path) -> None:
+    said = run_benchmark("--make-images", 8, "--decode", "scaled", "--shard-size", 2, "--work", tmp_path / "work")
+    for row in ("infer-image", "network-size", "decode only", "teacher only", "encode + write only", "end to end"):
+        assert row in said
+
+
+def test_a_resume_is_measured_on_a_plan_that_is_three_quarters_done(tmp_path: Path) -> None:
+    said = run_benchmark("--resume-shards", 40, "--work", tmp_path / "work")
+    assert "10 of 40 shards are left" in said
+
+
+@pytest.mark.timeout(900)  # a minute where nothing else runs; half of it is Depth Anything V2 S on one core
+def test_quality_is_measured_on_worlds_of_known_depth(tmp_path: Path) -> None:
+    said = run_benchmark("--quality", 24, "--work", tmp_path / "work")
+    assert "24 worlds" in said
+    assert "7 of them degraded" in said
+    for word in ("flip_p90", "masks (flip+scale", "strict", "mirror", "lowest level", "scores without passes"):
+        assert word in said
+    assert "nan" not in next(line for line in said.splitlines() if "scores without passes" in line)
+    for kind in ("abs_rel", "disparity"):
+        assert (tmp_path / "work" / f"calibration-{kind}.json").exists()
+
+
+def test_a_preset_is_judged_by_what_it_keeps_and_what_it_removes() -> None:
+    kinds = {"a": None, "b": None, "c": Degradation.BLUR, "d": Degradation.BLUR, "e": Degradation.DARK}
+    errors = {"a": 0.1, "b": 0.3, "c": 0.5, "d": 0.2, "e": 0.7}
+    kept = {"a": True, "b": False, "c": False, "d": True, "e": False, "not judged": False}
+    found = sift("default", kept, errors, kinds)
+    assert found.kept == 0.4
+    assert found.error_kept == pytest.approx(0.15)
+    assert found.error_removed == pytest.approx(0.5)
+    assert found.ratio == pytest.approx(0.5 / 0.15)
+    assert found.removed[None] == 0.5
+    assert found.removed[Degradation.BLUR] == 0.5
+    assert found.removed[Degradation.DARK] == 1
+
+
+def test_near_duplicates_are_looked_for_among_planted_ones(tmp_path: Path) -> None:
+    said = run_benchmark("--dedupe-hashes", 20_000, "--work", tmp_path / "work")
+    assert " 0 were missed, 0 answers are wrong" in said
+
+
+def test_images_to_measure_on_are_asked_for(tmp_path: Path) -> None:
+    finished = run_job("--work", tmp_path / "work", command=(sys.executable, JOB))
+    assert finished.code == 2
+    assert "--make-images" in finished.stderr

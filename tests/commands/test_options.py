@@ -1,0 +1,152 @@
+"""Configurations: one model serves command line and YAML, and every mistake names its option."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from da2ray.commands.benchmark import BenchmarkConfig
+from da2ray.commands.curate import CurateConfig
+from da2ray.commands.options import JobConfig, load, parse_range
+from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.errors import UserError
+from da2ray.labels.schema import ShardFormat
+
+MODELS = [PseudolabelConfig, BenchmarkConfig, CurateConfig]
+NEEDED = ["--images", "i", "--output", "o"]
+
+
+def test_the_command_line_beats_the_yaml_file_which_beats_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "images: from-file\noutput: from-file\nshard-size: 32\nbatch_size: 4\nformat: zarr\ndry-run: true\n"
+    )
+    config = load(PseudolabelConfig, ["--output", "from-line", "--config", str(file), "--batch-size", "8"])
+    assert (config.images, config.output) == ("from-file", "from-line")
+    assert (config.shard_size, config.batch_size) == (32, 8)
+    assert config.format is ShardFormat.ZARR
+    assert config.dry_run is True
+    assert config.wave_size == PseudolabelConfig.model_fields["wave_size"].default
+    assert load(PseudolabelConfig, ["--config", str(file), "--no-dry-run"]).dry_run is False
+
+
+def test_an_empty_yaml_file_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "empty.yaml")]) == load(
+        PseudolabelConfig, NEEDED
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_field_has_a_description_and_stands_in_the_help(
+    model: type[JobConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as ended:
+        load(model, ["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert f"--{name.replace('_', '-')}" in said
+        assert field.description.replace("%%", "%") in said
+    assert "%%" not in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "--images is required"),
+        (["--images", "i"], "--output is required"),
+        ([*NEEDED, "--shard-size", "0"], "--shard-size: Input should be greater than or equal to 1 (got '0')"),
+        ([*NEEDED, "--limit", "x"], "--limit"),
+        ([*NEEDED, "--actors", "2:1"], "--actors: MIN:MAX needs 1 <= MIN <= MAX (got '2:1')"),
+        ([*NEEDED, "--actors", "0"], "--actors"),
+        ([*NEEDED, "--max-failed", "5 %"], "--max-failed: a count such as 100, or a share such as 2%"),
+        ([*NEEDED, "--format", "csv"], "--format"),
+        ([*NEEDED, "--teach", "luminance"], "--teach"),  # no abbreviations: a later option would change their meaning
+        ([*NEEDED, "stray"], "stray"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_its_option(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(PseudolabelConfig, argv, prog="pseudolabel.py")
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour: red\n", "--colour is not an option"),
+        ("shard-size: many\n", "--shard-size"),
+        ("shard-size: 0\n", "--shard-size"),
+        ("- images\n", "expected `option: value` lines, found a list"),
+        ("images: [unclosed\n", "is not YAML"),
+        ("images: \xff\n", "is not YAML"),
+    ],
+)
+def test_a_mistake_in_the_yaml_file_names_the_option_or_the_file(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        load(PseudolabelConfig, [*NEEDED, "--config", str(file)])
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--config .*nowhere\.yaml: No such file"):
+        load(PseudolabelConfig, ["--config", str(tmp_path / "nowhere.yaml")])
+
+
+def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> None:
+    tried = load(PseudolabelConfig, [*NEEDED, "--retry-failed", "timeout", "corrupt,crashed"]).retry_failed
+    assert tried == ["corrupt", "crashed", "timeout"]
+    assert load(PseudolabelConfig, [*NEEDED, "--retry-failed"]).retry_failed == []
+    assert load(PseudolabelConfig, NEEDED).retry_failed is None
+    with pytest.raises(UserError, match="--retry-failed: too_small is no failure class: there are not_found"):
+        load(PseudolabelConfig, [*NEEDED, "--retry-failed", "too_small"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], []),
+        (["none"], []),
+        (["scale,flip"], ["flip", "scale"]),
+        (["checker", "flip", "flip"], ["flip", "checker"]),
+    ],
+)
+def test_second_opinions_are_in_one_order_whatever_was_said(
+    words: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    assert load(PseudolabelConfig, [*NEEDED, "--consistency", *words]).consistency == expected
+    (tmp_path / "job.yaml").write_text(f"consistency: [{', '.join(words)}]\n")
+    assert load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")]).consistency == expected
+
+
+def test_teacher_options_are_pairs_on_the_command_line_and_a_mapping_or_pairs_in_yaml(tmp_path: Path) -> None:
+    given = [*NEEDED, "--teacher-option", "steps=4", "repo=a=b,c"]
+    assert load(PseudolabelConfig, given).teacher_option == {"steps": "4", "repo": "a=b,c"}
+    assert load(PseudolabelConfig, NEEDED).teacher_option == {}
+    for text in ("teacher-option: {steps: 4}\n", "teacher-option: [steps=4]\n"):
+        (tmp_path / "job.yaml").write_text(text)
+        config = load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")])
+        assert config.teacher_option == {"steps": "4"}
+    for word in ("steps", "=4", "steps="):
+        with pytest.raises(UserError, match=f"--teacher-option: expected KEY=VALUE, not '{word}'"):
+            load(PseudolabelConfig, [*NEEDED, "--teacher-option", word])
+    with pytest.raises(UserError, match="--teacher-option: steps is there twice"):
+        load(PseudolabelConfig, [*NEEDED, "--teacher-option", "steps=4", "steps=5"])
+
+
+def test_ranges_are_one_number_or_two() -> None:
+    assert parse_range("4") == (4, 4)
+    assert parse_range("2:8") == (2, 8)
+
+
+def test_a_configuration_never_changes_after_validation() -> None:
+    config = load(PseudolabelConfig, NEEDED)
+    with pytest.raises(ValidationError):
+        config.images = "other"

@@ -1,0 +1,99 @@
+"""Signals finish what is in flight, a second one ends at once, and so does a run in which nothing moves."""
+
+import pickle
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from da2ray.errors import UserError
+from da2ray.pipeline.control import stopping
+from da2ray.pipeline.control.coordinator import Counts
+from da2ray.pipeline.control.progress import Progress, Totals
+from da2ray.pipeline.control.stopping import cause_of, first_line, stop_on_signals
+from da2ray.storage import open_store
+
+
+class Stopping:
+    """What `stop_on_signals` talks to: a progress that may be stalled, and a coordinator that hears of the stop."""
+
+    def __init__(self, stalled: float = 0.0) -> None:
+        self.stalled_seconds = stalled
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.stop = SimpleNamespace(remote=lambda: self.asked.append("stop"))
+
+    def say(self, state: str) -> None:
+        self.said.append(state)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_first_signal_asks_and_the_second_ends() -> None:
+    run = Stopping()
+    with stop_on_signals(run, run) as asked:
+        signal.raise_signal(signal.SIGTERM)
+        assert asked.is_set()
+        wait_for(lambda: run.asked == ["stop"])
+        assert "finishing what is in flight" in run.said[0]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_run_in_which_nothing_moves_ends_with_a_message() -> None:
+    run = Stopping(stalled=stopping.STALL_SECONDS + 1)
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(run, run):
+        time.sleep(10)
+    assert run.said == ["nothing has moved for 1h 0m, ending:"]
+
+
+def test_a_run_that_waits_for_a_teacher_is_not_stalled(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("da2ray.pipeline.control.progress.time.monotonic", lambda: now[0])
+    progress = Progress(open_store(str(tmp_path)), "run", Totals(10, 2, 0, 0), console=None, live=False)
+    for seconds, counts, stalled in [
+        (10, Counts(), 0),  # no teacher yet: a GPU is waited for
+        (5000, Counts(), 0),
+        (10, Counts(living=1, actors=1, in_flight=1), 0),
+        (600, Counts(living=1, actors=1, in_flight=1), 600),
+        (600, Counts(living=1, actors=1, in_flight=1), 1200),
+        (10, Counts(living=1, actors=1, in_flight=1, busy=2.0), 0),
+        (5000, Counts(living=0, actors=1, in_flight=1, busy=2.0), 0),  # its node is gone
+        (10, Counts(living=1, actors=2, in_flight=1, busy=2.0), 0),
+    ]:
+        now[0] += seconds
+        progress.note(counts)
+        assert progress.stalled_seconds == stalled
+
+
+def test_the_cause_is_found_however_deep_it_is_wrapped() -> None:
+    inner, middle, outer = PermissionError("s3://bucket: no\nmore"), ValueError("middle"), RuntimeError("outer")
+    outer.__cause__, middle.__context__ = middle, inner
+    assert cause_of(outer, (FileNotFoundError, PermissionError)) is inner
+    assert first_line(inner) == "s3://bucket: no"
+    assert cause_of(outer, ZeroDivisionError) is None
+
+
+def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
+    """As it comes from another process. Ray makes of it a text alone, behind a line of its own."""
+    raised = RayTaskError("__init__", "Traceback", UserError("use --precision fp16"), proctitle="ray", pid=1, ip="::1")
+    died = pickle.loads(pickle.dumps(ActorDiedError(raised)))  # noqa: S301
+    assert str(cause_of(died, UserError)) == "use --precision fp16"
+    assert cause_of(died, ZeroDivisionError) is None
+    assert cause_of(died, ActorDiedError) is died
+    assert cause_of(ActorDiedError(), UserError) is None

@@ -1,0 +1,225 @@
+"""A plan holds every sample once, is found again, and what is left of it is what no commit names."""
+
+import itertools
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from da2ray.errors import UserError
+from da2ray.labels.commits import commit_key
+from da2ray.plan.plan import UNKNOWN_BYTES, Plan, Shard, cut, make_plan, open_plan, plan_id, plan_key
+from da2ray.sources import MEMBERS, open_source
+from da2ray.sources.base import Member, Source
+from da2ray.storage import Store, join, open_store
+
+
+class Listed:
+    """A source of `count` samples that exist in name only; the key of number i is {i:09d}.jpg."""
+
+    kind = "prefix"
+    url = root = "s3://bucket/images"
+
+    def __init__(self, count: int, size: int | None = 1000, batch: int = 10_000) -> None:
+        self.count = count
+        self.size = size
+        self.batch = batch
+        self.listings = 0
+
+    def describe(self) -> dict[str, str]:
+        return {"kind": self.kind, "url": self.url}
+
+    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+        self.listings += 1
+        count = self.count if limit is None else min(limit, self.count)
+        for start in range(0, count, self.batch):
+            rows = range(start, min(start + self.batch, count))
+            keys = [f"{i:09d}.jpg" for i in rows]
+            uris = [f"{self.root}/{key}" for key in keys]
+            etags = [f"{i * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}" for i in rows]
+            yield pa.record_batch([keys, uris, pa.array([self.size] * len(rows), pa.int64()), etags], schema=MEMBERS)
+
+    def fetch(self, members: object, concurrency: int) -> Iterator[tuple[Member, bytes]]:  # noqa: ARG002
+        raise AssertionError("planning reads no image")
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "dataset"))
+    return open_store(request.getfixturevalue("s3").create_bucket() + "/dataset")
+
+
+def make(source: Source, store: Store, shard_size: int = 4, limit: int | None = None, **options: int) -> Plan:
+    return make_plan(source, store, shard_size=shard_size, limit=limit, fingerprint="f", **options)
+
+
+def every(plan: Plan) -> list[Shard]:
+    return list(plan.shards(np.arange(len(plan))))
+
+
+def test_every_sample_is_in_one_shard_in_order(store: Store) -> None:
+    source = Listed(1003, batch=100)
+    plan = make(source, store)
+    shards = every(plan)
+    assert [shard.number for shard in shards] == list(range(251))
+    members = [member for shard in shards for member in shard.samples()]
+    assert [member.key for member in members] == [f"{i:09d}.jpg" for i in range(1003)]
+    assert all(member.uri == join(source.root, member.key) and member.size == 1000 for member in members)
+    assert all(member.etag is not None for member in members)
+    assert plan.sizes().tolist() == [4] * 250 + [3]
+    assert (plan.info.shards, plan.info.samples, plan.info.bytes) == (251, 1003, 1_003_000)
+
+
+def test_the_same_command_finds_its_plan_and_lists_nothing(store: Store) -> None:
+    source = Listed(10)
+    first = make(source, store)
+    second = make(source, store)
+    assert source.listings == 1
+    assert first.id == second.id
+    assert every(first) == every(second)
+
+
+def test_a_stored_plan_is_read_as_it_was_made(store: Store) -> None:
+    made = make(Listed(10), store)
+    opened = open_plan(store, made.id)
+    assert opened is not None
+    assert opened.info == made.info
+    assert opened.info.source == {"kind": "prefix", "url": "s3://bucket/images"}
+    assert open_plan(store, "0" * 16) is None
+
+
+def test_each_input_of_the_plan_is_part_of_its_id() -> None:
+    fixed = {"shard_size": 4, "shard_bytes": 5, "limit": None, "fingerprint": "f"}
+    ids = {plan_id({"url": "a"}, **fixed), plan_id({"url": "b"}, **fixed)}
+    for name, value in (("shard_size", 5), ("shard_bytes", 6), ("limit", 1), ("fingerprint", "g")):
+        ids.add(plan_id({"url": "a"}, **(fixed | {name: value})))
+    assert len(ids) == 6
+    assert plan_id({"url": "a"}, **fixed) == plan_id({"url": "a"}, **dict(reversed(fixed.items())))
+
+
+def test_of_two_plans_made_at_once_both_jobs_use_the_first(store: Store) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        plans = list(pool.map(lambda _: make(Listed(500), store), range(2)))
+    assert every(plans[0]) == every(plans[1])
+    listed = [key for batch in store.list("plans") for key in batch.column("key").to_pylist()]
+    assert listed == [plan_key(plans[0].id)]
+
+
+def test_a_plan_that_exists_is_never_replaced(store: Store) -> None:
+    class Overtaken(Listed):
+        def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+            make(Listed(8), store)
+            yield from super().samples(limit)
+
+    assert make(Overtaken(100), store).info.samples == 8
+
+
+@pytest.mark.parametrize("limit", [1, 4, 5, 99, 100, 1000])
+def test_a_limit_plans_exactly_that_many(tmp_path: Path, limit: int) -> None:
+    plan = make(Listed(100, batch=7), open_store(str(tmp_path)), limit=limit)
+    assert plan.info.samples == sum(len(shard.samples()) for shard in every(plan)) == min(limit, 100)
+
+
+def test_a_shard_ends_before_its_bytes_exceed_the_bound(tmp_path: Path) -> None:
+    plan = make(Listed(1000, size=30, batch=77), open_store(str(tmp_path)), shard_size=50, shard_bytes=100)
+    assert plan.sizes().tolist() == [3] * 333 + [1]
+
+
+def test_unknown_sizes_give_unknown_bytes(tmp_path: Path) -> None:
+    plan = make(Listed(10, size=None), open_store(str(tmp_path)))
+    assert plan.info.bytes is None
+    assert plan.sizes().tolist() == [4, 4, 2]
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 50)), max_size=60),
+    st.integers(1, 8),
+    st.sampled_from([1, 30, 100, 3 * UNKNOWN_BYTES]),
+)
+def test_shards_are_as_long_as_the_bounds_allow(sizes: list[int | None], shard_size: int, shard_bytes: int) -> None:
+    bounds = cut(pa.array(sizes, pa.int64()), shard_size, shard_bytes).tolist()
+    assert bounds[0] == 0
+    assert bounds[-1] == len(sizes)
+    known = [UNKNOWN_BYTES if size is None else size for size in sizes]
+    for begin, end in itertools.pairwise(bounds):
+        assert 0 < end - begin <= shard_size
+        assert end - begin == 1 or sum(known[begin:end]) <= shard_bytes
+        longer = end - begin < shard_size and end < len(sizes) and sum(known[begin : end + 1]) <= shard_bytes
+        assert not longer
+
+
+def test_what_remains_is_what_no_commit_names(store: Store) -> None:
+    plan = make(Listed(40), store)
+    assert plan.remaining(store).tolist() == list(range(10))
+    for shard in (0, 3, 9):
+        store.create(commit_key(plan.id, shard), b"")
+    store.put(f"commits/{plan.id}/notes.txt", b"")
+    store.put(f"commits/{plan.id}/00000004.parquet.bak", b"")
+    store.put(commit_key("another", 5), b"")
+    remaining = plan.remaining(store)
+    assert remaining.dtype == np.int64
+    assert remaining.tolist() == [1, 2, 4, 5, 6, 7, 8]
+    assert [shard.number for shard in plan.shards(remaining)] == remaining.tolist()
+
+
+def test_a_commit_of_a_shard_that_the_plan_lacks_is_no_part_of_it(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    plan = make(Listed(8), store)
+    store.create(commit_key(plan.id, 7), b"")
+    with pytest.raises(UserError, match="00000007"):
+        plan.remaining(store)
+
+
+def test_shards_of_other_numbers_are_an_index_error(tmp_path: Path) -> None:
+    plan = make(Listed(8), open_store(str(tmp_path)))
+    with pytest.raises(IndexError):
+        list(plan.shards(np.array([2])))
+
+
+def test_a_shard_of_256_travels_in_some_10_kb(tmp_path: Path) -> None:
+    plan = make(Listed(512), open_store(str(tmp_path)), shard_size=256)
+    shard = next(plan.shards(np.array([1])))
+    assert len(pickle.dumps(shard)) < 12_000
+    assert pickle.loads(pickle.dumps(shard)).samples() == shard.samples()  # noqa: S301
+    assert shard.samples()[0].key == "000000256.jpg"
+
+
+def test_uris_that_are_not_below_the_root_are_kept(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("uri,key\ns3://b/x.jpg,1\na/y.jpg,2\nz.jpg,z.jpg\n")
+    plan = make(open_source(str(manifest)), open_store(str(tmp_path / "out")))
+    members = every(plan)[0].samples()
+    assert [member.uri for member in members] == ["s3://b/x.jpg", f"{tmp_path}/a/y.jpg", f"{tmp_path}/z.jpg"]
+    assert [member.key for member in members] == ["1", "2", "z.jpg"]
+
+
+def test_a_source_without_images_is_a_user_error_and_leaves_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "readme.txt").write_text("x")
+    store = open_store(str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"no images under .*in; looked for .*\.jpg"):
+        make(open_source(str(tmp_path / "in")), store)
+    assert not list(store.list())
+
+
+def test_resume_of_a_large_plan_is_known_in_seconds(tmp_path: Path) -> None:
+    """By hand, 200,000 shards of 256 and 150,000 commits: planned in 38 s and 0.2 GB, `remaining` in 0.6 s, two
+    cores.
+    """
+    store = open_store(str(tmp_path))
+    plan = make(Listed(10_000), store, shard_size=1)
+    folder = tmp_path / "commits" / plan.id
+    folder.mkdir(parents=True)
+    for shard in range(0, 10_000, 2):
+        (folder / f"{shard:08d}.parquet").touch()
+    started = time.monotonic()
+    assert plan.remaining(store).tolist() == list(range(1, 10_000, 2))
+    assert time.monotonic() - started < 5
