@@ -6,13 +6,15 @@ below it (the command line wins) and turns every mistake into a `UserError` that
 
 import argparse
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from da2ray.errors import UserError
 
@@ -54,10 +56,22 @@ def parse_settings(value: object) -> object:
     return settings
 
 
-def parse_range(text: str) -> tuple[int, int]:
-    """`"2:8"` -> (2, 8); `"4"` -> (4, 4)."""
-    low, _, high = text.partition(":")
-    return int(low), int(high or low)
+@dataclass(frozen=True, slots=True)
+class AsText:
+    """Marks the type of a field that is read from a text once, here: `Annotated[Range, AsText(Range.parse)]`.
+
+    `parse` raises a ValueError that says what the text must be. `str` of the value gives the text for JSON again.
+    """
+
+    parse: Callable[[str], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any) -> Any:
+            return value if isinstance(value, source) else self.parse(str(value))
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.to_string_ser_schema(when_used="json")
+        )
 
 
 def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) -> Model:
@@ -120,9 +134,24 @@ def _plain_type(annotation: Any) -> Any:
     return annotation
 
 
+class _TextLoader(yaml.SafeLoader):
+    """YAML whose scalars are texts, except null, so that an option means what it means on the command line.
+
+    YAML 1.1 reads `actors: 1:2` as 62, `view: no` as False and `limit: 010` as 8.
+    """
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _TextLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,14 +1,15 @@
 """The options of `jobs/pseudolabel.py`."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, field_validator
 
-from da2ray.commands.options import JobConfig, parse_range, parse_settings, split_list
+from da2ray.commands.options import AsText, JobConfig, parse_settings, split_list
 from da2ray.errors import Reason, Status
 from da2ray.images.decode import Limits
 from da2ray.labels.schema import ShardFormat
+from da2ray.pipeline.control.actors import ActorRange
+from da2ray.pipeline.control.budget import FailureBudget
 
 _LIMITS = Limits()
 
@@ -66,7 +67,7 @@ class PseudolabelConfig(JobConfig):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda where the cluster has GPUs, else cpu"
     )
-    actors: Annotated[str, StringConstraints(pattern=r"^\d+(:\d+)?$")] | None = Field(
+    actors: Annotated[ActorRange, AsText(ActorRange.parse)] | None = Field(
         None, description="teacher actors, MIN:MAX or a fixed number [1:GPUs of the cluster; 1 on cpu]"
     )
     decode: Literal["exact", "scaled"] = Field(
@@ -84,11 +85,11 @@ class PseudolabelConfig(JobConfig):
         _LIMITS.max_pixels, ge=1, description="reject images of more pixels, before they are decoded"
     )
     limit: int | None = Field(None, ge=1, description="label only the first N samples")
-    max_failed: str = Field(
-        "100%",
+    max_failed: Annotated[FailureBudget, AsText(FailureBudget.parse)] = Field(
+        FailureBudget(share=1.0),
         description="stop, and exit 1, where more failed: a count, or a share such as 2%% of what is done (of 1,000 at least)",
     )
-    retry_failed: list[str] | None = Field(
+    retry_failed: list[Reason] | None = Field(
         None,
         description="label only samples that failed in the newest snapshot again: all of them, or those of these classes "
         "(unreadable, timeout, …); what comes of it takes their place in the next snapshot",
@@ -125,10 +126,24 @@ class PseudolabelConfig(JobConfig):
         "auto", description="live line on a terminal, plain log lines elsewhere"
     )
 
-    @field_validator("retry_failed", "allow_scheme", mode="before")
+    @field_validator("allow_scheme", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("retry_failed", mode="before")
+    @classmethod
+    def _failure_classes(cls, value: object) -> object:
+        words = split_list(value)
+        known = [reason.value for reason in Reason if reason.status is Status.FAILED]
+        if isinstance(words, list) and (unknown := sorted({str(word) for word in words} - set(known))):
+            raise ValueError(f"{unknown[0]} is not a failure class: choose from {', '.join(known)}")
+        return words
+
+    @field_validator("retry_failed")
+    @classmethod
+    def _each_once(cls, value: list[Reason] | None) -> list[Reason] | None:
+        return None if value is None else sorted(set(value))
 
     @field_validator("consistency", mode="before")
     @classmethod
@@ -145,27 +160,3 @@ class PseudolabelConfig(JobConfig):
     @classmethod
     def _settings(cls, value: object) -> object:
         return parse_settings(value)
-
-    @field_validator("retry_failed")
-    @classmethod
-    def _failure_classes(cls, value: list[str] | None) -> list[str] | None:
-        known = [reason.value for reason in Reason if reason.status is Status.FAILED]
-        if unknown := sorted(set(value or ()) - set(known)):
-            raise ValueError(f"{unknown[0]} is no failure class: there are {', '.join(known)}")
-        return None if value is None else sorted(set(value))
-
-    @field_validator("actors")
-    @classmethod
-    def _actors_in_order(cls, value: str | None) -> str | None:
-        if value is not None:
-            low, high = parse_range(value)
-            if not 1 <= low <= high:
-                raise ValueError("MIN:MAX needs 1 <= MIN <= MAX")
-        return value
-
-    @field_validator("max_failed")
-    @classmethod
-    def _a_count_or_a_share(cls, value: str) -> str:
-        if not re.fullmatch(r"\d+|\d+(\.\d+)?%", value):
-            raise ValueError("a count such as 100, or a share such as 2%")
-        return value

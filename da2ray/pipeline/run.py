@@ -17,7 +17,6 @@ from da2ray.errors import CorruptError, Exit, Status, UnavailableError, UserErro
 from da2ray.images.decode import DecodeMode
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.pipeline.control.budget import FailureBudget
 from da2ray.pipeline.control.claims import Claims
 from da2ray.pipeline.control.cluster import actor_range, cluster_address, connect
 from da2ray.pipeline.control.coordinator import Counts, Stopped, counts_of, start_coordinator
@@ -177,10 +176,12 @@ def label_waves(
     connect(job.config)
     watch = ClusterWatch(console, embedded=not cluster_address(job.config))
     try:
-        low, high = actor_range(job.config, job.load.device)
+        actors = actor_range(job.config, job.load.device)
         teachers = f"{job.spec.name} checked by {job.checker[0].name}" if job.checker else job.spec.name
-        console.print(f"run {run}: {teachers} {job.load.precision} on {job.load.device}, {low}-{high} actors")
-        coordinator = start_coordinator(FailureBudget.parse(job.config.max_failed), plan.info.samples)
+        console.print(
+            f"run {run}: {teachers} {job.load.precision} on {job.load.device}, {actors.low}-{actors.high} actors"
+        )
+        coordinator = start_coordinator(job.config.max_failed, plan.info.samples)
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         # With little patience of its own: its last word must not keep a run from ending whose store is down.
         store = open_store(job.config.output, job.config.storage_client, retry_s=PROGRESS_RETRY_SECONDS)
@@ -223,7 +224,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         camera=job.camera.value,
     )
     sink = ShardSink(writing, coordinator)
-    low, high = actor_range(job.config, job.load.device)
+    actors = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
         ShardDatasource(shards, job.reading, job.config.sample_timeout, coordinator),
         override_num_blocks=len(shards),
@@ -234,8 +235,8 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            min_size=low,
-            max_size=high,
+            min_size=actors.low,
+            max_size=actors.high,
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
             max_concurrent_calls_per_actor=CONCURRENT_BLOCKS,
         ),
@@ -247,7 +248,7 @@ def label_wave(job: Job, plan: Plan, shards: list[Shard], coordinator: "ray.acto
             "bits": job.dataset.codec.bits,
             "mask_bits": job.dataset.codec.mask_bits,
             "scaled": scaled,
-            "actors": high,
+            "actors": actors.high,
             "sample_timeout": job.config.sample_timeout,
             "coordinator": coordinator,
         },
@@ -311,7 +312,7 @@ def publish(job: Job, console: Console) -> Exit:
         console.print(f"  {reason}: {count:,}")
     console.print(f"labels: da2ray.open_labels({job.store.url!r})")
     failed = snapshot.by_status.get(Status.FAILED.value, 0)
-    if FailureBudget.parse(job.config.max_failed).exceeded(failed, snapshot.rows, snapshot.rows):
+    if job.config.max_failed.exceeded(failed, snapshot.rows, snapshot.rows):
         console.print(f"{failed:,} samples failed, more than --max-failed {job.config.max_failed}")
         return Exit.TOO_MANY_FAILED
     return Exit.DONE

@@ -1,5 +1,6 @@
 """Configurations: one model serves command line and YAML, and every mistake names its option."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ from pydantic import ValidationError
 
 from da2ray.commands.benchmark import BenchmarkConfig
 from da2ray.commands.curate import CurateConfig
-from da2ray.commands.options import JobConfig, load, parse_range
+from da2ray.commands.options import JobConfig, load
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.labels.schema import ShardFormat
+from da2ray.pipeline.control.actors import ActorRange
+from da2ray.pipeline.control.budget import FailureBudget
 
 MODELS = [PseudolabelConfig, BenchmarkConfig, CurateConfig]
 NEEDED = ["--images", "i", "--output", "o"]
@@ -60,9 +63,12 @@ def test_every_field_has_a_description_and_stands_in_the_help(
         (["--images", "i"], "--output is required"),
         ([*NEEDED, "--shard-size", "0"], "--shard-size: Input should be greater than or equal to 1 (got '0')"),
         ([*NEEDED, "--limit", "x"], "--limit"),
-        ([*NEEDED, "--actors", "2:1"], "--actors: MIN:MAX needs 1 <= MIN <= MAX (got '2:1')"),
+        (
+            [*NEEDED, "--actors", "2:1"],
+            "--actors: must be MIN:MAX with 1 <= MIN <= MAX, or one number above 0 (got '2:1')",
+        ),
         ([*NEEDED, "--actors", "0"], "--actors"),
-        ([*NEEDED, "--max-failed", "5 %"], "--max-failed: a count such as 100, or a share such as 2%"),
+        ([*NEEDED, "--max-failed", "5 %"], "--max-failed: must be a count such as 100, or a share such as 2%"),
         ([*NEEDED, "--format", "csv"], "--format"),
         ([*NEEDED, "--teach", "luminance"], "--teach"),  # no abbreviations: a later option would change their meaning
         ([*NEEDED, "stray"], "stray"),
@@ -105,7 +111,7 @@ def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> N
     assert tried == ["corrupt", "crashed", "timeout"]
     assert load(PseudolabelConfig, [*NEEDED, "--retry-failed"]).retry_failed == []
     assert load(PseudolabelConfig, NEEDED).retry_failed is None
-    with pytest.raises(UserError, match="--retry-failed: too_small is no failure class: there are not_found"):
+    with pytest.raises(UserError, match="--retry-failed: too_small is not a failure class: choose from not_found"):
         load(PseudolabelConfig, [*NEEDED, "--retry-failed", "too_small"])
 
 
@@ -141,9 +147,44 @@ def test_teacher_options_are_pairs_on_the_command_line_and_a_mapping_or_pairs_in
         load(PseudolabelConfig, [*NEEDED, "--teacher-option", "steps=4", "steps=5"])
 
 
-def test_ranges_are_one_number_or_two() -> None:
-    assert parse_range("4") == (4, 4)
-    assert parse_range("2:8") == (2, 8)
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("actors", "1:2", ActorRange(1, 2)),  # YAML 1.1 reads 62
+        ("actors", "2", ActorRange(2, 2)),
+        ("max-failed", "100", FailureBudget(count=100)),
+        ("max-failed", "2%", FailureBudget(share=0.02)),
+        ("max-failed", "0.07%", FailureBudget(share=0.07 / 100)),
+        ("limit", "010", 10),  # YAML 1.1 reads 8
+        ("shard-bytes", "64_000_000", 64_000_000),
+        ("max-aspect", "1e1", 10.0),  # YAML 1.1 reads a text
+        ("weights", "yes", "yes"),  # YAML 1.1 reads True
+        ("output", "2026-01-01", "2026-01-01"),  # YAML 1.1 reads a date
+        ("allow-scheme", "https:10.0.0.5:8080", ["https:10.0.0.5:8080"]),
+    ],
+)
+def test_a_yaml_scalar_means_what_the_command_line_means(
+    tmp_path: Path, option: str, text: str, expected: object
+) -> None:
+    (tmp_path / "job.yaml").write_text(f"{option}: {text}\n")
+    needed = NEEDED if option != "output" else ["--images", "i"]
+    by_file = load(PseudolabelConfig, [*needed, "--config", str(tmp_path / "job.yaml")])
+    assert getattr(by_file, option.replace("-", "_")) == expected
+    assert by_file == load(PseudolabelConfig, [*needed, f"--{option}", text])
+
+
+@pytest.mark.parametrize("text", ["null", "~", ""])
+def test_null_in_yaml_is_not_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.yaml").write_text(f"weights: {text}\n")
+    assert load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")]).weights is None
+
+
+def test_a_configuration_as_json_says_what_was_asked_and_reads_back() -> None:
+    asked = ["--actors", "2:8", "--max-failed", "0.07%", "--retry-failed", "timeout", "--teacher-option", "steps=4"]
+    config = load(PseudolabelConfig, [*NEEDED, *asked])
+    stored = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert (stored["actors"], stored["max_failed"], stored["retry_failed"]) == ("2:8", "0.07%", ["timeout"])
+    assert PseudolabelConfig.model_validate(stored) == config
 
 
 def test_a_configuration_never_changes_after_validation() -> None:

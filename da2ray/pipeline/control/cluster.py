@@ -12,10 +12,10 @@ import torch
 from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 
-from da2ray.commands.options import parse_range
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.parallel import usable_cores
+from da2ray.pipeline.control.actors import ActorRange
 from da2ray.teachers.base import LoadOptions, TeacherSpec
 
 EMBEDDED_STORE_SHARE = 0.3
@@ -118,11 +118,11 @@ def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tu
     return device, config.precision or ("bf16" if device == "cuda" else "fp32")
 
 
-def actor_range(config: PseudolabelConfig, device: str) -> tuple[int, int]:
-    """Fewest and most teacher actors, after `connect`: as asked for, else up to one a GPU that the cluster has now."""
+def actor_range(config: PseudolabelConfig, device: str) -> ActorRange:
+    """Fewest and most teacher actors, after `connect`: as asked for, else up to one for each GPU that the cluster has now."""
     if config.actors:
-        return parse_range(config.actors)
-    return 1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1
+        return config.actors
+    return ActorRange(1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1)
 
 
 MOST_WORKERS = 4
