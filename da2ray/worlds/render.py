@@ -1,6 +1,13 @@
-"""A world as its camera sees it: rays, surfaces, light, and the exact depth of every pixel."""
+"""A world as its camera sees it: rays, surfaces, light, and the exact depth of every pixel.
+
+A world is rendered in one thread, whatever the process is set to: matrix products and vectorised loops round differently
+where threads split them. So a seed gives the same bytes on any number of cores. The bytes still depend on torch's version and
+on the instruction set (AVX2 or AVX-512, Intel or AMD), by the last bits of a float32.
+"""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -36,17 +43,30 @@ def render(scene: Scene, height: int, width: int) -> World:
     A mirror shows what it reflects, once: of a mirror in a mirror the surface is seen. Its depth is that of its surface.
     """
     camera = scene.camera
-    focal, direction = _rays(scene, height, width)
-    distance, colour = _seen(scene, camera.position, direction, bounces=1)
-    depth = torch.where(distance < FARTHEST, distance * (direction @ camera.axes[2]), torch.inf)
-    return World(_developed(colour).view(height, width, 3), depth.view(height, width), focal)
+    with _one_thread():
+        focal, direction = _rays(scene, height, width)
+        distance, colour = _seen(scene, camera.position, direction, bounces=1)
+        depth = torch.where(distance < FARTHEST, distance * (direction @ camera.axes[2]), torch.inf)
+        return World(_developed(colour).view(height, width, 3), depth.view(height, width), focal)
 
 
 def first_surfaces(scene: Scene, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Of each pixel the point (H * W, 3) it sees, not finite for the sky, and which of `scene.materials` (H * W,) that is of."""
-    _, direction = _rays(scene, height, width)
-    distance, surface = _look(scene, scene.camera.position, direction)
-    return scene.camera.position + distance[:, None] * direction, surface
+    with _one_thread():
+        _, direction = _rays(scene, height, width)
+        distance, surface = _look(scene, scene.camera.position, direction)
+        return scene.camera.position + distance[:, None] * direction, surface
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch and the libraries below it compute in one thread for a while."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rays(scene: Scene, height: int, width: int) -> tuple[float, Tensor]:

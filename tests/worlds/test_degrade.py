@@ -27,6 +27,7 @@ SCENES = [Degradation.FLAT_WALL, Degradation.MIRROR]
 
 @pytest.mark.parametrize("kind", Degradation)
 def test_a_seed_is_a_degraded_world_and_another_seed_another(kind: Degradation) -> None:
+    # Fixed: this process, so torch and the instruction set; `render` itself fixes the threads.
     first, again, other = (world_of(seed, kind, *SIZE)[0] for seed in (7, 7, 8))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.depth, again.depth)
@@ -120,6 +121,8 @@ def test_a_ball_behind_the_camera_is_seen_where_its_mirror_image_is() -> None:
 
 
 def test_exported_worlds_are_those_of_the_list(tmp_path: Path) -> None:
+    # The export's processes compute in one thread and this one in several. Fixed: torch, the instruction set, and `render`'s
+    # one thread.
     worlds = plan_worlds(12, 0.5, first_seed=500)
     assert [world.seed for world in worlds] == list(range(500, 512))
     kinds = [world.degradation for world in worlds]

@@ -1,6 +1,7 @@
 """Rendered worlds: depth is exact, and a seed is a world."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from da2ray.worlds import Scene, make_scene, render
 from da2ray.worlds.builder import Material, Pattern
-from da2ray.worlds.render import FARTHEST
+from da2ray.worlds.render import FARTHEST, first_surfaces
 from da2ray.worlds.scene import Camera, Light
 from da2ray.worlds.solids import Shape, Solids, first_hits
 
@@ -63,10 +64,36 @@ def test_where_a_pixels_depth_ends_something_begins(seed: int) -> None:
 
 
 def test_a_seed_is_a_world_and_another_seed_another() -> None:
+    # Fixed: this process, so torch and the instruction set; `render` itself fixes the threads.
     first, again, other = (render(make_scene(seed), *SIZE) for seed in (3, 3, 4))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.depth, again.depth)
     assert not torch.equal(first.image, other.image)
+
+
+def test_a_world_is_rendered_in_one_thread_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        return first_hits(*args)
+
+    # The package exports the function `render` under the name of its module.
+    monkeypatch.setattr(sys.modules["da2ray.worlds.render"], "first_hits", spy)
+    before = torch.get_num_threads()
+    worlds = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            worlds.append(render(make_scene(3), *SIZE))
+            first_surfaces(make_scene(3), *SIZE)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+    # Fixed: torch and the instruction set. On Intel with AVX-512, one thread and two give different last bits.
+    assert all(torch.equal(world.depth, worlds[0].depth) for world in worlds)
+    assert all(torch.equal(world.image, worlds[0].image) for world in worlds)
 
 
 def test_worlds_are_of_all_sorts() -> None:

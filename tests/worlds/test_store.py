@@ -16,6 +16,7 @@ def test_a_store_holds_the_worlds_of_its_seeds_and_makes_what_is_not_there(tmp_p
     [(images, disparity)] = store.arrays()
     for seed in range(3):
         world = render(make_scene(seed), *SIZE)
+        # Fixed: torch, the instruction set, and `render`'s one thread in the store's process and in this one.
         assert np.array_equal(images[seed], world.image.numpy())
         assert np.allclose(disparity[seed], (1 / world.depth).numpy(), rtol=1e-3)
     assert list(WorldStore(tmp_path, 3, SIZE).make(1)) == [3]
