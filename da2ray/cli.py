@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from da2ray.console import duration, run_command
+from da2ray.labels.runs import newest_progress
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
 from da2ray.plan.plan import list_plans
 from da2ray.report.options import add_report_options, run_report
@@ -145,15 +146,9 @@ def describe(store: Store) -> dict[str, Any]:
     return {
         "dataset": dataset.model_dump(mode="json"),
         "plans": plans,
-        "run": run and {name: value for name, value in run.items() if name != "history"},
+        "run": run and run.model_dump(mode="json", exclude={"history"}),
         "snapshot": snapshot,
     }
-
-
-def newest_progress(store: Store) -> dict[str, Any] | None:
-    """progress.json of the newest run; run names begin with their time."""
-    keys = [key for batch in store.list("runs") for key in batch["key"].to_pylist() if key.endswith("/progress.json")]
-    return json.loads(store.get(max(keys))) if keys else None
 
 
 def snapshots(store: Store, console: Console, *, create: bool) -> int:

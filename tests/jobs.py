@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from da2ray.cli import newest_progress
 from da2ray.labels.commits import Commit, list_commits, read_commit
+from da2ray.labels.runs import RunProgress, newest_progress
 from da2ray.plan.plan import list_plans
 from da2ray.storage import Store
 
@@ -130,8 +130,8 @@ def shard_objects(store: Store) -> set[str]:
     return {key for batch in store.list("shards") for key in batch["key"].to_pylist()}
 
 
-def progress_of(store: Store) -> dict:
-    """progress.json of the newest run.
+def progress_of(store: Store) -> RunProgress:
+    """The progress of the newest run.
 
     Raises:
         AssertionError: no run wrote one.

@@ -1,10 +1,7 @@
 """The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
 
-import json
-import secrets
 import tempfile
 import threading
-from datetime import UTC, datetime
 
 import numpy as np
 import ray
@@ -16,6 +13,7 @@ from da2ray.console import Ticker
 from da2ray.errors import CorruptError, Exit, Status, UnavailableError, UserError
 from da2ray.images.decode import DecodeMode
 from da2ray.labels.dataset import create_or_open
+from da2ray.labels.runs import new_run_name, write_config
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.pipeline.control.claims import Claims
 from da2ray.pipeline.control.cluster import actor_range, cluster_address, connect
@@ -29,7 +27,7 @@ from da2ray.pipeline.ray_data.datasource import ShardDatasource
 from da2ray.pipeline.ray_data.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.plan.plan import Plan, Shard, list_plans, make_plan, open_plan
 from da2ray.quality.consistency import PASSES
-from da2ray.storage import Store, open_store, printable, redact, redacted
+from da2ray.storage import Store, open_store, printable, redact
 
 
 def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
@@ -138,15 +136,13 @@ def stored_plan(job: Job, console: Console) -> Plan:
 
 def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
     """Label what is left and no other job labels, wave by wave, or until it is stopped; what was in flight then is committed."""
-    run = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    run = new_run_name()
     counts = Counts()
     with Claims(job.store, plan, run, job.config.lease_seconds, console) as claims:
         # Before Ray is joined or started: a job that only waits for another one holds nothing.
         wave = claims.next(wave_size(job.config, plan), threading.Event())
         if wave.size:
-            job.store.put(
-                f"runs/{run}/config.json", json.dumps(redacted(job.config.model_dump(mode="json")), indent=1).encode()
-            )
+            write_config(job.store, run, job.config.model_dump(mode="json"))
             now = work_left(plan, job.store) if claims.others else before
             counts = label_waves(job, plan, run, now, claims, wave, console)
     if claims.others:

@@ -128,15 +128,16 @@ def pace(facts: Facts) -> str:
         if not run.progress:
             continue
         progress = run.progress
-        done, seconds = progress["samples"]["this_run"], progress["elapsed_seconds"]
+        done, seconds = progress.samples.this_run, progress.elapsed_seconds
         rate = done / seconds if seconds else 0.0
-        busy = progress.get("teacher_busy_share")
+        busy = progress.teacher_busy_share
+        failed = progress.by_status.get("failed", 0)
         rows.append(
             [
                 f"<td><code>{text(run.name)}</code></td>",
-                f"<td>{text(progress['state'])}</td>",
+                f"<td>{text(progress.state)}</td>",
                 cell(f"{done:,}", done),
-                cell(f"{progress['by_status'].get('failed', 0):,}", progress["by_status"].get("failed", 0)),
+                cell(f"{failed:,}", failed),
                 cell(duration(seconds), seconds),
                 cell(number(rate), rate),
                 cell("" if busy is None else f"{busy:.0%}", busy or 0),

@@ -1,14 +1,13 @@
 """Images per second over time, of all runs, from the histories in their progress.json."""
 
-import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 
+from da2ray.labels import runs as stored
+from da2ray.labels.runs import RunProgress
 from da2ray.storage import Store
 
 LONG_GAP: Final = 0.04
@@ -17,12 +16,11 @@ leave nothing of either."""
 STRETCHES: Final = 160
 """Of one run's line; half of a history's points."""
 STRETCH_SECONDS: Final = 5.0
-THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as it told its story; `config` is {} and `progress` {} where it wrote none.
+    """A run and its pace; `config` is empty and `progress` None if the run wrote no such file.
 
     Attributes:
         points: UTC time in seconds since 1970, and images this run had done; two at least, ascending, or none.
@@ -30,7 +28,7 @@ class Run:
 
     name: str
     config: Mapping[str, Any]
-    progress: Mapping[str, Any]
+    progress: RunProgress | None
     points: tuple[tuple[float, int], ...]
 
     def rates(self) -> list[tuple[float, float, float]]:
@@ -54,20 +52,8 @@ class Idle:
 
 
 def read_runs(store: Store) -> list[Run]:
-    """All runs of the dataset, oldest first: their names begin with their time."""
-    keys = [key for batch in store.list("runs") for key in batch["key"].to_pylist() if key.count("/") == 2]
-    names = sorted({key.split("/")[1] for key in keys})
-    there = set(keys)
-
-    def read(name: str) -> Run:
-        config, progress = (
-            json.loads(store.get(key)) if (key := f"runs/{name}/{file}.json") in there else {}
-            for file in ("config", "progress")
-        )
-        return Run(name, config, progress, _points(progress))
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="runs") as pool:
-        return list(pool.map(read, names))
+    """All runs of the dataset, oldest first."""
+    return [Run(run.name, run.config, run.progress, _points(run.progress)) for run in stored.read_runs(store)]
 
 
 def idle_times(runs: Sequence[Run]) -> list[Idle]:
@@ -84,17 +70,9 @@ def idle_times(runs: Sequence[Run]) -> list[Idle]:
     return [Idle(start, end, min(end - start, LONG_GAP * working)) for start, end in gaps]
 
 
-def _points(progress: Mapping[str, Any]) -> tuple[tuple[float, int], ...]:
-    """Of a run without a history, which an earlier release made: its beginning and its end."""
-    if not progress:
-        return ()
-    history = [(datetime.fromisoformat(at), done) for at, done in progress.get("history", [])]
-    if not history:
-        end = datetime.fromisoformat(progress["updated"])
-        start = end - timedelta(seconds=progress["elapsed_seconds"])
-        history = [(start, 0), (end, progress["samples"]["this_run"])]
+def _points(progress: RunProgress | None) -> tuple[tuple[float, int], ...]:
     points: list[tuple[float, int]] = []
-    for at, done in history:
+    for at, done in progress.history if progress else ():
         if not points or at.timestamp() > points[-1][0]:
             points.append((at.timestamp(), done))
     return tuple(points) if len(points) > 1 else ()

@@ -70,21 +70,20 @@ def _odd(facts: Facts) -> Iterator[str]:
 
 
 def _pace(facts: Facts) -> Iterator[str]:
-    last = next((run for run in reversed(facts.runs) if run.progress), None)
-    if last is None:
+    progress = next((run.progress for run in reversed(facts.runs) if run.progress), None)
+    if progress is None:
         return
-    progress = last.progress
-    done, seconds = progress["samples"]["this_run"], progress["elapsed_seconds"]
+    done, seconds = progress.samples.this_run, progress.elapsed_seconds
     if done and seconds:
         said = f"The last run labelled {done:,} images at {number(done / seconds)} a second"
-        busy = progress.get("teacher_busy_share")
+        busy = progress.teacher_busy_share
         if busy is not None:
             said += f", its teacher busy {busy:.0%} of the time"
             if busy < IDLE_TEACHER:
                 said += ", so reading or writing held it up"
         yield f"{said}."
-    if progress["state"] not in {"labelled", "running"}:
-        yield f"That run ended as {progress['state']}."
+    if progress.state not in {"labelled", "running"}:
+        yield f"That run ended as {progress.state}."
 
 
 def _unknown(facts: Facts) -> Iterator[str]:

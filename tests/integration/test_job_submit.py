@@ -67,8 +67,8 @@ def test_a_job_that_is_stopped_commits_what_is_in_flight_and_can_go_on(ray_head:
         "a shard was written, not committed"
     )
     progress = progress_of(store)
-    assert progress["state"] == "stopped"
-    assert (progress["shards"]["done"], progress["shards"]["in_flight"]) == (len(committed), 0)
+    assert progress.state == "stopped"
+    assert (progress.shards.done, progress.shards.in_flight) == (len(committed), 0)
     planned = run_job(*command, "--dry-run")
     assert planned.code == 0, planned
     left = shards - len(committed)

@@ -13,6 +13,7 @@ from PIL import Image
 import da2ray
 from da2ray.errors import Status
 from da2ray.images.decode import DecodeMode, Limits, decode
+from da2ray.labels.runs import SampleCounts, ShardCounts
 from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import list_snapshots
 from da2ray.plan.plan import list_plans
@@ -114,12 +115,12 @@ def test_a_run_says_what_it_did_and_progress_json_says_the_same(first_run: Finis
     assert f"da2ray.open_labels('{labels.store.url}')" in first_run.stdout
     assert "Traceback" not in first_run.stderr
     progress = progress_of(labels.store)
-    assert progress["state"] == "labelled"
-    assert progress["samples"] == {"total": len(REASONS), "done": len(REASONS), "this_run": len(REASONS)}
-    assert progress["shards"] == {"total": 4, "done": 4, "this_run": 4, "in_flight": 0}
-    assert progress["by_status"] == {"failed": 4, "labelled": labelled, "rejected": 1}
-    assert progress["by_reason"] == {reason.value: 1 for reason in REASONS.values() if reason}
-    assert progress["eta_seconds"] in (0, None)
+    assert progress.state == "labelled"
+    assert progress.samples == SampleCounts(total=len(REASONS), done=len(REASONS), this_run=len(REASONS))
+    assert progress.shards == ShardCounts(total=4, done=4, this_run=4, in_flight=0)
+    assert progress.by_status == {"failed": 4, "labelled": labelled, "rejected": 1}
+    assert progress.by_reason == {reason.value: 1 for reason in REASONS.values() if reason}
+    assert progress.eta_seconds in (0, None)
 
 
 def test_the_same_command_again_labels_nothing_and_makes_no_new_snapshot(
@@ -163,7 +164,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
     resumed = run_job(*command)
     assert resumed.code == 0, resumed
     assert f"resuming: {committed} of {CROPS // 2} shards are committed" in resumed.stdout
-    assert progress_of(store)["shards"]["this_run"] == CROPS // 2 - committed
+    assert progress_of(store).shards.this_run == CROPS // 2 - committed
     assert_same_dataset(store, undisturbed)
 
 
@@ -185,12 +186,12 @@ def test_sigterm_finishes_what_is_in_flight_exits_75_and_the_same_command_goes_o
         "a shard was written, not committed"
     )
     progress = progress_of(store)
-    assert progress["state"] == "stopped"
-    assert (progress["shards"]["this_run"], progress["shards"]["in_flight"]) == (len(committed), 0)
+    assert progress.state == "stopped"
+    assert (progress.shards.this_run, progress.shards.in_flight) == (len(committed), 0)
 
     resumed = run_job(*command)
     assert resumed.code == 0, resumed
-    assert progress_of(store)["shards"]["this_run"] == 200 - len(committed)
+    assert progress_of(store).shards.this_run == 200 - len(committed)
     index = da2ray.open_labels(str(tmp_path / "labels")).index
     assert index["key"].to_pylist() == sorted(path.name for path in folder.iterdir())
     assert set(index["status"].to_pylist()) == {Status.LABELLED}

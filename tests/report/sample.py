@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from da2ray.errors import Reason
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.quantise import quantise
+from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
 from da2ray.labels.schema import INDEX, SCORES
 from da2ray.labels.shards.base import Masks, build_shard
 from da2ray.labels.snapshots import create_snapshot
@@ -119,11 +121,26 @@ def _unlabelled(key: str, reason: Reason) -> tuple:
 def _write_run(store, start: datetime, seconds: int, images: int) -> None:
     name = f"{start:%Y%m%dT%H%M%SZ}-abcdef"
     points = [(start + timedelta(seconds=seconds * at / 60), images * at // 60) for at in range(61)]
-    progress = {
-        "run": name, "state": "labelled", "updated": points[-1][0].isoformat(), "elapsed_seconds": float(seconds),
-        "samples": {"total": images, "done": images, "this_run": images}, "by_status": {"labelled": images},
-        "by_reason": {}, "images_per_second": 1.0, "teacher_busy_share": 0.4,
-        "history": [(at.isoformat(timespec="milliseconds"), done) for at, done in points],
-    }  # fmt: skip
-    store.put(f"runs/{name}/progress.json", json.dumps(progress).encode())
+    write_progress(store, run_progress(name, points, images))
+    # Not by `write_config`, which would remove the password: the page must not trust the file.
     store.put(f"runs/{name}/config.json", json.dumps({"images": "https://user:secret@host/x?sig=1"}).encode())
+
+
+def run_progress(name: str, points: Sequence[tuple[datetime, int]], images: int) -> RunProgress:
+    """The progress of a run that labelled `images` images in one shard."""
+    return RunProgress(
+        run=name,
+        state="labelled",
+        updated=points[-1][0],
+        elapsed_seconds=(points[-1][0] - points[0][0]).total_seconds(),
+        samples=SampleCounts(total=images, done=images, this_run=images),
+        shards=ShardCounts(total=1, done=1, this_run=1, in_flight=0),
+        by_status={"labelled": images},
+        by_reason={},
+        bytes_out=1,
+        images_per_second=1.0,
+        eta_seconds=None,
+        teacher_actors=1,
+        teacher_busy_share=0.4,
+        history=tuple(points),
+    )

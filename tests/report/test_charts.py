@@ -1,7 +1,7 @@
 """Axes hold what they are to show; idle times are told from work; numbers read as what they are."""
 
-import json
 import math
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from da2ray.labels.runs import write_progress
 from da2ray.report.axis import axis_for
 from da2ray.report.charts import number, percent, throughput
 from da2ray.report.throughput import LONG_GAP, idle_times, read_runs
 from da2ray.storage import open_store
+from tests.report.sample import run_progress
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, allow_subnormal=False, width=32)
 
@@ -80,25 +82,20 @@ def test_what_is_not_nothing_never_reads_as_nothing(part: int, whole: int, said:
     assert percent(part, whole) == said
 
 
-def write(folder: Path, name: str, **progress: object) -> None:
-    (folder / "runs" / name).mkdir(parents=True)
-    whole = {"run": name, "state": "labelled", "samples": {"this_run": 100}} | progress
-    (folder / "runs" / name / "progress.json").write_text(json.dumps(whole))
-
-
-def test_idle_times_lie_between_runs_and_a_run_of_an_older_release_is_a_level_line(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        "20261101T000000Z-a",
-        history=[
-            ["2026-11-01T00:00:00+00:00", 0],
-            ["2026-11-01T00:05:00+00:00", 90],
-            ["2026-11-01T00:10:00+00:00", 100],
+def test_idle_times_lie_between_runs_and_a_run_of_two_points_is_a_level_line(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for name, points in {
+        "20261101T000000Z-a": [
+            ("2026-11-01T00:00:00Z", 0),
+            ("2026-11-01T00:05:00Z", 90),
+            ("2026-11-01T00:10:00Z", 100),
         ],
-    )
-    write(tmp_path, "20261101T000800Z-b", updated="2026-11-01T00:16:40+00:00", elapsed_seconds=500.0)
-    write(tmp_path, "20261108T000000Z-c", updated="2026-11-08T00:10:00+00:00", elapsed_seconds=600.0)
-    runs = read_runs(open_store(str(tmp_path)))
+        "20261101T000800Z-b": [("2026-11-01T00:08:20Z", 0), ("2026-11-01T00:16:40Z", 100)],
+        "20261108T000000Z-c": [("2026-11-08T00:00:00Z", 0), ("2026-11-08T00:10:00Z", 100)],
+    }.items():
+        history = [(datetime.fromisoformat(at), done) for at, done in points]
+        write_progress(store, run_progress(name, history, 100))
+    runs = read_runs(store)
     assert [run.name[-1] for run in runs] == ["a", "b", "c"]
     first = runs[0].rates()
     assert sum((end - start) * rate for start, end, rate in first) == pytest.approx(100)

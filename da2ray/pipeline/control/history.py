@@ -33,8 +33,7 @@ class History:
             self._points = self._points[::2]
             self._spacing *= 2
 
-    def as_json(self) -> list[tuple[str, int]]:
-        """At most `most` points, ISO 8601, the newest last."""
+    def points(self) -> tuple[tuple[datetime, int], ...]:
+        """At most `most` points, the newest last."""
         newest = [self._last] if self._last and self._last != self._points[-1] else []
-        # Rates are taken of neighbouring points: whole seconds would move those of a short run by half.
-        return [(at.isoformat(timespec="milliseconds"), done) for at, done in [*self._points, *newest]]
+        return (*self._points, *newest)

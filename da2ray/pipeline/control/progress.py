@@ -1,6 +1,5 @@
 """Progress of a run: a live line on a terminal, log lines elsewhere, and `runs/<run>/progress.json` always."""
 
-import json
 import sys
 import threading
 import time
@@ -8,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import ray
 from rich.console import Console
@@ -16,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from da2ray.console import LINE_SECONDS, duration
+from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.history import History
 from da2ray.storage import Store, printable
@@ -145,55 +144,55 @@ class Progress:
                 wrote = now
                 self._write_json()
 
-    def as_json(self) -> dict[str, Any]:
-        """What progress.json holds; documented in FORMAT.md."""
+    def now(self) -> RunProgress:
+        """How far the run is."""
         counts, totals = self._counts, self._totals
         done = totals.samples_before + counts.samples
         rate = self._rate.per_second()
         left = totals.samples - done
         share = counts.busy_share
-        return {
-            "run": self._run,
-            "state": self._state,
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "elapsed_seconds": round(time.monotonic() - self._began, 1),
-            "samples": {"total": totals.samples, "done": done, "this_run": counts.samples},
-            "shards": {
-                "total": totals.shards,
-                "done": totals.shards_before + counts.shards,
-                "this_run": counts.shards,
-                "in_flight": counts.in_flight,
-            },
-            "by_status": dict(counts.by_status),
-            "by_reason": dict(counts.by_reason),
-            "bytes_out": counts.bytes_out,
-            "images_per_second": round(rate, 2),
-            "eta_seconds": round(left / rate) if rate > 0 else None,
-            "teacher_actors": counts.living,
-            "teacher_busy_share": None if share is None else round(share, 3),
-            "history": self._history.as_json(),
-        }
+        return RunProgress(
+            run=self._run,
+            state=self._state,
+            updated=datetime.now(UTC),
+            elapsed_seconds=round(time.monotonic() - self._began, 1),
+            samples=SampleCounts(total=totals.samples, done=done, this_run=counts.samples),
+            shards=ShardCounts(
+                total=totals.shards,
+                done=totals.shards_before + counts.shards,
+                this_run=counts.shards,
+                in_flight=counts.in_flight,
+            ),
+            by_status=dict(counts.by_status),
+            by_reason=dict(counts.by_reason),
+            bytes_out=counts.bytes_out,
+            images_per_second=round(rate, 2),
+            eta_seconds=round(left / rate) if rate > 0 else None,
+            teacher_actors=counts.living,
+            teacher_busy_share=None if share is None else round(share, 3),
+            history=self._history.points(),
+        )
 
     def line(self) -> str:
         """One line for people."""
-        now = self.as_json()
-        samples = now["samples"]
-        percent = 100 * samples["done"] / samples["total"] if samples["total"] else 100.0
+        now = self.now()
+        samples = now.samples
+        percent = 100 * samples.done / samples.total if samples.total else 100.0
         parts = [
-            f"{self._state} {samples['done']:,}/{samples['total']:,} images ({percent:.1f} %)",
-            f"{now['images_per_second']:.1f}/s",
+            f"{self._state} {samples.done:,}/{samples.total:,} images ({percent:.1f} %)",
+            f"{now.images_per_second:.1f}/s",
         ]
-        if now["eta_seconds"] is not None and samples["done"] < samples["total"]:
-            parts.append(f"ETA {duration(now['eta_seconds'])}")
+        if now.eta_seconds is not None and samples.done < samples.total:
+            parts.append(f"ETA {duration(now.eta_seconds)}")
         if self._counts.actors and not self._counts.living:
             parts.append("waiting for a teacher actor")
-        elif now["teacher_busy_share"] is not None:
-            parts.append(f"teacher busy {now['teacher_busy_share']:.0%}")
-        parts += [f"{count:,} {reason}" for reason, count in sorted(now["by_reason"].items())]
+        elif now.teacher_busy_share is not None:
+            parts.append(f"teacher busy {now.teacher_busy_share:.0%}")
+        parts += [f"{count:,} {reason}" for reason, count in sorted(now.by_reason.items())]
         return " · ".join(parts)
 
     def _write_json(self) -> None:
         try:
-            self._store.put(f"runs/{self._run}/progress.json", json.dumps(self.as_json(), indent=1).encode())
+            write_progress(self._store, self.now())
         except OSError as error:
             print(f"progress.json not written: {printable(error)}", file=sys.stderr)

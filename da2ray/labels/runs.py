@@ -1,0 +1,162 @@
+"""The runs/ folder of a dataset: for each run its configuration and how far it came. FORMAT.md describes both files.
+
+    runs/<run>/config.json      the options of the run, without credentials; written before its first shard
+    runs/<run>/progress.json    rewritten every few seconds, and a last time when the run ends
+
+A name begins with the time at which its run began, so names sort by age. A run that ended before it wrote a file lacks it.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import PlainSerializer
+
+from da2ray.errors import CorruptError
+from da2ray.labels.stored import Stored
+from da2ray.storage import Store, redacted
+
+THREADS: Final = 16
+"""Files read at once by `read_runs`."""
+
+# Rates are taken between neighbouring points: whole seconds would change those of a short run by half.
+Moment = Annotated[datetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds"), when_used="json")]
+"""A time in UTC, in JSON as ISO 8601 with milliseconds."""
+
+
+class SampleCounts(Stored):
+    """Samples of the plan.
+
+    Attributes:
+        total: in the plan.
+        done: committed by this run and those before it.
+        this_run: done by this run.
+    """
+
+    total: int
+    done: int
+    this_run: int
+
+
+class ShardCounts(SampleCounts):
+    """Shards of the plan, counted like samples; `in_flight` are begun and not yet committed."""
+
+    in_flight: int
+
+
+class RunProgress(Stored):
+    """What progress.json holds.
+
+    Attributes:
+        state: `running`, what the run does while it stops, or how it ended: `labelled`, `stopped`, `failed`.
+        by_status, by_reason, bytes_out: of this run.
+        images_per_second: over the last minute.
+        eta_seconds: None if the pace is not known.
+        teacher_actors: heard of lately.
+        teacher_busy_share: 0 to 1; None before the first micro-batch.
+        history: pairs of a time and the images that this run had done by then, ascending, from its start to `updated`.
+    """
+
+    run: str
+    state: str
+    updated: Moment
+    elapsed_seconds: float
+    samples: SampleCounts
+    shards: ShardCounts
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    bytes_out: int
+    images_per_second: float
+    eta_seconds: int | None
+    teacher_actors: int
+    teacher_busy_share: float | None
+    history: tuple[tuple[Moment, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as the dataset remembers it; `config` is empty and `progress` None if the run wrote no such file."""
+
+    name: str
+    config: Mapping[str, Any]
+    progress: RunProgress | None
+
+
+def new_run_name() -> str:
+    """A name that no other run has, such as `20261125T120000Z-3fa90c`."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def write_config(store: Store, run: str, config: Mapping[str, Any]) -> None:
+    """Store a run's options as JSON; credentials in URLs are left out."""
+    store.put(_config_key(run), json.dumps(redacted(config), indent=1).encode())
+
+
+def write_progress(store: Store, progress: RunProgress) -> None:
+    """Replace the progress of the run that `progress` names."""
+    store.put(_progress_key(progress.run), progress.model_dump_json(indent=1).encode())
+
+
+def read_runs(store: Store) -> list[Run]:
+    """All runs of the dataset, oldest first.
+
+    Raises:
+        CorruptError: a file is not what its name says.
+        OSError: the store failed.
+    """
+    there = _keys(store)
+
+    def read(name: str) -> Run:
+        config = _read_config(store, name) if _config_key(name) in there else {}
+        progress = _read_progress(store, name) if _progress_key(name) in there else None
+        return Run(name, config, progress)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="runs") as pool:
+        return list(pool.map(read, sorted({key.split("/")[1] for key in there})))
+
+
+def newest_progress(store: Store) -> RunProgress | None:
+    """The progress of the newest run that wrote one; None if no run did.
+
+    Raises:
+        CorruptError: progress.json is not what its name says.
+        OSError: the store failed.
+    """
+    names = [key.split("/")[1] for key in _keys(store) if key.endswith("/progress.json")]
+    return _read_progress(store, max(names)) if names else None
+
+
+def _config_key(run: str) -> str:
+    return f"runs/{run}/config.json"
+
+
+def _progress_key(run: str) -> str:
+    return f"runs/{run}/progress.json"
+
+
+def _keys(store: Store) -> set[str]:
+    """The files of all runs."""
+    return {key for batch in store.list("runs") for key in batch["key"].to_pylist() if key.count("/") == 2}
+
+
+def _read_config(store: Store, run: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(store.get(_config_key(run))))
+    except (ValueError, TypeError) as error:
+        raise _corrupt(store, _config_key(run), error) from error
+
+
+def _read_progress(store: Store, run: str) -> RunProgress:
+    try:
+        return RunProgress.model_validate_json(store.get(_progress_key(run)))
+    except ValueError as error:  # pydantic's ValidationError is a ValueError
+        raise _corrupt(store, _progress_key(run), error) from error
+
+
+def _corrupt(store: Store, key: str, error: Exception) -> CorruptError:
+    why = " ".join(str(error).split())[:200]
+    return CorruptError(f"{store.url}/{key} is corrupt ({why}): remove it, no label depends on it")
