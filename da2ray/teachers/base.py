@@ -1,6 +1,6 @@
-"""What a teacher is: its size rule, known without weights, and `predict`, which needs them.
+"""The teacher protocol: a size rule that needs no weights, and `predict`, which does.
 
-The read stage runs on machines without weights or a GPU and needs only `TeacherSpec`; the label stage loads the `Teacher`.
+The read stage runs on machines without weights or a GPU and needs only a `TeacherSpec`. The label stage loads the `Teacher`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # read and write tasks go without torch: it costs each process 1.3 s and 200 MB
+if TYPE_CHECKING:  # read and write tasks do without torch, which costs each process 1.3 s and 200 MB
     from collections.abc import Callable, Sequence
 
     import torch
@@ -24,15 +24,15 @@ class Kind(StrEnum):
 
 
 class Camera(StrEnum):
-    """What a teacher does with an image whose focal length is not known."""
+    """What a teacher does with an image whose focal length is unknown."""
 
-    UNUSED = "unused"  # the focal length never matters
-    ASSUMED = "assumed"  # it takes a documented one
-    PREDICTED = "predicted"  # it finds one out by itself
+    UNUSED = "unused"  # the teacher never uses a focal length
+    ASSUMED = "assumed"  # the teacher takes a documented focal length
+    PREDICTED = "predicted"  # the teacher predicts the focal length
 
 
 class SizeRule(Protocol):
-    """Picklable: (height, width) of an image as displayed -> (height, width) at which the network sees it, in pixels."""
+    """The network size of an image: (height, width) as displayed -> (height, width) for the network, in pixels. Picklable."""
 
     def __call__(self, height: int, width: int) -> tuple[int, int]: ...
 
@@ -44,11 +44,11 @@ class PixelBatch:
     Attributes:
         pixels: uint8, 1-D: the images' H x W x 3 RGB values one after another, on the teacher's device.
         shapes: (H, W) of each image in `pixels`.
-        size: the network's (height, width), one for all.
-        scaled: True where pixels were decoded at a reduced scale for speed (`--decode scaled`): the resize may then be the
+        size: the network's (height, width), the same for all images.
+        scaled: True if the pixels were decoded at a reduced scale for speed (`--decode scaled`). The resize may then be the
             fastest one instead of the official float bicubic.
-        focals: focal length of each image in pixels of its (H, W) in `shapes`, None where it is not known; None for all
-            where the teacher's spec says that it is unused.
+        focals: the focal length of each image in pixels of its (H, W) in `shapes`, None for an image whose focal length is
+            unknown. The whole list is None if the teacher's spec says that it does not use focal lengths.
     """
 
     pixels: torch.Tensor
@@ -68,15 +68,15 @@ class PixelBatch:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a teacher says of a micro-batch.
+    """A teacher's output for a micro-batch.
 
     Attributes:
         depth: float32 (N, height, width), in the teacher's kind and unit.
-        confidence: float32 (N, height, width) in [0, 1], larger = surer; None where the model gives none.
-        focals: float32 (N,) the focal length that was used, in pixels of each image's (H, W) in the batch; None where the
-            teacher's spec says that it is unused.
-        images: float32 (N, 3, height, width), the images as `da2ray.teachers.depth_anything.preprocess.preprocess` makes them
-            of the batch, if the teacher has them at hand anyway: scores of the images are then made of these.
+        confidence: float32 (N, height, width) in [0, 1], larger = surer; None if the model has no confidence.
+        focals: float32 (N,), the focal lengths that were used, in pixels of each image's (H, W) in the batch; None if the
+            teacher's spec says that it does not use focal lengths.
+        images: float32 (N, 3, height, width), the batch as `da2ray.teachers.depth_anything.preprocess.preprocess` returns it.
+            A teacher that has this tensor anyway hands it over, and the image scores are computed from it.
     """
 
     depth: torch.Tensor
@@ -86,12 +86,15 @@ class Prediction:
 
 
 class Teacher(Protocol):
-    """A loaded model. `predict` is called with autograd off, from one thread at a time unless the spec says `concurrent`."""
+    """A loaded model.
+
+    `predict` is called with autograd off, and from one thread at a time unless the spec says `concurrent`.
+    """
 
     device: torch.device
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Preprocess on the device, run the network, return float32 depth at the network's size.
+        """Preprocess on the device, run the network, and return float32 depth at the network's size.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
@@ -101,14 +104,14 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a teacher is run.
+    """How to load and run a teacher.
 
     Attributes:
-        weights: path, URL or hub id; None for the teacher's own.
+        weights: path, URL or hub id; None for the teacher's default weights.
         device: a torch device string, already resolved.
         precision: fp32, bf16 or fp16.
-        compile: specialise the network with `torch.compile`.
-        trust_remote_code: code that comes with the weights may run.
+        compile: whether to specialise the network with `torch.compile`.
+        trust_remote_code: whether code that comes with the weights may run.
     """
 
     weights: str | None = None
@@ -120,21 +123,21 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class TeacherSpec:
-    """A teacher by name, before any weights are loaded. Picklable: it travels to the workers.
+    """The description of a teacher, without its weights. Picklable, because it travels to the workers.
 
     Attributes:
-        name: what `--teacher` says.
-        kind, unit: what its depth means; unit is "m" for metric, "" otherwise.
-        licence: SPDX id of the weights, shown where a user picks the teacher.
-        size_rule: network size of an image.
-        preprocessing: a word for the fingerprint that changes whenever preprocessing would change a label.
-        identify: options -> sha256 (hex) of the weights that would be loaded. Raises UserError where they are missing or
-            do not fit this teacher, saying what was expected and what was found. Reads no more than it must.
-        load: options -> the teacher on its device. Raises UserError likewise.
-        concurrent: `predict` may run in several threads at once, which on CPU is faster.
-        camera: whether an image's focal length matters, and what is done where it is not known.
-        size_step: `predict` takes batches of any size whose sides are multiples of this, not only those of `size_rule`; None
-            where the teacher has no such choice.
+        name: the value of `--teacher`.
+        kind, unit: what the depth means; the unit is "m" for metric depth and "" otherwise.
+        licence: SPDX id of the weights' licence, shown when a user picks the teacher.
+        size_rule: the network size of an image.
+        preprocessing: a word in the fingerprint; it changes whenever a change of the preprocessing would change a label.
+        identify: options -> sha256 (hex) of the weights that `load` would load. Raises UserError if they are missing or do
+            not fit this teacher; the message says what was expected and what was found. Reads no more than it must.
+        load: options -> the teacher on its device. Raises UserError for the same reasons.
+        concurrent: whether `predict` may run in several threads at once, which is faster on CPU.
+        camera: whether an image's focal length matters, and what the teacher does if it is unknown.
+        size_step: `predict` takes batches of any size whose sides are multiples of this many pixels, not only the sizes of
+            `size_rule`. None if the teacher takes only those.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""A teacher of the user's own: `--teacher mypkg.mymodule:MyTeacher`. All that such a class needs can be imported from here.
+"""A teacher class that the user wrote: `--teacher mypkg.mymodule:MyTeacher`.
+
+Everything that such a class needs can be imported from this module.
 
     class MyTeacher:
         kind = "disparity"  # or "depth" or "metric": `Kind`
@@ -7,10 +9,16 @@
 
         def predict(self, batch: PixelBatch) -> Prediction: ...
 
-Besides `kind` it may have these attributes: `size_rule` (`OfficialSize()` unless given), `camera` (`Camera.UNUSED`), `licence`
-of its weights, `size_step` where `predict` takes any size whose sides are multiples of that many pixels (`--consistency scale`
-asks for a smaller one than the rule's), and `version`, to be changed whenever labels change for a reason that lies neither in
-its module's source nor in `--weights`. Its module is imported from the current folder or from what is installed, on every worker.
+Besides `kind`, the class may have these attributes:
+
+- `size_rule`: the network size of an image; `OfficialSize()` by default.
+- `camera`: how the teacher uses focal lengths; `Camera.UNUSED` by default.
+- `licence`: the licence of its weights.
+- `size_step`: set it if `predict` takes any size whose sides are multiples of that many pixels. `--consistency scale` needs it,
+  because it asks for a smaller size than the rule's.
+- `version`: change it whenever labels change for a reason that lies neither in the module's source nor in `--weights`.
+
+Every worker imports the module from the current folder or from the installed packages.
 """
 
 import hashlib
@@ -38,9 +46,9 @@ __all__ = ["Camera", "Kind", "LoadOptions", "OfficialSize", "PixelBatch", "Predi
 
 
 def resize(batch: PixelBatch) -> Tensor:
-    """The images of a micro-batch at the network's size.
+    """Resize the images of a micro-batch to the network's size.
 
-    Bicubic with antialiasing, as Pillow's, image by image, so that no image depends on its neighbours.
+    The resize is bicubic with antialiasing, like Pillow's. It runs image by image, so no image depends on its neighbours.
 
     Returns:
         float32 (N, 3, height, width), RGB in [0, 1], (height, width) = `batch.size`, on the device of `batch.pixels`.
@@ -51,11 +59,7 @@ def resize(batch: PixelBatch) -> Tensor:
 
 
 class Checked:
-    """A user's teacher whose predictions are what `da2ray.teachers.base.Prediction` says, or an error that says what is not.
-
-    Raises:
-        UserError: in `predict`.
-    """
+    """A wrapper of a user's teacher that checks each prediction against `da2ray.teachers.base.Prediction`."""
 
     def __init__(self, name: str, teacher: Any, device: torch.device, camera: Camera) -> None:
         self.device = device
@@ -64,7 +68,11 @@ class Checked:
         self._camera = camera
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """float32 (N, height, width) at `batch.size`."""
+        """The user's prediction of a micro-batch, with maps of shape (N, height, width) at `batch.size`.
+
+        Raises:
+            UserError: the prediction has a wrong type, dtype, shape or device.
+        """
         with torch.inference_mode():
             prediction = self._teacher.predict(batch)
         if not isinstance(prediction, Prediction):
@@ -91,12 +99,12 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """`MODULE:CLASS`. Its methods are `TeacherSpec`'s functions; the class is imported where they run."""
+    """A teacher named `MODULE:CLASS`. Its methods serve as `TeacherSpec`'s functions and import the class where they run."""
 
     name: str
 
     def identify(self, options: LoadOptions) -> str:
-        """sha256 (hex) over the source of the class's module and, where they are given, the weights' file."""
+        """The sha256 (hex) of the source of the class's module and, if given, of the weights file."""
         digest = hashlib.sha256(Path(inspect.getfile(self.find())).read_bytes())
         if options.weights is not None:
             digest.update(checkpoint.sha256(checkpoint.locate(options.weights)).encode())
@@ -105,18 +113,18 @@ class Custom:
     def load(self, options: LoadOptions) -> Checked:
         device = torch_device(options.device)
         found = self.find()
-        if options.weights is not None:  # a URL or hub id is fetched here
+        if options.weights is not None:  # fetches a URL or a hub id
             options = replace(options, weights=str(checkpoint.locate(options.weights)))
         return Checked(self.name, found(options), device, Camera(getattr(found, "camera", Camera.UNUSED)))
 
     def find(self) -> type:
-        """The class.
+        """Import and return the class.
 
         Raises:
-            UserError: no such module, or it cannot be imported, or it has no such class.
+            UserError: the module does not exist, its import fails, or it has no such class.
         """
         module_name, _, class_name = self.name.partition(":")
-        # As Ray does for its workers. A script's own folder is on the path, the one it was started from is not.
+        # Ray does the same for its workers. Python puts a script's own folder on the path, but not the current folder.
         folder = str(Path.cwd())
         if folder not in sys.path:
             sys.path.insert(0, folder)
@@ -125,7 +133,7 @@ class Custom:
         except Exception as error:  # it is the user's code
             if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
                 raise UserError(
-                    f"--teacher {self.name}: there is no module {error.name} in {folder} and none is installed: "
+                    f"--teacher {self.name}: there is no module {error.name} in {folder} or among the installed packages: "
                     "run from the folder that holds it, or set PYTHONPATH"
                 ) from error
             raise UserError(
@@ -138,14 +146,14 @@ class Custom:
 
 
 def spec(name: str, options: Mapping[str, str]) -> TeacherSpec:
-    """The teacher of a class of the user's.
+    """The spec of a user's teacher class.
 
     Args:
         name: `MODULE:CLASS`.
-        options: there are none.
+        options: must be empty; such a teacher takes no options.
 
     Raises:
-        UserError: there is no such class, or it is no teacher.
+        UserError: the class does not exist or is not a teacher.
     """
     refuse_options(name, options)
     custom = Custom(name)
@@ -171,13 +179,12 @@ def spec(name: str, options: Mapping[str, str]) -> TeacherSpec:
 
 
 def _member(choices: Any, name: str, found: type, attribute: str, default: Any) -> Any:
-    """The member of an enumeration that a class attribute names."""
+    """The member of the enumeration `choices` that the class attribute names."""
     value = getattr(found, attribute, default)
     if value not in list(choices):
-        said = "missing" if value is None else f"{value!r}"
-        raise UserError(
-            f"--teacher {name}: its class attribute {attribute} is {said}: give one of {', '.join(map(repr, map(str, choices)))}"
-        )
+        described = "missing" if value is None else f"{value!r}"
+        known = ", ".join(map(repr, map(str, choices)))
+        raise UserError(f"--teacher {name}: the class attribute {attribute} is {described}: set it to one of {known}")
     return choices(value)
 
 
@@ -185,7 +192,7 @@ def _size_step(name: str, found: type) -> int | None:
     step = getattr(found, "size_step", None)
     if step is not None and not (isinstance(step, int) and step > 0):
         raise UserError(
-            f"--teacher {name}: its class attribute size_step is {step!r}: give a number of pixels, or None"
+            f"--teacher {name}: the class attribute size_step is {step!r}: set it to a number of pixels or None"
         )
     return step
 
@@ -199,5 +206,5 @@ def _check_size_rule(name: str, size_rule: Any) -> None:
         ) from error
     if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
         raise UserError(
-            f"--teacher {name}: its size_rule makes {size!r} of (480, 640): expected (height, width) in pixels"
+            f"--teacher {name}: its size_rule returns {size!r} for (480, 640): expected (height, width) in pixels"
         )

@@ -1,12 +1,15 @@
 """Teachers that run through transformers: `--teacher hf:ORG/NAME[@REVISION]` or `hf:FOLDER`.
 
-What a class of models predicts is known (`hugging_face_families`) and never guessed; a class that is not there is refused. The
-library's own image processor preprocesses, image by image, and its rule gives the network's size. Of its two kinds it is always
-the one on Pillow, with which most of these checkpoints were published and which is the same on every device and whatever is
-installed; it runs on the CPU, and on CUDA its time adds to the network's.
-Labels stay at that size: what the library's `depth-estimation` pipeline does last, bringing depth to the image's size, is left
-out; all that it does to the depth's meaning is done. Where the processor pads (ZoeDepth), a label shows what the image shows: the
-padding is cut off as the library does it, and the rest brought to the network's size.
+`hugging_face_families` lists the known classes of models and what each predicts. da2ray never guesses: it refuses a class that is
+not listed.
+
+The library's own image processor preprocesses image by image, and its rule gives the network's size. The library has two kinds
+of processors. da2ray always uses the one on Pillow: most of these checkpoints were published with it, and it gives the same
+result on every device and with any installed packages. It runs on the CPU, so on CUDA its time adds to the network's.
+
+Labels stay at the network's size: da2ray leaves out the last step of the library's `depth-estimation` pipeline, which resizes
+depth to the image's size. It does everything that the pipeline does to the depth's meaning. If the processor pads (ZoeDepth), the
+label shows only the image: the padding is cut off as the library does it, and the rest is resized to the network's size.
 """
 
 import hashlib
@@ -42,17 +45,17 @@ LICENCES = {
     "depth-anything/Depth-Anything-V2-Base-hf": "CC-BY-NC-4.0",
     "depth-anything/Depth-Anything-V2-Large-hf": "CC-BY-NC-4.0",
 }
-"""As the model cards on the hub say; of others, and of folders, nothing is claimed."""
+"""Licences from the model cards on the hub. For other checkpoints, and for folders, da2ray claims nothing."""
 
 UNUSED_PARAMETERS = "neck.fusion_stage.layers.0.residual_layer1."
-"""The class has them and never runs them: the first fusion has nothing to add. Some published files are without them."""
+"""Parameters that the class has and never uses, because the first fusion has nothing to add. Some published files lack them."""
 
 
 class HuggingFace:
     """A loaded model of transformers (`da2ray.teachers.base.Teacher`).
 
-    Precision: the model runs under autocast, its tail in fp32 (`Family.tail`; on CUDA its convolutions may then round their
-    inputs to TF32, which leaves no steps). fp32 is IEEE fp32 on every device, no TF32.
+    bf16 and fp16 run under autocast, and the model's tail (`Family.tail`) in fp32. On CUDA the tail's convolutions may then
+    round their inputs to TF32, which leaves no steps. fp32 is IEEE fp32 on every device, without TF32.
     """
 
     def __init__(
@@ -70,11 +73,11 @@ class HuggingFace:
         self._family = family
         for name in family.tail:
             _run_in_fp32(self._model.get_submodule(name))
-        # ZoeDepth with several heads chooses one by a vote of the whole batch: an image's neighbours must have none.
+        # ZoeDepth with several heads chooses one by a vote of the whole batch. An image's neighbours must not vote.
         self._alone = len(getattr(model.config, "bin_configurations", ())) > 1
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Depth of a micro-batch: float32 (N, height, width) at `batch.size`, on the teacher's device.
+        """Label a micro-batch. The depth is float32 (N, height, width) at `batch.size`, on the teacher's device.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
@@ -83,7 +86,7 @@ class HuggingFace:
         with torch.inference_mode():
             images = self._family.prepare(self._processor, batch)
             with (
-                # Deterministic, since a resumed run must give the same bytes: cuDNN's transposed convolution may not be.
+                # A resumed run must give the same bytes, and cuDNN's transposed convolution may not be deterministic by default.
                 torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=reduced),
                 torch.autocast(self.device.type, self._dtype, enabled=reduced),
             ):
@@ -99,7 +102,7 @@ def _output(parts: list[Any]) -> Output:
 
 
 def _run_in_fp32(module: nn.Module) -> None:
-    """Take a module out of autocast, whatever types its inputs then have."""
+    """Run a module outside autocast, on float32 copies of its inputs."""
     forward = module.forward
 
     def in_fp32(*args: Any, **kwargs: Any) -> Any:
@@ -113,13 +116,13 @@ def _run_in_fp32(module: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose class is known. Its methods are `TeacherSpec`'s functions."""
+    """A checkpoint of a known class. Its methods serve as `TeacherSpec`'s functions."""
 
     repository: Repository
     architecture: str
 
     def identify(self, options: LoadOptions) -> str:
-        """sha256 (hex) over config.json and the weights' files, in the order of their names."""
+        """The sha256 (hex) of config.json and the weights files, in the order of their names."""
         _refuse(self.repository, options)
         files = {path.name: path for path in [self.repository.need(CONFIG), *self.repository.weights()]}
         lines = [f"{name} {checkpoint.sha256(files[name])}\n" for name in sorted(files)]
@@ -137,14 +140,14 @@ class Checkpoint:
 
 
 def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
-    """The teacher of a checkpoint, from its small configuration files alone, which are fetched where they must be.
+    """The spec of a checkpoint. It reads only the small configuration files, and fetches them if needed.
 
     Args:
-        source: hub id with or without @revision, or a folder.
-        options: there are none.
+        source: a hub id with or without @revision, or a folder.
+        options: must be empty; such a teacher takes no options.
 
     Raises:
-        UserError: no such checkpoint, or one of a class whose depth is not known here.
+        UserError: the checkpoint does not exist, or da2ray does not know what its class predicts.
     """
     name = f"hf:{source}"
     refuse_options(name, options)
@@ -155,8 +158,8 @@ def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
             f"--teacher {name} is a {printable(architecture)}: "
             + REFUSED.get(
                 architecture,
-                f"known are {', '.join(FAMILIES)}. Another class would need its kind of depth, network size and image "
-                "processor in da2ray/teachers/hugging_face_families.py, or a teacher of your own (MODULE:CLASS)",
+                f"da2ray knows {', '.join(FAMILIES)}. Add its kind of depth, network size and image processor to "
+                "da2ray/teachers/hugging_face_families.py, or write a teacher of your own (MODULE:CLASS)",
             )
         )
     family = FAMILIES[architecture]
@@ -182,13 +185,14 @@ def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
 
 
 def _processor(repository: Repository, family: Family) -> ImageProcessor:
-    """The image processor of a checkpoint, which must be of the class that its family is known with."""
+    """The image processor of a checkpoint. It must have the class that its family was published with."""
     stored = read_json(repository.need(PROCESSOR))
     named = stored.get("image_processor_type") or stored.get("feature_extractor_type") or family.processor
     found = re.sub("(Fast|Pil)$", "", named).replace("FeatureExtractor", "ImageProcessor")
     if found != family.processor:
         raise UserError(
-            f"hf:{repository.source}: {PROCESSOR} names {printable(named)}; its model is known only with {family.processor}"
+            f"hf:{repository.source}: {PROCESSOR} names {printable(named)}, but da2ray supports its model only with "
+            f"{family.processor}"
         )
     if found == DepthProImages.NAME:
         return DepthProImages.of(stored)
@@ -196,7 +200,11 @@ def _processor(repository: Repository, family: Family) -> ImageProcessor:
 
 
 def _readable(read: Callable[..., Any], repository: Repository, name: str) -> Any:
-    """What the library makes of a configuration file; UserError where it can make nothing of it."""
+    """The library's object for a configuration file.
+
+    Raises:
+        UserError: the library cannot use the file.
+    """
     folder = repository.need(name).parent
     try:
         return read(folder, local_files_only=True)
@@ -205,7 +213,11 @@ def _readable(read: Callable[..., Any], repository: Repository, name: str) -> An
 
 
 def _loaded(model_class: Any, folder: Path, weights: Path) -> Any:
-    """The model with its weights, float32: every parameter from the files, none made up, and no code of theirs run."""
+    """Load a model with its weights, float32. Every parameter comes from the files, and no code in them runs.
+
+    Raises:
+        UserError: the files cannot be read, or lack parameters.
+    """
     safe = ".safetensors" in weights.suffixes
     try:
         model, report = model_class.from_pretrained(
@@ -231,7 +243,8 @@ def _loaded(model_class: Any, folder: Path, weights: Path) -> Any:
 def _refuse(repository: Repository, options: LoadOptions) -> None:
     if options.weights is not None:
         raise UserError(
-            f"hf:{repository.source} names its weights: drop --weights {printable(options.weights)}, or give hf:FOLDER with them"
+            f"hf:{repository.source} already names its weights: drop --weights {printable(options.weights)}, or give hf:FOLDER "
+            "with other weights"
         )
     if options.compile:
         raise UserError(f"--compile is not supported for hf:{repository.source}: drop it")

@@ -1,4 +1,4 @@
-"""What is known of transformers' classes of depth models: what each predicts, at which size, and what is left to do to it."""
+"""transformers' classes of depth models: what each predicts, at which size, and how its output becomes a label."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,25 +14,26 @@ from da2ray.teachers.base import Camera, Kind, PixelBatch, Prediction, SizeRule
 from da2ray.teachers.hugging_face_size import FixedSize, FlooredSize, ScaledSize, reflected
 
 MIDAS_BACKBONES = (None, "bit", "beit", "swinv2")
-"""Of DPT-Large (a ViT within the model), -Hybrid, -BEiT and -SwinV2. Meta's DPT on DINOv2 has the same class and is no MiDaS."""
+"""Backbones of DPT-Large (None: a ViT within the model), -Hybrid, -BEiT and -SwinV2. Meta's DPT on DINOv2 has the same class but
+is not a MiDaS."""
 
 BILINEAR = 2
-"""Pillow's number of it, by which image processors are stored."""
+"""Pillow's number for bilinear, which image processors store."""
 
 INVERSE_DEPTH = (1e-4, 1e4)
-"""Of Depth Pro, per metre: the library's image processor keeps it in this range before it is inverted."""
+"""Range of Depth Pro's inverse depth per metre. The library's image processor clamps to it before it inverts."""
 
 Config: TypeAlias = Any
 ImageProcessor: TypeAlias = Any
-"""The library's, whose attributes have no types; of Depth Pro, `DepthProImages`."""
+"""An image processor of the library, whose attributes have no types. For Depth Pro, a `DepthProImages`."""
 
 
 class Output(NamedTuple):
-    """What a model says of a micro-batch.
+    """A model's raw output for a micro-batch.
 
     Attributes:
-        depth: float32 (N, height, width), as it comes.
-        field_of_view: float32 (N,), horizontal, in degrees; None where the class predicts none.
+        depth: float32 (N, height, width), in the model's terms.
+        field_of_view: float32 (N,), horizontal, in degrees; None if the class does not predict it.
     """
 
     depth: Tensor
@@ -41,15 +42,15 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What is known of a class of models.
+    """What da2ray knows of a class of models.
 
     Attributes:
-        processor: the image processor that it is published with.
-        kind: its configuration -> what its depth means. Raises UserError where that is not known.
+        processor: the image processor that the class is published with.
+        kind: configuration -> what the depth means. Raises UserError if that is unknown.
         size_rule: image processor -> the network size of an image.
-        tail: names of the last modules: they run in fp32 at every precision, for otherwise depth has steps.
+        tail: names of the last modules. They run in fp32 at every precision, because otherwise depth has steps.
         prepare: image processor, micro-batch -> the network's input, float32 (N, 3, height, width) on the batch's device.
-        finish: the model's raw output and the micro-batch -> depth in the kind's terms.
+        finish: the model's raw output, micro-batch -> depth in the kind's terms.
         camera: see `TeacherSpec`.
     """
 
@@ -66,8 +67,8 @@ def _midas_kind(config: Config) -> Kind:
     backbone = getattr(config.backbone_config, "model_type", None)
     if backbone not in MIDAS_BACKBONES:
         raise UserError(
-            f"a DPTForDepthEstimation on {backbone} is no MiDaS, and whether it predicts metres, depth or disparity is not "
-            "known: it would need a line in da2ray/teachers/hugging_face_families.py, or a teacher of your own (MODULE:CLASS)"
+            f"a DPTForDepthEstimation on {backbone} is not a MiDaS, and da2ray does not know whether it predicts metres, depth "
+            "or disparity: add it to da2ray/teachers/hugging_face_families.py, or write a teacher of your own (MODULE:CLASS)"
         )
     return Kind.DISPARITY
 
@@ -83,7 +84,7 @@ def _metric(config: Config) -> Kind:  # noqa: ARG001
 def _depth_pro_kind(config: Config) -> Kind:
     if not config.use_fov_model:
         raise UserError(
-            "this Depth Pro has no field of view model (use_fov_model), without which it predicts no metres"
+            "this Depth Pro has no field of view model (use_fov_model), and without one it does not predict metres"
         )
     return Kind.METRIC
 
@@ -92,7 +93,7 @@ def _scaled_size(processor: ImageProcessor) -> SizeRule:
     size = processor.size
     if not processor.do_resize or processor.do_pad or not (size.height and size.width):
         raise UserError(
-            "its image processor does not resize to a height and a width, or pads: such sizes are not supported"
+            "its image processor pads, or does not resize to a height and a width: such sizes are not supported"
         )
     return ScaledSize(size.height, size.width, processor.ensure_multiple_of, processor.keep_aspect_ratio)
 
@@ -100,7 +101,7 @@ def _scaled_size(processor: ImageProcessor) -> SizeRule:
 def _padded_size(processor: ImageProcessor) -> SizeRule:
     size = processor.size
     if not (processor.do_resize and processor.do_pad):
-        raise UserError("its image processor does not both pad and resize, as ZoeDepth's does: that is not supported")
+        raise UserError("its image processor does not pad and resize like ZoeDepth's: such sizes are not supported")
     return ScaledSize(size.height, size.width, processor.ensure_multiple_of, processor.keep_aspect_ratio, padded=True)
 
 
@@ -110,12 +111,12 @@ def _fixed_size(processor: ImageProcessor) -> SizeRule:
 
 def _floored_size(processor: ImageProcessor) -> SizeRule:
     if not processor.do_resize:
-        raise UserError("its image processor does not resize, and GLPN takes only sizes that it can divide")
+        raise UserError("its image processor does not resize, but GLPN takes only multiples of its size_divisor")
     return FlooredSize(processor.size_divisor)
 
 
 def _by_library(processor: ImageProcessor, batch: PixelBatch) -> Tensor:
-    """Image by image, on as many threads as torch has: Pillow and NumPy let go of Python's lock."""
+    """Preprocess with the library, image by image, on as many threads as torch has. Pillow and NumPy release Python's lock."""
     images = replace(batch, pixels=batch.pixels.cpu()).images()
 
     def prepared(image: Tensor) -> Tensor:
@@ -127,13 +128,13 @@ def _by_library(processor: ImageProcessor, batch: PixelBatch) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class DepthProImages:
-    """What the library's `DepthProImageProcessor` does, which there is for torchvision only: normalised first, then resized.
+    """A replacement of the library's `DepthProImageProcessor`, which exists for torchvision only.
 
-    Bilinear without antialiasing, half-pixel centres, in float32 and on the device.
+    It normalises first and then resizes: bilinear without antialiasing, with half-pixel centres, in float32 on the device.
 
     Attributes:
         size: (height, width) of the network, in pixels.
-        mean, std: of R, G, B in 0..255.
+        mean, std: mean and standard deviation of R, G, B in 0..255.
     """
 
     NAME: ClassVar = "DepthProImageProcessor"
@@ -143,15 +144,15 @@ class DepthProImages:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "DepthProImages":
-        """Of a preprocessor_config.json; what is not in it is as in the library's class.
+        """The processor that a preprocessor_config.json describes. Values that it lacks have the library's defaults.
 
         Raises:
-            UserError: a step is switched off or is another one.
+            UserError: the file switches a step off, or asks for another resize.
         """
         switched = [stored.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize")]
         if not all(switched) or stored.get("resample", BILINEAR) != BILINEAR:
             raise UserError(
-                "its image processor leaves out steps of Depth Pro's, or does not resize bilinearly: not supported"
+                "its image processor leaves out a step of Depth Pro's, or does not resize bilinearly: that is not supported"
             )
         size = stored.get("size", {"height": 1536, "width": 1536})
         factor = stored.get("rescale_factor", 1 / 255)
@@ -159,7 +160,7 @@ class DepthProImages:
         return cls((size["height"], size["width"]), tuple(mean), tuple(std))
 
     def prepare(self, batch: PixelBatch) -> Tensor:
-        """float32 (N, 3, height, width), image by image."""
+        """The network's input, float32 (N, 3, height, width), computed image by image."""
         mean, std = (_on(batch.pixels.device, values).view(3, 1, 1) for values in (self.mean, self.std))
         planes = [(image.permute(2, 0, 1) - mean) / std for image in batch.images()]
         return torch.cat([F.interpolate(image[None], self.size, mode="bilinear") for image in planes])
@@ -170,11 +171,11 @@ def _as_it_is(output: Output, batch: PixelBatch) -> Prediction:
 
 
 def _without_padding(output: Output, batch: PixelBatch) -> Prediction:
-    """Depth of the padded image -> of the image itself, at the network's size.
+    """Cut the padding off the depth and resize the rest to the network's size.
 
-    The padding is the same at both ends of a side, so what is left lies in the middle. The sampling is that by which the
-    library's post-processing goes to the padded image's pixels: bicubic, no antialiasing, half-pixel centres. Unlike it,
-    nothing comes nearer than the nearest that the model said: beside an edge, bicubic may go below 0 m.
+    The padding is the same at both ends of a side, so the image lies in the middle. The sampling is the one with which the
+    library's post-processing resizes to the padded image's pixels: bicubic, no antialiasing, half-pixel centres. Unlike the
+    library, this clamps to the nearest depth that the model predicted, because bicubic may go below 0 m beside an edge.
     """
     depth = output.depth[:, None]
     shares = [
@@ -188,9 +189,9 @@ def _without_padding(output: Output, batch: PixelBatch) -> Prediction:
 
 
 def _depth_pro(output: Output, batch: PixelBatch) -> Prediction:
-    """Canonical inverse depth and field of view -> metres, with the focal lengths that are known, else those it predicts.
+    """Turn canonical inverse depth into metres, with known focal lengths where given and predicted ones elsewhere.
 
-    As the library's post-processing: depth = focal / (width * canonical), with both in pixels of the given image.
+    This follows the library's post-processing: depth = focal / (width * canonical), with both in pixels of the given image.
     """
     canonical, view = output
     assert view is not None  # noqa: S101 - `_depth_pro_kind`
@@ -205,14 +206,14 @@ def _depth_pro(output: Output, batch: PixelBatch) -> Prediction:
 
 def _of_size(depth: Tensor, batch: PixelBatch) -> Tensor:
     if depth.shape[1:] != batch.size:
-        # Models cut sides down to whole patches; the image processors that are published with them leave nothing to cut.
-        raise ValueError(f"the model makes depth of {tuple(depth.shape[1:])} at the network size {batch.size}")
+        # Models cut sides down to whole patches. With the image processors that they are published with, nothing is cut.
+        raise ValueError(f"the model returned depth of {tuple(depth.shape[1:])} for the network size {batch.size}")
     return depth
 
 
 def _on(device: torch.device, values: Sequence[Any]) -> Tensor:
     host = torch.tensor(values, dtype=torch.float32)
-    if device.type == "cuda":  # from pageable memory the copy would wait for all that is queued there
+    if device.type == "cuda":  # a copy from pageable memory would wait for all queued work
         host = host.pin_memory()
     return host.to(device, non_blocking=True)
 
@@ -262,6 +263,6 @@ FAMILIES = {
 }
 
 REFUSED = {
-    "PromptDepthAnythingForDepthEstimation": "it needs a measured depth map with each image; without one it runs, but what "
-    "its numbers then mean is documented nowhere",
+    "PromptDepthAnythingForDepthEstimation": "it needs a measured depth map with each image. Without one it runs, but the "
+    "meaning of its numbers is then documented nowhere",
 }

@@ -1,4 +1,4 @@
-"""Files of a checkpoint as transformers publishes them: in a folder, or on the Hugging Face hub and then in its cache."""
+"""The files of a transformers checkpoint: in a folder, or on the Hugging Face hub and in its cache."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from da2ray.teachers.depth_anything.checkpoint import HUB_ID
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""In the order of the library's preference; an index names the files of a checkpoint in several."""
+"""Names of weights files, in the order of the library's preference. An index names the files of a sharded checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,9 @@ class Repository:
 
     Attributes:
         source: a folder, or `org/name` on the hub.
-        revision: None for a folder; on the hub what the user gave, later the commit, so that all workers have one version.
+        revision: None for a folder. On the hub first the user's revision, and after `pinned` the commit, so that all workers
+            have the same version.
+        on_hub: whether `source` is on the hub.
     """
 
     source: str
@@ -33,31 +35,32 @@ class Repository:
 
     @classmethod
     def of(cls, source: str) -> "Repository":
-        """`FOLDER`, or `ORG/NAME[@REVISION]`. What exists on disk is a folder and no hub id.
+        """Parse `FOLDER` or `ORG/NAME[@REVISION]`. A name that exists on disk is a folder, not a hub id.
 
         Raises:
-            UserError: neither.
+            UserError: the source is neither.
         """
         if Path(source).expanduser().is_dir():
             return cls(source)
         hub = HUB_ID.fullmatch(source)
         if hub is None or hub["file"]:
             raise UserError(
-                f"hf:{printable(source)} is no folder here and no hub id: give hf:ORG/NAME[@REVISION] or hf:FOLDER"
+                f"hf:{printable(source)} is neither a folder here nor a hub id: give hf:ORG/NAME[@REVISION] or hf:FOLDER"
             )
         return cls(hub["repo"], hub["revision"], on_hub=True)
 
     def pinned(self) -> "Repository":
-        """At the commit that is newest now; the hub's cache keeps each commit in a folder of its name."""
+        """The same repository at the revision's current commit."""
         if not self.on_hub:
             return self
+        # The hub's cache keeps each commit in a folder named after it.
         return Repository(self.source, self.need(CONFIG).parent.name, on_hub=True)
 
     def find(self, name: str) -> Path | None:
-        """A file, fetched where it must be; None where the checkpoint has no such file.
+        """The local path of a file, fetched if needed, or None if the checkpoint has no such file.
 
         Raises:
-            UserError: it cannot be fetched.
+            UserError: the file cannot be fetched.
         """
         if not self.on_hub:
             path = Path(self.source).expanduser() / name
@@ -69,28 +72,28 @@ class Repository:
                 return None
             raise UserError(
                 f"hf:{self.source}: {name} cannot be fetched from the Hugging Face hub ({type(error).__name__}: "
-                f"{printable(error, 160)}): where there is no network, download the checkpoint elsewhere and give hf:FOLDER"
+                f"{printable(error, 160)}): without a network, download the checkpoint elsewhere and give hf:FOLDER"
             ) from error
 
     def need(self, name: str) -> Path:
-        """A file that a checkpoint must have.
+        """The local path of a file that a checkpoint must have.
 
         Raises:
-            UserError: there is none, or it cannot be fetched.
+            UserError: the checkpoint has no such file, or it cannot be fetched.
         """
         path = self.find(name)
         if path is None:
             raise UserError(
-                f"hf:{self.source} has no {name}: give a checkpoint of transformers, as save_pretrained of a model and its "
-                "image processor write it"
+                f"hf:{self.source} has no {name}: give a transformers checkpoint, as the save_pretrained of a model and of its "
+                "image processor writes it"
             )
         return path
 
     def weights(self) -> list[Path]:
-        """The files of the weights; the first one is the index where there are several.
+        """The weights files. If there are several, the first one is the index.
 
         Raises:
-            UserError: there are none, or they cannot be fetched.
+            UserError: the checkpoint has no weights, or they cannot be fetched.
         """
         first = next((path for name in WEIGHTS if (path := self.find(name))), None)
         if first is None:
@@ -101,15 +104,15 @@ class Repository:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small file.
+    """Read the JSON object in a small file.
 
     Raises:
-        UserError: it is none.
+        UserError: the file does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: fetch it again") from error
+        raise UserError(f"{path} is not valid JSON: fetch it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} where an object was expected: fetch it again")
+        raise UserError(f"{path} holds a {type(content).__name__} instead of a JSON object: fetch it again")
     return content

@@ -1,7 +1,8 @@
-"""Network sizes of transformers' image processors. A file of its own: read tasks need it, and neither torch nor transformers.
+"""Network sizes of transformers' image processors.
 
-Each rule gives what the processor of that name makes of an image (transformers 5.23, `models/*/image_processing_*.py`), but
-never zero: where the processor rounds a side down to nothing, it refuses the image itself.
+They have their own module because read tasks need them, and need neither torch nor transformers. Each rule returns the size to
+which the processor of that name resizes an image (transformers 5.23, `models/*/image_processing_*.py`), but never zero: the
+library refuses an image if its processor rounds a side down to zero.
 """
 
 import math
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ScaledSize:
-    """`DPTImageProcessor` and `ZoeDepthImageProcessor`: towards (height, width), to multiples.
+    """The rule of `DPTImageProcessor` and `ZoeDepthImageProcessor`: scale towards (height, width), and round to multiples.
 
     Attributes:
-        height, width: the size asked for, in pixels.
-        multiple: each side becomes the nearest multiple of it, halves to the even one.
-        keep_aspect: both sides are scaled alike, by that of the two factors that is nearer to 1.
-        padded: the image is padded as `reflected` says before it is scaled.
+        height, width: the requested size, in pixels.
+        multiple: each side becomes the nearest multiple of it; halves go to the even multiple.
+        keep_aspect: whether both sides are scaled by the same factor: by the one of the two that is nearer to 1.
+        padded: whether `reflected` pixels are added at both ends of each side before the image is scaled.
     """
 
     height: int
@@ -40,7 +41,7 @@ class ScaledSize:
 
 @dataclass(frozen=True, slots=True)
 class FixedSize:
-    """`DepthProImageProcessor`: every image is stretched to one size, in pixels."""
+    """The rule of `DepthProImageProcessor`: stretch every image to one size, in pixels."""
 
     height: int
     width: int
@@ -51,7 +52,7 @@ class FixedSize:
 
 @dataclass(frozen=True, slots=True)
 class FlooredSize:
-    """`GLPNImageProcessor`: the image's own size, each side rounded down to a multiple of `divisor`."""
+    """The rule of `GLPNImageProcessor`: the image's own size, with each side rounded down to a multiple of `divisor`."""
 
     divisor: int
 
@@ -60,5 +61,5 @@ class FlooredSize:
 
 
 def reflected(length: int) -> int:
-    """Pixels by which ZoeDepth extends a side of that length at both of its ends, by reflection."""
+    """Pixels by which ZoeDepth extends a side of this length at each of its two ends, by reflection."""
     return int(math.sqrt(length / 2) * 3)

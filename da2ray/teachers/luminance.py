@@ -1,4 +1,4 @@
-"""`luminance`: a teacher that costs nothing, for measuring and testing the pipeline around a teacher."""
+"""The teacher `luminance`: it costs nothing, so it serves to measure and test the pipeline around a teacher."""
 
 import hashlib
 
@@ -12,25 +12,25 @@ DEFINITION = b"luminance 1: mean of the preprocessed channels"
 
 
 class Luminance:
-    """Calls the mean of the preprocessed channels disparity (`da2ray.teachers.base.Teacher`); it may be negative."""
+    """A teacher whose disparity is the mean of the preprocessed channels. It may be negative."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """float32 (N, height, width) at `batch.size`, about -2.1 to 2.6."""
+        """The mean of the channels: float32 (N, height, width) at `batch.size`, from about -2.1 to 2.6."""
         with torch.inference_mode():
             images = preprocess(batch)
             return Prediction(images.mean(1), images=images)
 
 
 def identify(options: LoadOptions) -> str:
-    """sha256 (hex) of the definition, there being no weights."""
+    """The sha256 (hex) of the definition, because the teacher has no weights."""
     refuse_weights(options, "luminance")
     return hashlib.sha256(DEFINITION).hexdigest()
 
 
 def load(options: LoadOptions) -> Luminance:
-    """Precision and compile change nothing: there is no network."""
+    """Load the teacher. Precision and compile change nothing, because it has no network."""
     refuse_weights(options, "luminance")
     return Luminance(torch_device(options.device))

@@ -1,4 +1,4 @@
-"""Teachers by name: what `--teacher` may say. Importing this reads no weights, fetches nothing and imports no family."""
+"""The teachers that `--teacher` can name. Importing this module reads no weights, fetches nothing and imports no family."""
 
 import difflib
 import importlib
@@ -15,29 +15,30 @@ from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, VITT, Con
 from da2ray.teachers.depth_anything.size import OfficialSize
 
 DEFAULT = "depth-anything-v2-small"
-"""The one of the trained teachers whose weights may be used for anything."""
+"""The official teacher whose weights may be used for any purpose."""
 
 PREPROCESSING = "official-518-v1"
 UNRELEASED = "unreleased"
 UNKNOWN = "unknown"
 NOT_COMMERCIAL = ("-NC", "apple-amlr")
 LICENCES = {VITS: "Apache-2.0", VITB: "CC-BY-NC-4.0", VITL: "CC-BY-NC-4.0", VITG: UNRELEASED, VITT: "Apache-2.0"}
-"""Of the published weights, relative and metric alike (the model cards under huggingface.co/depth-anything), and of ours."""
+"""Licences of the published weights, relative and metric alike (from the model cards of the hub's user `depth-anything`), and
+of the embedded weights."""
 
 TINY_SIDE = 252
-"""Pixels of the embedded teacher's short side, 18 patches: what it was trained at."""
+"""Short side in pixels (18 patches) at which the embedded teacher was trained and runs."""
 
 METRIC = {"indoor": 20.0, "outdoor": 80.0}
-"""Metres of the metric heads, trained on Hypersim and on Virtual KITTI."""
+"""Largest depth of the metric heads in metres. Indoor was trained on Hypersim, outdoor on Virtual KITTI."""
 
 
 class Family(NamedTuple):
-    """Teachers whose names begin with a prefix and a colon.
+    """A family of teachers whose names share a prefix before a colon.
 
     Attributes:
-        module: has `spec(rest of the name, options) -> TeacherSpec`; imported when one of them is asked for.
-        form: what its names look like.
-        extra: of da2ray's, which installs what the module imports; "" where it needs none.
+        module: the module with `spec(rest of the name, options) -> TeacherSpec`; imported when a user asks for the family.
+        form: the form of the family's names, for messages.
+        extra: da2ray's extra that installs what the module imports; "" if the module needs none.
     """
 
     module: str
@@ -52,19 +53,19 @@ FAMILIES = {
     "unidepth": Family("da2ray.teachers.unidepth", "unidepth:VARIANT"),
 }
 OWN = Family("da2ray.teachers.custom", "MODULE:CLASS")
-"""The user's own: what stands before the colon is no prefix, and `spec` gets the whole name."""
+"""The family of the user's own classes. It has no prefix, so its `spec` gets the whole name."""
 
 
 def resolve(name: str, options: Mapping[str, str] | None = None) -> TeacherSpec:
-    """The teacher of a name. A family may read the small configuration files of a checkpoint, and fetch those.
+    """The spec of a named teacher. A family may read the small configuration files of a checkpoint, and fetch them.
 
     Args:
-        name: what `--teacher` says.
-        options: what `--teacher-option` says.
+        name: the value of `--teacher`.
+        options: the values of `--teacher-option`.
 
     Raises:
-        UserError: there is no such teacher (the message lists those there are, likely ones first), it knows no such option,
-            or what it needs is not installed.
+        UserError: there is no such teacher (the message lists the known ones, likely ones first), the teacher does not know
+            an option, or a package that it needs is not installed.
     """
     options = options or {}
     if name in _SPECS:
@@ -78,34 +79,32 @@ def resolve(name: str, options: Mapping[str, str] | None = None) -> TeacherSpec:
     forms = ", ".join(family.form for family in (*FAMILIES.values(), OWN))
     if close := difflib.get_close_matches(name, _SPECS):
         raise UserError(
-            f"no teacher is named {name}: did you mean {' or '.join(close)}?\nof families and your own: {forms}"
+            f"no teacher is named {name}: did you mean {' or '.join(close)}?\nFamilies and your own class: {forms}"
         )
-    raise UserError(
-        f"no teacher is named {name}: there are {', '.join(_SPECS)}\nand, of families and your own, {forms}"
-    )
+    raise UserError(f"no teacher is named {name}: there are {', '.join(_SPECS)}\nFamilies and your own class: {forms}")
 
 
 def refuse_options(name: str, options: Mapping[str, str]) -> None:
-    """For a teacher that has none.
+    """Refuse the options of a teacher that takes none.
 
     Raises:
-        UserError: some were given.
+        UserError: `options` is not empty.
     """
     if options:
         raise UserError(f"--teacher {name} has no options: drop --teacher-option {next(iter(options))}=…")
 
 
 def names() -> list[str]:
-    """The names that need no prefix, in the order in which help texts show them."""
+    """The teachers' names that need no prefix, in the order in which help texts show them."""
     return list(_SPECS)
 
 
 def licence_line(spec: TeacherSpec) -> str:
-    """One line that tells a user who picks a teacher what its weights allow."""
+    """One line that tells a user what the licence of a teacher's weights allows."""
     if spec.licence == UNRELEASED:
-        return f"{spec.name}: no weights were released; the licence is that of the ones you give"
+        return f"{spec.name}: its authors released no weights; the licence is the one of the weights you give"
     if spec.licence == UNKNOWN:
-        return f"{spec.name}: the licence of its weights is not known here; their model card says it"
+        return f"{spec.name}: da2ray does not know the licence of its weights; read their model card"
     limit = ", not for commercial use" if any(word in spec.licence for word in NOT_COMMERCIAL) else ""
     return f"{spec.name}: weights {spec.licence}{limit}"
 
@@ -128,7 +127,7 @@ def _relative(config: Config, weights: str | None) -> TeacherSpec:
 
 
 def _embedded() -> TeacherSpec:
-    """Trained by us on rendered worlds (`tiny.md` beside its weights), at half the official size."""
+    """The embedded teacher, trained on rendered worlds (see `tiny.md` beside its weights), at half the official size."""
     return replace(
         _relative(VITT, "tiny.safetensors"), size_rule=OfficialSize(TINY_SIDE), preprocessing=f"official-{TINY_SIDE}-v1"
     )

@@ -6,7 +6,7 @@ from da2ray.teachers.base import PixelBatch
 
 
 def batch_of(*shapes: tuple[int, int], size: tuple[int, int]) -> PixelBatch:
-    """Noise over a ramp, other in each image, so that images differ and have structure."""
+    """A micro-batch of noise over a ramp. The noise differs between the images, so that they differ and have structure."""
     generator = torch.Generator().manual_seed(3)
     images = []
     for height, width in shapes:

@@ -1,4 +1,4 @@
-"""A user's own class of ten lines labels images, and what is wrong with one is said in a line."""
+"""A user's own class of ten lines labels images, and an error in such a class is reported in one line."""
 
 import hashlib
 import itertools
@@ -40,7 +40,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a module into the current folder, some of its text replaced, and take the teacher in it."""
+    """Write a module with replacements in its text into the current folder, and return the spec of its teacher."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
 
@@ -64,7 +64,7 @@ def batch_of(*shapes: tuple[int, int], size: tuple[int, int] = (28, 42)) -> Pixe
 
 
 def test_a_run_labels_with_a_class_in_the_current_folder(tmp_path: Path) -> None:
-    """Driver and workers import it, the workers that read too: the size rule is a function of that module."""
+    """The driver and all workers import the module. Read tasks do too, because the size rule is a function in it."""
     size_rule = "def thumbnail(height, width):\n    return 28, 42\n\n\nclass"
     source = TEACHER.replace("class", size_rule, 1).replace('"disparity"', '"disparity"\n    size_rule = thumbnail', 1)
     (tmp_path / "mymod.py").write_text(source)
@@ -82,19 +82,19 @@ def test_a_run_labels_with_a_class_in_the_current_folder(tmp_path: Path) -> None
         np.testing.assert_allclose(label.depth, expected, atol=1e-3)  # 12 bits of a range below 2
 
 
-def test_only_the_kind_must_be_said(write: Write) -> None:
+def test_only_the_kind_is_required(write: Write) -> None:
     spec = write()
     assert (spec.kind, spec.unit, spec.camera) == (Kind.DISPARITY, "", Camera.UNUSED)
     assert (spec.size_rule, spec.licence, spec.preprocessing) == (OfficialSize(), "unknown", "custom-1")
-    told = write(('"disparity"', '"metric"\n    licence = "MIT"\n    version = "b"\n    camera = "predicted"'))
-    assert (told.kind, told.unit, told.licence) == (Kind.METRIC, "m", "MIT")
-    assert (told.preprocessing, told.camera) == ("custom-b", Camera.PREDICTED)
+    given = write(('"disparity"', '"metric"\n    licence = "MIT"\n    version = "b"\n    camera = "predicted"'))
+    assert (given.kind, given.unit, given.licence) == (Kind.METRIC, "m", "MIT")
+    assert (given.preprocessing, given.camera) == ("custom-b", Camera.PREDICTED)
     assert (spec.size_step, write(('"disparity"', '"metric"\n    size_step = 32')).size_step) == (None, 32)
     there = pickle.loads(pickle.dumps(spec))  # noqa: S301
     assert there.identify(LoadOptions()) == spec.identify(LoadOptions())
 
 
-def test_images_are_resized_each_by_itself_to_numbers_from_0_to_1() -> None:
+def test_each_image_is_resized_alone_to_values_from_0_to_1() -> None:
     batch = batch_of((60, 80), (300, 200))
     images = resize(batch)
     assert (images.dtype, images.shape) == (torch.float32, (2, 3, 28, 42))
@@ -108,7 +108,7 @@ def test_images_are_resized_each_by_itself_to_numbers_from_0_to_1() -> None:
             np.testing.assert_allclose(channel * 255, np.asarray(pillow).clip(0, 255), atol=0.01)
 
 
-def test_the_identity_is_of_the_modules_source_and_of_the_weights(write: Write, tmp_path: Path) -> None:
+def test_the_identity_covers_the_modules_source_and_the_weights(write: Write, tmp_path: Path) -> None:
     spec = write()
     module = Path(f"{spec.name.partition(':')[0]}.py")
     before = spec.identify(LoadOptions())
@@ -122,7 +122,7 @@ def test_the_identity_is_of_the_modules_source_and_of_the_weights(write: Write, 
     assert spec.identify(LoadOptions()) != before
 
 
-def test_the_class_is_given_weights_as_a_local_file(write: Write, tmp_path: Path) -> None:
+def test_the_class_gets_its_weights_as_a_local_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"3")
     spec = write(("self.gain = 2.0", "self.gain = float(open(options.weights).read())"))
     teacher = spec.load(LoadOptions(weights=f"file://{tmp_path}/weights.pt"))
@@ -135,25 +135,29 @@ def test_the_class_is_given_weights_as_a_local_file(write: Write, tmp_path: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('kind = "disparity"', "", r"class attribute kind is missing: give one of 'disparity', 'depth', 'metric'"),
-        ('"disparity"', '"metres"', "class attribute kind is 'metres': give one of"),
-        ('"disparity"', '"depth"\n    camera = "pinhole"', "class attribute camera is 'pinhole': give one of 'unused'"),
+        ('kind = "disparity"', "", r"class attribute kind is missing: set it to one of 'disparity', 'depth', 'metric'"),
+        ('"disparity"', '"metres"', "class attribute kind is 'metres': set it to one of"),
+        (
+            '"disparity"',
+            '"depth"\n    camera = "pinhole"',
+            "class attribute camera is 'pinhole': set it to one of 'unused'",
+        ),
         ("def predict", "def run", "has no method predict"),
         ("class MyTeacher", "class Other", "has no class MyTeacher"),
         ('"disparity"', '"depth"\n    size_rule = lambda h, w: h / 0', "its size_rule fails for .*: ZeroDivisionError"),
-        ('"disparity"', '"depth"\n    size_rule = lambda h, w: (14.0, 14)', r"its size_rule makes \(14.0, 14\) of"),
-        ('"disparity"', '"depth"\n    size_step = 0', "its class attribute size_step is 0: give a number of pixels"),
+        ('"disparity"', '"depth"\n    size_rule = lambda h, w: (14.0, 14)', r"its size_rule returns \(14.0, 14\) for"),
+        ('"disparity"', '"depth"\n    size_step = 0', "class attribute size_step is 0: set it to a number of pixels"),
         ("class", "import nowhere_at_all\n\nclass", r"importing own_teacher_\d+ failed \(ModuleNotFoundError"),
         ("class", "1 +\n\nclass", r"importing own_teacher_\d+ failed \(SyntaxError"),
     ],
 )
-def test_a_class_that_is_no_teacher_is_refused_in_a_line(old: str, new: str, message: str, write: Write) -> None:
+def test_a_class_that_is_not_a_teacher_is_refused_in_one_line(old: str, new: str, message: str, write: Write) -> None:
     with pytest.raises(UserError, match=message) as caught:
         write((old, new))
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_that_is_nowhere_is_refused(write: Write, tmp_path: Path) -> None:
+def test_a_missing_module_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=f"there is no module nowhere in {tmp_path} .*run from the folder that holds it"
     ):
@@ -179,14 +183,16 @@ def test_a_module_that_is_nowhere_is_refused(write: Write, tmp_path: Path) -> No
         ("resize(batch).mean(1)", "returned a Tensor: expected a Prediction"),
     ],
 )
-def test_a_prediction_of_another_shape_or_type_is_refused_in_a_line(returned: str, message: str, write: Write) -> None:
+def test_a_prediction_of_another_shape_or_type_is_refused_in_one_line(
+    returned: str, message: str, write: Write
+) -> None:
     spec = write(("Prediction(self.gain * resize(batch).mean(1))", returned))
     with pytest.raises(UserError, match=message) as caught:
         spec.load(LoadOptions()).predict(batch_of((60, 80), (70, 90)))
     assert "\n" not in str(caught.value)
 
 
-def test_focal_lengths_must_be_reported_where_the_class_says_that_it_uses_them(write: Write) -> None:
+def test_focal_lengths_must_be_reported_if_the_class_says_that_it_uses_them(write: Write) -> None:
     spec = write(('"disparity"', '"metric"\n    camera = "assumed"'))
     with pytest.raises(UserError, match="focals as a NoneType: expected a tensor"):
         spec.load(LoadOptions()).predict(batch_of((60, 80)))

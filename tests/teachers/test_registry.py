@@ -1,4 +1,4 @@
-"""Every teacher of the design is there by name, says what its depth means and what its weights allow."""
+"""Every teacher of the design exists by name, and says what its depth means and what its weights allow."""
 
 import os
 import pickle
@@ -58,16 +58,16 @@ def test_specs_travel_to_workers() -> None:
         ),
         (
             "depth-anything-v2-giant",
-            "depth-anything-v2-giant: no weights were released; the licence is that of the ones you give",
+            "depth-anything-v2-giant: its authors released no weights; the licence is the one of the weights you give",
         ),
         ("luminance", "luminance: weights Apache-2.0"),
     ],
 )
-def test_licence_is_one_line_that_says_what_is_not_allowed(name: str, line: str) -> None:
+def test_the_licence_line_says_what_the_weights_do_not_allow(name: str, line: str) -> None:
     assert registry.licence_line(registry.resolve(name)) == line
 
 
-def test_an_unknown_name_is_told_close_ones_or_else_all() -> None:
+def test_an_unknown_name_gets_close_names_or_else_all() -> None:
     with pytest.raises(UserError, match="did you mean depth-anything-v2-small") as caught:
         registry.resolve("depth-anything-small")
     assert "hf:ORG/NAME" in str(caught.value)
@@ -93,8 +93,8 @@ def test_a_prefix_leads_to_its_family_and_options_go_with_it(prefix: str, monkey
     assert asked == [("org/name@main", {"a": "1"})]
 
 
-def test_what_a_family_needs_and_is_not_installed_is_said_with_the_extra_that_has_it() -> None:
-    """In a fresh process, where it was not imported before."""
+def test_a_missing_package_is_reported_with_the_extra_that_installs_it() -> None:
+    """The check needs a fresh process that has not imported the package."""
     code = """if True:
         import sys
         from da2ray.errors import UserError
@@ -129,15 +129,15 @@ def test_default_weights_are_the_published_ones(name: str, repository: str, monk
             call(LoadOptions())
 
 
-def test_giant_asks_for_weights_since_none_were_released() -> None:
+def test_giant_asks_for_weights_because_none_were_released() -> None:
     giant = registry.resolve("depth-anything-v2-giant")
     for call in (giant.identify, giant.load):
         with pytest.raises(UserError, match="giant was never released by its authors: give --weights"):
             call(LoadOptions())
 
 
-def test_hub_out_of_reach_is_a_user_error_in_a_fresh_process(tmp_path: Path) -> None:
-    """With the real client, and with nothing imported that this process happens to have imported."""
+def test_an_unreachable_hub_is_a_user_error_in_a_fresh_process(tmp_path: Path) -> None:
+    """The real client runs, without the modules that this process happens to have imported."""
     code = """if True:
         from da2ray.errors import UserError
         from da2ray.teachers import base, registry
@@ -148,7 +148,7 @@ def test_hub_out_of_reach_is_a_user_error_in_a_fresh_process(tmp_path: Path) -> 
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert "weights depth-anything/Depth-Anything-V2-Small-hf are no local file" in done.stdout
+    assert "weights depth-anything/Depth-Anything-V2-Small-hf are not a local file" in done.stdout
     assert "give --weights PATH" in done.stdout
 
 

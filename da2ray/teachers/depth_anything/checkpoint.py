@@ -1,7 +1,7 @@
-"""Weights of Depth Anything V2: from a location to a local file, from a file's keys and shapes to a loaded network.
+"""Weights of Depth Anything V2: find the local file of a location, and load the network that its keys and shapes describe.
 
-Read are `.safetensors`, and `.pth`, `.pt` or `.bin` as `torch.save` writes them; the latter as tensors only, so that no
-code in a file is run.
+This module reads `.safetensors`, and the `.pth`, `.pt` and `.bin` files that `torch.save` writes. It reads the latter as
+tensors only, so that no code in a file runs.
 """
 
 import contextlib
@@ -33,29 +33,29 @@ SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
 HUB_FILE = "model.safetensors"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:]+))?(:(?P<file>.+))?")
 NAMED = 3
-"""How many offending keys an error names."""
+"""Most offending keys that an error names."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What a weights file holds. Relative or metric is not part of it: the two have the same keys and shapes."""
+    """The contents of a weights file. They do not tell relative from metric: both have the same keys and shapes."""
 
     layout: Layout
     config: Config
 
 
 def locate(weights: str) -> Path:
-    """A local file for a weights location.
+    """The local file of a weights location, fetched if needed.
 
     Args:
-        weights: a file; a directory that holds `model.safetensors`; any fsspec URL (kept under `$DA2RAY_CACHE/weights`,
-            by default `~/.cache/da2ray/weights`, by URL and version); or a hub id `org/name[@revision][:file]` (kept
-            by huggingface_hub). What exists on disk is a path and no hub id.
+        weights: a file; a directory that holds `model.safetensors`; any fsspec URL (cached under `$DA2RAY_CACHE/weights`,
+            by default `~/.cache/da2ray/weights`, by URL and version); or a hub id `org/name[@revision][:file]` (cached by
+            huggingface_hub). A name that exists on disk is a path, not a hub id.
 
     Raises:
-        UserError: there is no such thing, or it cannot be fetched.
+        UserError: the location does not exist or cannot be fetched.
     """
     if "://" in weights:
         return _download(weights)
@@ -73,13 +73,13 @@ def locate(weights: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(hub["repo"], hub["file"] or HUB_FILE, revision=hub["revision"]))
     except Exception as error:  # the hub's own, its HTTP client's, the disk's
         raise UserError(
-            f"weights {printable(weights)} are no local file and cannot be fetched from the Hugging Face hub ({_line(error)}): "
-            "where there is no network, download them elsewhere and give --weights PATH"
+            f"weights {printable(weights)} are not a local file and cannot be fetched from the Hugging Face hub "
+            f"({_line(error)}): without a network, download them elsewhere and give --weights PATH"
         ) from error
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of a weights file, without reading its tensors.
+    """The shapes of a weights file's tensors by key, without reading the tensors.
 
     Raises:
         UserError: the file cannot be read as weights.
@@ -91,22 +91,22 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def recognise(shapes: Shapes, source: str) -> Recognised:
-    """Layout and size of the network that keys and shapes describe.
+    """The layout and size of the network that keys and shapes describe.
 
-    Whether the head is relative or metric, and its range, cannot be seen: they come with the teacher's name. Nor can
-    Depth Anything V1, which has the same parameters and taps other blocks.
+    They do not show whether the head is relative or metric, or its range: the teacher's name says so. They do not show
+    Depth Anything V1 either, which has the same parameters but taps other blocks.
 
     Args:
         shapes: key -> shape.
-        source: what errors call the file.
+        source: the name of the file in errors.
 
     Raises:
-        UserError: no Depth Anything V2, or one with missing, unexpected or misshapen parameters.
+        UserError: this is not a Depth Anything V2, or it has missing, unexpected or misshapen parameters.
     """
     layout = layout_of(shapes)
     if layout is None:
         raise UserError(
-            f"{source} is no Depth Anything V2 checkpoint: expected a key pretrained.cls_token (official) or "
+            f"{source} are not a Depth Anything V2 checkpoint: expected a key pretrained.cls_token (official) or "
             f"backbone.embeddings.cls_token (Hugging Face), found {_some(shapes, 'keys')}"
         )
     cls = "pretrained.cls_token" if layout is Layout.OFFICIAL else "backbone.embeddings.cls_token"
@@ -114,7 +114,7 @@ def recognise(shapes: Shapes, source: str) -> Recognised:
     config = next((config for config in CONFIGS if config.encoder.dim == width), None)
     if config is None:
         known = ", ".join(f"{config.name} {config.encoder.dim}" for config in CONFIGS)
-        raise UserError(f"{source} hold an encoder {width} wide: no size of Depth Anything V2 ({known})")
+        raise UserError(f"{source} hold an encoder {width} wide, which is not a size of Depth Anything V2 ({known})")
     expected = shapes_in(layout, parameter_shapes(config))
     faults = []
     if missing := [key for key in expected if key not in shapes]:
@@ -130,10 +130,10 @@ def recognise(shapes: Shapes, source: str) -> Recognised:
 
 
 def check(path: Path, config: Config, teacher: str) -> Recognised:
-    """Recognises a weights file and refuses it where it is not of the size that `teacher` needs.
+    """Recognise a weights file, and refuse it if it does not have the size that `teacher` needs.
 
     Raises:
-        UserError: as said, or as `read_shapes` and `recognise` do.
+        UserError: the file has another size, or `read_shapes` or `recognise` refuses it.
     """
     found = recognise(read_shapes(path), f"weights {path}")
     if found.config != config:
@@ -145,13 +145,13 @@ def check(path: Path, config: Config, teacher: str) -> Recognised:
 
 
 def load(path: Path, config: Config, teacher: str, max_depth: float | None = None) -> DepthAnythingV2:
-    """The network of a weights file: float32, on the CPU, in eval mode, without gradients.
+    """Load the network of a weights file: float32, on the CPU, in eval mode, without gradients.
 
     Args:
         path: the file.
-        config: the size it must have.
-        teacher: what errors call the user's choice.
-        max_depth: metres of a metric head, None for a relative one.
+        config: the size that it must have.
+        teacher: the teacher's name in errors.
+        max_depth: largest depth of a metric head in metres, None for a relative head.
 
     Raises:
         UserError: the file cannot be read or does not fit.
@@ -160,20 +160,20 @@ def load(path: Path, config: Config, teacher: str, max_depth: float | None = Non
     with torch.device("meta"):
         network = DepthAnythingV2(config, max_depth)
     state = from_layout(found.layout, _read(path), parameter_shapes(config))
-    # A published file may be half precision. The copy also lets go of the file, which may be mapped.
+    # A published file may have half precision. The copy also releases the file, which may be memory-mapped.
     state = {key: torch.empty(tensor.shape).copy_(tensor) for key, tensor in state.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Official key -> shape of every parameter of a size."""
+    """The shapes of all parameters of a size by official key."""
     with torch.device("meta"):
         return {key: tuple(tensor.shape) for key, tensor in DepthAnythingV2(config).state_dict().items()}
 
 
 def sha256(path: Path) -> str:
-    """sha256 of a file in hex, computed once a process for a path, size and modification time."""
+    """The sha256 of a file in hex, computed once in a process for each path, size and modification time."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -192,9 +192,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `torch.save` file, mapped and not read where it is a zip (since torch 1.6).
+    """The tensors of a `torch.save` file by key. A zip file (torch 1.6 and later) is memory-mapped instead of read.
 
-    Training scripts wrap the state dict in `{"model": ...}` and, with DistributedDataParallel, its keys in `module.`.
+    Training scripts wrap the state dict in `{"model": ...}`, and DistributedDataParallel prefixes its keys with `module.`.
     """
     with _readable(path):
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -202,18 +202,18 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
-        raise UserError(f"weights {path} hold a {type(content).__name__} where a state dict was expected")
+        raise UserError(f"weights {path} hold a {type(content).__name__}: expected a state dict")
     return {str(key).removeprefix("module."): tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever a reader raises over a damaged file into a UserError that names it."""
+    """Turn any error that a reader raises for a damaged file into a UserError that names the file."""
     try:
         yield
     except Exception as error:  # unpickling garbage raises nearly anything
         if "weights_only" in str(error).lower():
-            problem = "damaged, or Python objects beside the tensors, which are never loaded"
+            problem = "it is damaged, or holds Python objects beside the tensors, which are never loaded"
         else:
             problem = _line(error)
         kind = "safetensors" if path.suffix == SAFETENSORS else "a PyTorch checkpoint"
@@ -223,7 +223,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _download(url: str) -> Path:
-    """A local copy of what lies under an fsspec URL now. Its name changes with the object, so a copy is never stale."""
+    """Download the current object of an fsspec URL. The copy's name changes with the object, so a copy is never stale."""
     try:
         filesystem, remote = fsspec.url_to_fs(url)
         if isinstance(filesystem, LocalFileSystem):
@@ -232,11 +232,11 @@ def _download(url: str) -> Path:
         version = [str(info.get(key)) for key in ("ETag", "etag", "LastModified", "mtime", "size")]
         digest = hashlib.sha256("\n".join([url, *version]).encode()).hexdigest()[:16]
         folder = Path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray").expanduser() / "weights"
-        # Without the signature of a URL, which would hide the suffix, too.
+        # The name must not contain a URL's signature, which would also hide the suffix.
         target = folder / f"{digest}-{Path(redact(remote)).name}"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            # Several actors of a node may fetch at once: each its own temporary, the last rename wins.
+            # Several actors of a node may fetch at once: each uses its own temporary file, and the last rename wins.
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 filesystem.get_file(remote, str(Path(temporary) / "weights"))
                 (Path(temporary) / "weights").replace(target)
@@ -244,7 +244,7 @@ def _download(url: str) -> Path:
         raise
     except Exception as error:  # every filesystem has errors of its own
         raise UserError(
-            f"weights {printable(url)} cannot be fetched ({_line(error)}): mend access, or give --weights PATH"
+            f"weights {printable(url)} cannot be fetched ({_line(error)}): check the access to it, or give --weights PATH"
         ) from error
     return target
 

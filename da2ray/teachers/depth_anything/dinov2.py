@@ -1,6 +1,6 @@
-"""The DINOv2 encoder (arXiv 2304.07193) as Depth Anything V2 uses it: a plain ViT whose middle blocks are tapped.
+"""The DINOv2 encoder (arXiv 2304.07193) as Depth Anything V2 uses it: a plain ViT whose intermediate blocks are tapped.
 
-Module and parameter names are those of the official checkpoints, so that a `.pth` loads without renaming.
+Modules and parameters have the names of the official checkpoints, so that a `.pth` loads without renaming.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 PATCH = 14
 """Side of a patch in pixels."""
 GRID = 37
-"""Side of the trained position grid in patches: 518 / 14."""
+"""Side of the trained grid of position embeddings in patches: 518 / 14."""
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Size of an encoder.
+    """The size of an encoder.
 
     Attributes:
-        dim, depth, heads: width, number of blocks, attention heads.
-        taps: 0-based blocks whose outputs are returned, ascending.
-        swiglu: SwiGLU instead of the GELU feed-forward (giant only).
+        dim, depth, heads: width, number of blocks, number of attention heads.
+        taps: 0-based indices of the blocks whose outputs are returned, ascending.
+        swiglu: whether the feed-forward is SwiGLU instead of GELU (giant only).
     """
 
     dim: int
@@ -35,9 +35,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is no multiple of heads {self.heads}")
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if not all(0 <= a < b < self.depth for a, b in pairwise(self.taps)):
-            raise ValueError(f"taps {self.taps} are not ascending blocks of {self.depth}")
+            raise ValueError(f"taps {self.taps} are not ascending indices of {self.depth} blocks")
 
 
 class PatchEmbed(nn.Module):
@@ -86,7 +86,7 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """SwiGLU feed-forward: two thirds of the GELU one's 4 x dim, rounded up to a multiple of 8."""
+    """A SwiGLU feed-forward. Its width is two thirds of the GELU feed-forward's 4 x dim, rounded up to a multiple of 8."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -115,10 +115,10 @@ class Block(nn.Module):
 
 
 class DinoVisionTransformer(nn.Module):
-    """The encoder: image -> the outputs of four blocks, each through the one final norm, without the CLS token.
+    """The encoder: image -> the outputs of four blocks, each after the shared final norm, without the CLS token.
 
-    Under autocast the residual stream stays fp32 (position embedding and LayerScale gammas are), and only the matrix
-    products run in 16 bits.
+    Under autocast only the matrix products run in 16 bits. The residual stream stays fp32, because the position embedding
+    and the LayerScale gammas are fp32.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -132,15 +132,15 @@ class DinoVisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Position embedding of CLS and a rows x columns grid of patches: float32 (1, 1 + rows * columns, dim).
+        """The position embedding of CLS and a rows x columns grid of patches: float32 (1, 1 + rows * columns, dim).
 
-        It depends on weights and size alone, so a caller that sees a size often keeps the result.
+        It depends on the weights and the size alone, so a caller that sees a size often should keep the result.
         """
         if (rows, columns) == (GRID, GRID):
             return self.pos_embed
         cls, grid = self.pos_embed.float().split([1, GRID * GRID], dim=1)
-        # DINOv2 adds 0.1 so that floor(37 * scale) never loses a row to rounding. It passes the scale and not the size,
-        # so the 0.1 also shifts where the grid is sampled: `size=` gives labels that differ by up to 0.3 of their std.
+        # DINOv2 adds 0.1 so that floor(37 * scale) never loses a row to rounding. It passes the scale instead of the size,
+        # so the 0.1 also shifts the sampling grid. With `size=` labels would differ by up to 0.3 of their std.
         grid = F.interpolate(
             grid.transpose(1, 2).unflatten(2, (GRID, GRID)),
             scale_factor=((rows + 0.1) / GRID, (columns + 0.1) / GRID),
@@ -150,7 +150,7 @@ class DinoVisionTransformer(nn.Module):
         return torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
 
     def forward(self, images: Tensor, positions: Tensor) -> list[Tensor]:
-        """Tokens of the tapped blocks.
+        """Return the tokens of the tapped blocks.
 
         Args:
             images: (N, 3, H, W), ImageNet-normalised RGB; H and W multiples of 14.

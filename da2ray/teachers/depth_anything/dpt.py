@@ -1,6 +1,6 @@
-"""Depth Anything V2 (arXiv 2406.09414): a DINOv2 encoder and a DPT head (arXiv 2103.13413), in four sizes and a tiny.
+"""Depth Anything V2 (arXiv 2406.09414): a DINOv2 encoder and a DPT head (arXiv 2103.13413), in four sizes and a tiny one.
 
-Names are those of the official checkpoints; `resConfUnit1` of `refinenet4` is in all of them and unused.
+Modules have the names of the official checkpoints. All of those contain `resConfUnit1` of `refinenet4`, which is unused.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from da2ray.teachers.depth_anything.dinov2 import PATCH, DinoVisionTransformer, EncoderConfig
 
 TAIL = 32
-"""Channels between the last two convolutions, the same for every size."""
+"""Channels between the last two convolutions, for every size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Size of a Depth Anything V2 network.
+    """The size of a Depth Anything V2 network.
 
     Attributes:
-        size: the word for it in a teacher's name.
-        name: its encoder's short name, as in the official file names.
+        size: the word for the size in a teacher's name.
+        name: the encoder's short name, as in the official file names.
         encoder: the encoder's size.
         features: channels of the fusion stages.
-        out_channels: channels each tap is projected to, shallow to deep.
+        out_channels: channels that each tap is projected to, shallow to deep.
     """
 
     size: str
@@ -39,9 +39,9 @@ VITB = Config("base", "vitb", EncoderConfig(768, 12, 12, (2, 5, 8, 11)), 128, (9
 VITL = Config("large", "vitl", EncoderConfig(1024, 24, 16, (4, 11, 17, 23)), 256, (256, 512, 1024, 1024))
 VITG = Config("giant", "vitg", EncoderConfig(1536, 40, 24, (9, 19, 29, 39), swiglu=True), 384, (1536, 1536, 1536, 1536))
 VITT = Config("tiny", "vitt", EncoderConfig(192, 8, 3, (1, 3, 5, 7)), 32, (24, 48, 96, 192))
-"""The embedded teacher's, trained by `jobs/train_teacher.py`: 4.6 M parameters, 9 MB in half precision."""
+"""The embedded teacher's size, trained by `jobs/train_teacher.py`: 4.6 M parameters, 9 MB in half precision."""
 TINY = Config("random-tiny", "tiny", EncoderConfig(64, 4, 2, (0, 1, 2, 3)), 32, (16, 24, 32, 48))
-"""The same network for tests of the pipeline, 0.5 M parameters; no trained weights exist."""
+"""A size for tests of the pipeline: 0.5 M parameters. No trained weights exist."""
 
 CONFIGS = (VITS, VITB, VITL, VITG, VITT, TINY)
 
@@ -57,7 +57,7 @@ class ResidualConvUnit(nn.Module):
 
 
 class FeatureFusionBlock(nn.Module):
-    """Adds a skip to the coarser stage's output and upsamples the sum to the next stage's size."""
+    """Add a skip connection to the coarser stage's output and upsample the sum to the next stage's size."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ class FeatureFusionBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
-        # The paper upsamples first. A 1x1 convolution and an interpolation, whose weights sum to one, commute, and this
+        # The paper upsamples first. A 1x1 convolution commutes with an interpolation, whose weights sum to one, and this
         # order convolves a quarter of the pixels.
         return upsample(self.out_conv(self.resConfUnit2(x)), size)
 
 
 class Scratch(nn.Module):
-    """What the official head keeps under `scratch`: everything after the taps are brought to their sizes."""
+    """The part of the official head under `scratch`: everything after the taps are resized."""
 
     def __init__(self, features: int, out_channels: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Scratch(nn.Module):
 
 
 class DPTHead(nn.Module):
-    """Taps -> one map at the image's size, before the final activation."""
+    """The DPT head: taps -> one map at the image's size, before the final activation."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -117,15 +117,15 @@ class DPTHead(nn.Module):
     def forward(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
         """Four taps (N, rows * columns, dim) -> float32 (N, 14 * rows, 14 * columns)."""
         x = self.fused(taps, rows, columns)
-        # From here on fp32 whatever autocast says: a 16-bit tail leaves some 400 distinct values in a depth map.
+        # From here on everything is fp32, also under autocast: a 16-bit tail leaves some 400 distinct values in a depth map.
         with torch.autocast(x.device.type, enabled=False):
             x = upsample(x.float(), (PATCH * rows, PATCH * columns))
             return self.scratch.output_conv2(x).squeeze(1)
 
     def fused(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
-        """Four taps -> (N, features / 2, 8 * rows, 8 * columns): all but the last interpolation and what follows it."""
+        """Four taps -> (N, features / 2, 8 * rows, 8 * columns): the head up to its last interpolation, without it."""
         maps = [
-            # Tokens seen as an image are channels-last already: no copy.
+            # Tokens viewed as an image are channels-last already, so this copies nothing.
             resize(project(tap.transpose(1, 2).unflatten(2, (rows, columns))))
             for tap, project, resize in zip(taps, self.projects, self.resize_layers, strict=True)
         ]
@@ -133,13 +133,13 @@ class DPTHead(nn.Module):
 
 
 class DepthAnythingV2(nn.Module):
-    """The network: ImageNet-normalised RGB -> disparity, or metres with a metric head.
+    """The whole network: ImageNet-normalised RGB -> disparity, or metres with a metric head.
 
     Args:
-        config: its size.
-        max_depth: None for relative disparity (ReLU; affine-invariant, larger = nearer, 0 = farthest). Otherwise the
-            metres that the metric head's sigmoid is scaled to: 20 for Hypersim indoor, 80 for Virtual KITTI outdoor. It
-            is not part of the weights: both heads have the same parameters.
+        config: the network's size.
+        max_depth: None for relative disparity (ReLU; affine-invariant, larger = nearer, 0 = farthest). For a metric head,
+            the metres to which its sigmoid is scaled: 20 for Hypersim indoor, 80 for Virtual KITTI outdoor. The weights do
+            not contain it: both heads have the same parameters.
     """
 
     def __init__(self, config: Config, max_depth: float | None = None) -> None:
@@ -150,21 +150,21 @@ class DepthAnythingV2(nn.Module):
         self.depth_head = DPTHead(config)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Depth of a micro-batch.
+        """Return the depth of a micro-batch.
 
         Args:
             images: (N, 3, H, W); H and W multiples of 14.
-            positions: `self.pretrained.positions(H / 14, W / 14)` where the caller keeps it.
+            positions: `self.pretrained.positions(H / 14, W / 14)`, if the caller keeps it.
 
         Returns:
-            float32 (N, H, W), whatever autocast is in force.
+            float32 (N, H, W), also under autocast.
 
         Raises:
-            ValueError: H or W is no multiple of 14.
+            ValueError: H or W is not a multiple of 14.
         """
         height, width = images.shape[-2:]
         if height % PATCH or width % PATCH:
-            raise ValueError(f"image size {height} x {width} is no multiple of {PATCH}")
+            raise ValueError(f"image size {height} x {width} is not a multiple of {PATCH}")
         rows, columns = height // PATCH, width // PATCH
         if positions is None:
             positions = self.pretrained.positions(rows, columns)

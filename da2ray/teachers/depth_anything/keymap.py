@@ -1,7 +1,8 @@
-"""Names of Depth Anything V2 parameters: the official ones, which our modules carry, and Hugging Face's two dialects.
+"""Names of Depth Anything V2 parameters: the official names, which our modules have, and Hugging Face's two dialects.
 
-One direction is written down, official -> Hugging Face; the other follows. Where Hugging Face splits a parameter (qkv,
-and SwiGLU's w12 in memory), an official name maps to several names whose tensors are its equal parts along dimension 0.
+The tables map official names to Hugging Face's; the inverse follows from them. Hugging Face splits some parameters (qkv,
+and SwiGLU's w12 in memory). The official name of such a parameter maps to several names, whose tensors are equal parts of
+the parameter along dimension 0.
 """
 
 import re
@@ -13,10 +14,10 @@ from torch import Tensor
 
 
 class Layout(StrEnum):
-    """Who named the keys of a weights file."""
+    """The naming scheme of a weights file's keys."""
 
     OFFICIAL = "official"
-    HF = "hf"  # as published on the hub, and as every version of transformers saves
+    HF = "hf"  # the files on the hub, and the files that every version of transformers saves
     HF_MEMORY = "hf-memory"  # the state dict of a model in memory since transformers 5
 
 
@@ -52,13 +53,13 @@ _DIALECT = {
 
 
 def names_in(layout: Layout, official: str) -> tuple[str, ...]:
-    """Names that hold parameter `official` in `layout`, in the order of its parts along dimension 0."""
+    """The names that hold the parameter `official` in `layout`, in the order of the parts along dimension 0."""
     if layout is Layout.OFFICIAL:
         return (official,)
     name = official
     for pattern, replacement in (*_COMMON, *_DIALECT[layout]):
         name = re.sub(pattern, replacement, name)
-    # Hugging Face counts these two from 0, and fusion stages from the coarsest.
+    # Hugging Face counts these two from 0, and counts the fusion stages from the coarsest.
     name = re.sub(r"^depth_head\.scratch\.layer(\d)_rn\.", lambda m: f"neck.convs.{int(m[1]) - 1}.", name)
     name = re.sub(
         r"^depth_head\.scratch\.refinenet(\d)\.", lambda m: f"neck.fusion_stage.layers.{4 - int(m[1])}.", name
@@ -69,7 +70,7 @@ def names_in(layout: Layout, official: str) -> tuple[str, ...]:
 
 
 def layout_of(names: Iterable[str]) -> Layout | None:
-    """The layout that a file's keys are in, None where they are no Depth Anything's."""
+    """The layout of a file's keys, or None if they are not the keys of a Depth Anything network."""
     names = set(names)
     if "pretrained.cls_token" in names:
         return Layout.OFFICIAL
@@ -80,7 +81,7 @@ def layout_of(names: Iterable[str]) -> Layout | None:
 
 
 def shapes_in(layout: Layout, official: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in `layout` of parameters given by official name and shape."""
+    """The names and shapes in `layout` of parameters that are given by official name and shape."""
     shapes = {}
     for key, shape in official.items():
         names = names_in(layout, key)
@@ -90,7 +91,7 @@ def shapes_in(layout: Layout, official: Mapping[str, tuple[int, ...]]) -> dict[s
 
 
 def to_hf(state: Mapping[str, Tensor], layout: Layout = Layout.HF) -> dict[str, Tensor]:
-    """An official state dict under Hugging Face's names. Parts are copies: safetensors refuses shared memory."""
+    """Rename an official state dict to Hugging Face's names. Parts are copies, because safetensors refuses shared memory."""
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
         names = names_in(layout, key)
@@ -102,7 +103,7 @@ def to_hf(state: Mapping[str, Tensor], layout: Layout = Layout.HF) -> dict[str, 
 
 
 def from_layout(layout: Layout, state: Mapping[str, Tensor], official: Iterable[str]) -> dict[str, Tensor]:
-    """The inverse: the parameters of `official` names, taken from a state dict in any layout.
+    """Take the parameters with the names `official` from a state dict in any layout. The inverse of `to_hf`.
 
     Raises:
         KeyError: a name is missing.

@@ -1,22 +1,23 @@
 """The official preprocessing of Depth Anything V2: network size, bicubic resize, ImageNet normalisation.
 
 The reference is `image2tensor` of the official repository (`depth_anything_v2/dpt.py`, `util/transform.py`): RGB / 255
-in float64, `cv2.resize(INTER_CUBIC)` to the size of `OfficialSize`, then (x - mean) / std. What OpenCV (checked: 5.0.0)
-computes there, and the taps here reproduce to 2e-6 in normalised units:
+in float64, `cv2.resize(INTER_CUBIC)` to the size of `OfficialSize`, then (x - mean) / std. The taps in this module reproduce
+what OpenCV (checked: 5.0.0) computes there to 2e-6 in normalised units:
 
-- no antialiasing: 4 x 4 taps an output pixel whatever the ratio, a = -0.75, taps beyond the border repeat the border;
-- an output pixel d reads at (d + 0.5) * ratio - 0.5, computed in double and then rounded to float32 before it is split
-  into tap and fraction. At 4000 px that moves the grid by up to 1.2e-4 px, on hard edges 1.3e-3 normalised: a
-  resize whose coordinates are not so rounded (OpenCV 5's float32 path) is not within 1e-3 of the official one.
+- There is no antialiasing: an output pixel has 4 x 4 taps at any ratio, with a = -0.75. Taps beyond the border repeat it.
+- An output pixel d reads at (d + 0.5) * ratio - 0.5. OpenCV computes this in double and rounds it to float32 before it
+  splits it into tap and fraction. At 4000 px the rounding moves the grid by up to 1.2e-4 px, which is 1.3e-3 normalised on
+  hard edges. A resize that does not round its coordinates so (OpenCV 5's float32 path) is not within 1e-3 of the official one.
 
-Three implementations, because no one is fast everywhere:
+There are three implementations, because none is fast everywhere:
 
-- accelerators: `gather_resize`, one batched computation for any mix of source sizes;
-- CPU, sides up to `_CV2_SIDE`: cv2.resize on float32;
-- CPU, larger: two separable passes over strips that touch only the source rows that some tap reads, and stay in cache.
+- Accelerators run `gather_resize`, one batched computation for any mix of source sizes.
+- A CPU runs cv2.resize on float32 for sides up to `_CV2_SIDE`.
+- For larger images a CPU runs two separable passes over strips. They touch only source rows that a tap reads, and stay in
+  cache.
 
-Nothing here sets a global. OpenCV and torch each run as many threads as the process was told to (`cv2.setNumThreads`,
-`torch.set_num_threads`): a caller that runs several processes a machine sets both.
+Nothing here sets a global. OpenCV and torch each run as many threads as the process allows them (`cv2.setNumThreads`,
+`torch.set_num_threads`). A caller that runs several processes on a machine must set both.
 """
 
 import functools
@@ -39,21 +40,21 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation of R, G, B in [0, 1], from the official `dpt.py`."""
 
 _CV2_SIDE = 2048
-# Up to this side cv2.resize on float32 is within 7e-4 of the official float64 one on the worst image there is,
-# black and white noise (1.0e-3 at 2592, 1.3e-3 at 4000), and up to four times as fast as the strips; at 4000 they
-# are even.
+# Up to this side, cv2.resize on float32 is within 7e-4 of the official float64 resize on the worst image, black and white
+# noise (1.0e-3 at 2592, 1.3e-3 at 4000). It is up to four times as fast as the strips; at 4000 both are equally fast.
 
 _STRIP = 16
-# Output rows a strip: 8 to 32 are within 5 % of each other from 0.2 to 12 MP; fewer pay per call, more leave the cache.
+# Output rows in a strip. From 0.2 to 12 MP, 8 to 32 rows are within 5 % of each other. With fewer rows the cost of each call
+# shows; with more, a strip leaves the cache.
 
 
 def preprocess(batch: PixelBatch) -> Tensor:
-    """The network's input for a micro-batch.
+    """Compute the network's input for a micro-batch.
 
     Args:
-        batch: images of any source sizes. Where `batch.scaled` is False the result is within 1e-3 (normalised units) of
-            the official preprocessing. Where it is True, on CPU, the resize is cv2's on uint8, which rounds and
-            saturates; on other devices it is the same as for False, for there it costs no more.
+        batch: images of any source sizes. If `batch.scaled` is False, the result is within 1e-3 (normalised units) of the
+            official preprocessing. If it is True, a CPU uses cv2's resize on uint8, which rounds and saturates; other
+            devices resize as for False, because it costs no more there.
 
     Returns:
         float32 (N, 3, h, w) on the device of `batch.pixels`, contiguous, (h, w) = `batch.size`.
@@ -75,10 +76,10 @@ def preprocess(batch: PixelBatch) -> Tensor:
 
 
 class SamplingTables(NamedTuple):
-    """Where the taps of a batch lie and what they weigh; N images, output h x w, 4 taps a side.
+    """The positions and weights of a batch's taps, for N images, an output of h x w and 4 taps a side.
 
     Attributes:
-        rows: int64 (N, h, 4), number of the first pixel of the tap's row, counted over the whole flat buffer.
+        rows: int64 (N, h, 4), the index of the first pixel in the tap's row, counted over the whole flat buffer.
         columns: int64 (N, w, 4), pixels from there to the tap.
         row_weights, column_weights: float32 (N, h, 4) and (N, w, 4); each four add up to 1.
     """
@@ -92,11 +93,11 @@ class SamplingTables(NamedTuple):
 def sampling_tables(
     shapes: Sequence[tuple[int, int]], size: tuple[int, int], device: torch.device | str
 ) -> SamplingTables:
-    """Tables for `gather_resize`, computed on `device` from the images' (H, W) and the network's (h, w)."""
+    """Compute the tables for `gather_resize` on `device` from the images' (H, W) and the network's (h, w)."""
     areas = np.array([height * width for height, width in shapes], dtype=np.int64)
     host = np.column_stack([np.array(shapes, dtype=np.int64), np.cumsum(areas) - areas])
     sizes = torch.from_numpy(host)
-    if torch.device(device).type == "cuda":  # from pageable memory the copy would wait for all that is queued
+    if torch.device(device).type == "cuda":  # a copy from pageable memory would wait for all queued work
         sizes = sizes.pin_memory()
     heights, widths, starts = sizes.to(device, non_blocking=True).unbind(1)  # one copy for the three
     rows, row_weights = _taps(heights, size[0])
@@ -106,14 +107,14 @@ def sampling_tables(
 
 
 def gather_resize(pixels: Tensor, tables: SamplingTables) -> Tensor:
-    """Bicubic resize and normalisation of images of different sizes in one computation, on any device.
+    """Resize (bicubic) and normalise images of different sizes in one computation, on any device.
 
-    A pure function of tensors without data-dependent control flow, so that torch.compile can turn it into one kernel
-    that keeps the sums in registers, where eager mode passes over memory once a tap.
+    This is a pure function of tensors without data-dependent control flow, so that torch.compile can turn it into one kernel
+    that keeps the sums in registers. Eager mode passes over memory once for each tap.
 
     Args:
         pixels: uint8, 1-D: the images' H x W x 3 RGB values one after another.
-        tables: of the same images, on the same device.
+        tables: the tables of the same images, on the same device.
 
     Returns:
         float32 (N, 3, h, w), contiguous, normalised.
@@ -136,7 +137,7 @@ def gather_resize(pixels: Tensor, tables: SamplingTables) -> Tensor:
 
 
 def _resize_float(image: Tensor, planes: Tensor) -> None:
-    """uint8 (H, W, 3) -> `planes`, float32 (3, h, w), normalised: cv2.resize on float32."""
+    """Resize uint8 (H, W, 3) into `planes`, float32 (3, h, w), with cv2.resize on float32, and normalise."""
     height, width = planes.shape[1:]
     resized = cv2.resize(image.numpy().astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     _split(resized, planes)
@@ -144,10 +145,11 @@ def _resize_float(image: Tensor, planes: Tensor) -> None:
 
 
 def _resize_uint8(image: Tensor, planes: Tensor) -> None:
-    """The same on uint8.
+    """Resize uint8 (H, W, 3) into `planes` with cv2.resize on uint8, and normalise.
 
-    INTER_CUBIC, not INTER_AREA: at ratios of 1 to 2 it is six times as fast and, after a JPEG decode at a reduced
-    scale, nearer to the official result (mean difference 0.012 to 0.018 against 0.022 to 0.027, three photographs).
+    It uses INTER_CUBIC instead of INTER_AREA. At ratios of 1 to 2, INTER_CUBIC is six times as fast and, after a JPEG decode
+    at a reduced scale, nearer to the official result (mean difference 0.012 to 0.018 against 0.022 to 0.027, on three
+    photographs).
     """
     height, width = planes.shape[1:]
     resized = cv2.resize(image.numpy(), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -158,10 +160,11 @@ def _resize_uint8(image: Tensor, planes: Tensor) -> None:
 
 
 def _resize_strips(image: Tensor, planes: Tensor) -> None:
-    """The same as two passes of `embedding_bag`: a weighted sum of table rows, vectorised, for each bag of indices.
+    """Resize uint8 (H, W, 3) into `planes` with two passes of `embedding_bag`, and normalise.
 
-    Rows of the image are the table of the vertical pass; columns, once transposed, that of the horizontal one. Beyond a
-    ratio of 4 no tap reads some rows: they are never converted.
+    `embedding_bag` computes a weighted sum of table rows for each bag of indices, vectorised. The image's rows are the table
+    of the vertical pass; its transposed columns are the table of the horizontal pass. Beyond a ratio of 4 no tap reads some
+    of the rows, and they are never converted.
     """
     source_height, source_width = image.shape[:2]
     height, width = planes.shape[1:]
@@ -181,7 +184,7 @@ def _resize_strips(image: Tensor, planes: Tensor) -> None:
 
 
 def _split(image: NDArray, planes: Tensor) -> None:
-    """(h, w, 3) -> the (3, h, w) tensor `planes` of the same type, in place: OpenCV writes into what it is given."""
+    """Copy (h, w, 3) into the (3, h, w) tensor `planes` of the same type. OpenCV writes into the arrays that it is given."""
     cv2.split(image, list(planes.numpy()))
 
 
@@ -194,9 +197,10 @@ def _normalise(planes: Tensor) -> None:
 
 
 def _taps(lengths: Tensor, out: int) -> tuple[Tensor, Tensor]:
-    """Taps along one side: int64 (N,) source lengths -> (N, out, 4) int64 positions and float32 weights.
+    """The taps along one side: int64 (N,) source lengths -> (N, out, 4) int64 positions and float32 weights.
 
-    Follows `cv::resize` (`resizeGeneric` with `interpolateCubic`) operation by operation: see the module's docstring.
+    The computation follows `cv::resize` (`resizeGeneric` with `interpolateCubic`) operation by operation; see the module's
+    docstring.
     """
     ratio = 1.0 / (out / lengths.double())
     destination = torch.arange(out, dtype=torch.float64, device=lengths.device)
@@ -214,9 +218,9 @@ def _taps(lengths: Tensor, out: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 (3, 1, 1) each: normalised = gain * (value in 0..255) + bias.
+    """The gain and bias of normalised = gain * (value in 0..255) + bias, float32 (3, 1, 1) each.
 
-    Kept a device: a copy to an accelerator in every call would wait for all that is queued there.
+    The result is cached for each device: a copy to an accelerator in every call would wait for all work queued there.
     """
     with torch.inference_mode(False):
         mean, std = torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)

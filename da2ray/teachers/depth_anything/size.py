@@ -1,4 +1,4 @@
-"""The network size of an image. A file of its own: read tasks need it, and nothing else of the teacher."""
+"""The network size of an image. It has its own module because read tasks need it, and nothing else of the teacher."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OfficialSize:
-    """The official network size: the short side becomes `short_side`, both sides a multiple of `multiple`.
+    """The official network size: the short side becomes `short_side`, and both sides become multiples of `multiple`.
 
-    The aspect is kept up to rounding: each side is scaled by the same factor, rounded to the nearest multiple (halves
-    to even multiples, as np.round), and up instead where that would be below `short_side`. Source: `Resize.get_size`
-    with `resize_method="lower_bound"` in `util/transform.py`.
+    The aspect is kept up to rounding. Both sides are scaled by the same factor and rounded to the nearest multiple (halves
+    to even multiples, like np.round). A side that would end below `short_side` is rounded up instead. Source:
+    `Resize.get_size` with `resize_method="lower_bound"` in `util/transform.py`.
     """
 
     short_side: int = 518

@@ -1,4 +1,4 @@
-"""Depth Anything V2 as a teacher: weights, device and precision around the network."""
+"""Depth Anything V2 as a teacher: the network with its weights, device and precision."""
 
 import functools
 import hashlib
@@ -20,31 +20,31 @@ from da2ray.teachers.depth_anything.dpt import TINY, Config, DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import preprocess
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""`--precision` -> dtype of the matrix products. The head's tail and everything after it are fp32 in all three."""
+"""`--precision` -> dtype of the matrix products. The head's tail and everything after it are fp32 at all three."""
 
 SIZES_KEPT = 64
-"""Position embeddings kept on the device, one a network size: 2.8 MB each for small at 518 x 686, 11 MB for giant."""
+"""Position embeddings kept on the device, one for each network size: 2.8 MB each for small at 518 x 686, 11 MB for giant."""
 
 COMPILED_SHAPES = 8192
-"""Micro-batch shapes that `torch.compile` specialises for, instead of its 8, before it refuses."""
+"""Micro-batch shapes that `torch.compile` specialises for before it refuses; its default is 8."""
 
 
 class DepthAnything:
     """A loaded Depth Anything V2 (`da2ray.teachers.base.Teacher`).
 
-    Precision: fp32 is IEEE fp32 on every device, no TF32. bf16 and fp16 run under autocast; the tail of the head then
-    has fp32 tensors and sums, and on CUDA its convolutions may round their inputs to TF32 (10 bits, as fp16; PyTorch's
-    default), which leaves no steps in a depth map.
+    fp32 is IEEE fp32 on every device, without TF32. bf16 and fp16 run under autocast. The tail of the head then still has
+    fp32 tensors and sums. On CUDA its convolutions may round their inputs to TF32 (10 bits, like fp16; PyTorch's default),
+    which leaves no steps in a depth map.
 
     Args:
-        network: with its weights, float32, on the CPU or already on `device`.
-        device: where it runs.
+        network: the network with its weights, float32, on the CPU or already on `device`.
+        device: the device to run on.
         precision: fp32, bf16 or fp16.
-        compiled: specialise the network with `torch.compile`: tens of seconds once for each network size, and once more
-            for each number of images.
+        compiled: whether to specialise the network with `torch.compile`. This takes tens of seconds for each network size,
+            and again for each number of images.
 
     Raises:
-        UserError: the device cannot run that precision.
+        UserError: the device cannot run the precision.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class DepthAnything:
         self.precision = precision
         self._dtype = precision_dtype(precision, device)
         self.network = network.to(device).eval().requires_grad_(False)
-        # Tokens seen as images are channels-last; weights that are too save a copy. Whole network on 2 CPU cores,
-        # 518 x 686, batch 1: small 0.94 -> 0.82 s.
+        # Tokens viewed as images are channels-last. Weights in the same format save a copy: the whole network takes 0.82 s
+        # instead of 0.94 s (small, 518 x 686, batch 1, 2 CPU cores).
         self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Kept here and not in the network: an embedding depends on weights, and only a teacher's never change. It is
-        # given to the network as an argument, so that compiled code neither interpolates nor sees the cache.
+        # The cache is here and not in the network: an embedding depends on the weights, and only a teacher's weights never
+        # change. The network gets it as an argument, so that compiled code neither interpolates nor sees the cache.
         self._positions = functools.lru_cache(maxsize=SIZES_KEPT)(self.network.pretrained.positions)
         self._forward, self._compiled = self.network.__call__, compiled
         if compiled:
-            # Whole graph: past the limit it raises, where it would otherwise go on uncompiled without a word.
+            # With fullgraph it raises past the limit; without, it would silently go on uncompiled.
             self._forward = torch.compile(self.network, dynamic=False, fullgraph=True)
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Depth of a micro-batch: float32 (N, height, width) at `batch.size`, on the teacher's device.
+        """Label a micro-batch. The depth is float32 (N, height, width) at `batch.size`, on the teacher's device.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
@@ -77,13 +77,13 @@ class DepthAnything:
 
     @torch.inference_mode()
     def depth(self, images: Tensor) -> Tensor:
-        """The network alone: normalised float32 (N, 3, H, W) on the device -> float32 (N, H, W)."""
+        """Run the network alone: normalised float32 (N, 3, H, W) on the device -> float32 (N, H, W)."""
         height, width = images.shape[-2:]
         reduced = self._dtype != torch.float32
         if self._compiled:
             _allow_shapes()
         with (
-            # Deterministic, since a resumed run must give the same bytes: cuDNN's transposed convolution may not be.
+            # A resumed run must give the same bytes, and cuDNN's transposed convolution may not be deterministic by default.
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=reduced),
             torch.autocast(self.device.type, self._dtype, enabled=reduced),
         ):
@@ -91,7 +91,7 @@ class DepthAnything:
 
 
 def _allow_shapes() -> None:
-    """Raise the limits of `torch.compile` to COMPILED_SHAPES, for the thread that calls: each has a configuration of its own."""
+    """Raise the limits of `torch.compile` to COMPILED_SHAPES in the calling thread. Each thread has its own configuration."""
     config: Any = torch._dynamo.config
     for limit in ("recompile_limit", "accumulated_recompile_limit"):
         if getattr(config, limit) < COMPILED_SHAPES:
@@ -100,14 +100,13 @@ def _allow_shapes() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A named Depth Anything V2: which network, and where its weights are. Its methods are `TeacherSpec`'s functions.
+    """A named Depth Anything V2: its network, and where its weights are. Its methods serve as `TeacherSpec`'s functions.
 
     Attributes:
         name: the teacher's name.
-        config: its size.
-        max_depth: metres of the metric head, None where depth is relative.
-        weights: hub id, or file beside this module, that is used where `--weights` is not given; None where nothing is
-            published.
+        config: the network's size.
+        max_depth: largest depth of the metric head in metres, None if depth is relative.
+        weights: the hub id, or the file beside this module, that is used without `--weights`; None if nothing is published.
     """
 
     name: str
@@ -116,7 +115,7 @@ class Variant:
     weights: str | None
 
     def identify(self, options: LoadOptions) -> str:
-        """sha256 (hex) of the weights file, after its keys and shapes were found to fit."""
+        """The sha256 (hex) of the weights file, after a check that its keys and shapes fit."""
         path = checkpoint.locate(self._location(options))
         checkpoint.check(path, self.config, self.name)
         return checkpoint.sha256(path)
@@ -132,13 +131,13 @@ class Variant:
         weights = options.weights or self.weights
         if weights is None:
             raise UserError(f"{self.name} was never released by its authors: give --weights PATH, URL or hub id")
-        # Found anew on each machine: the package need not lie at the same path everywhere.
+        # Each machine looks for the file itself, because the package may have another path there.
         embedded = Path(__file__).parent / weights
         return str(embedded) if options.weights is None and embedded.exists() else weights
 
 
 def identify_random_tiny(options: LoadOptions) -> str:
-    """sha256 (hex) over the seeded weights' bytes, in the order of their keys."""
+    """The sha256 (hex) of the seeded weights' bytes, in the order of their keys."""
     refuse_weights(options, "random-tiny")
     digest = hashlib.sha256()
     for key, tensor in sorted(random_state(TINY).items()):
@@ -147,7 +146,7 @@ def identify_random_tiny(options: LoadOptions) -> str:
 
 
 def load_random_tiny(options: LoadOptions) -> DepthAnything:
-    """The tiny network with seeded weights, for demos and tests: a network's work at little cost, and no real depth."""
+    """Load the tiny network with seeded weights. For demos and tests: it does a network's work at little cost, without depth."""
     refuse_weights(options, "random-tiny")
     device = torch_device(options.device)
     network = DepthAnythingV2(TINY)
@@ -156,12 +155,12 @@ def load_random_tiny(options: LoadOptions) -> DepthAnything:
 
 
 def random_state(config: Config, seed: int = 0) -> dict[str, Tensor]:
-    """Weights from a seed, float32, under which the output depends on the image and is hardly ever zero.
+    """Make float32 weights from a seed. With them the output depends on the image and is hardly ever zero.
 
-    Uniform numbers scaled to 1 / sqrt(fan in), from NumPy's PCG64: exact arithmetic, so that every machine of a cluster
-    has the same bits (torch's normal distribution differs between vector units). LayerScale gammas, CLS and position
-    embedding are random too, so that a test sees each of them; the last bias is 2, for otherwise the ReLU may leave
-    nothing.
+    The weights are uniform numbers scaled to 1 / sqrt(fan in), from NumPy's PCG64. Its arithmetic is exact, so that every
+    machine of a cluster has the same bits (torch's normal distribution differs between vector units). LayerScale gammas, CLS
+    and position embedding are random too, so that a test sees each of them. The last bias is 2, because otherwise the ReLU
+    may leave only zeros.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     state = {}
@@ -189,21 +188,21 @@ def refuse_weights(options: LoadOptions, teacher: str) -> None:
 
 
 def torch_device(device: str) -> torch.device:
-    """A device that is there.
+    """The torch device of a `--device`.
 
     Raises:
-        UserError: no such device; nothing else is used in its place.
+        UserError: the device does not exist. No other device is used in its place.
     """
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"--device {device} is no device of PyTorch: give auto, cpu or cuda") from error
+        raise UserError(f"--device {device} is not a device of PyTorch: give auto, cpu or cuda") from error
     if found.type not in {"cpu", "cuda"}:
         raise UserError(f"--device {device} is not supported: give auto, cpu or cuda")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"--device {device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
-            "give --device cpu or auto, or mend the driver, CUDA_VISIBLE_DEVICES or the torch build"
+            "give --device cpu or auto, or fix the driver, CUDA_VISIBLE_DEVICES or the torch build"
         )
     return found
 
@@ -212,10 +211,12 @@ def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of a `--precision`.
 
     Raises:
-        UserError: there is no such precision, or `device` has no bf16.
+        UserError: the precision is unknown, or `device` does not support bf16.
     """
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown: give one of {', '.join(PRECISIONS)}")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"--precision bf16: {torch.cuda.get_device_name(device)} has none; give fp16 or fp32")
+        raise UserError(
+            f"--precision bf16: {torch.cuda.get_device_name(device)} does not support it; give fp16 or fp32"
+        )
     return PRECISIONS[precision]

@@ -1,4 +1,4 @@
-"""transformers' Depth Anything as the reference, with the same weights as ours."""
+"""The reference: transformers' Depth Anything with the same weights as ours."""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ def build(config: Config, state: dict[str, Tensor], max_depth: float | None = No
 
 
 def official_positions(self: Dinov2Embeddings, tokens: Tensor, height: int, width: int) -> Tensor:
-    """What the official repository does where transformers passes `size=`; patched over `interpolate_pos_encoding`."""
+    """The official repository's code, to patch over `interpolate_pos_encoding`, in which transformers passes `size=`."""
     embedding = self.position_embeddings
     if height == width and tokens.shape[1] == embedding.shape[1]:
         return embedding

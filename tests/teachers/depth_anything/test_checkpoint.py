@@ -1,4 +1,4 @@
-"""Weights load from wherever they are published, and a file that does not fit says what was expected and found."""
+"""Weights load from every place where they are published. For a file that does not fit, the error says what was expected and found."""
 
 import os
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_every_container_and_layout_loads_to_the_same_bits(name: str, state: Sta
     assert_holds(checkpoint.load(tmp_path / name, TINY, "tiny"), state)
 
 
-def test_folder_that_transformers_saved_loads_to_the_same_bits(state: State, tmp_path: Path) -> None:
+def test_a_folder_that_transformers_saved_loads_to_the_same_bits(state: State, tmp_path: Path) -> None:
     reference.build(TINY, state).save_pretrained(tmp_path)
     assert_holds(checkpoint.load(checkpoint.locate(str(tmp_path)), TINY, "tiny"), state)
 
@@ -64,8 +64,8 @@ def test_half_precision_weights_become_float32(state: State, tmp_path: Path) -> 
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
-def test_loaded_network_outlives_its_file(state: State, tmp_path: Path) -> None:
-    """A mapped file that is cut while a network uses it would kill the process."""
+def test_a_loaded_network_outlives_its_file(state: State, tmp_path: Path) -> None:
+    """Truncating a memory-mapped file that a network uses would kill the process."""
     path = tmp_path / "tiny.pth"
     torch.save(state, path)
     network = checkpoint.load(path, TINY, "tiny")
@@ -73,14 +73,14 @@ def test_loaded_network_outlives_its_file(state: State, tmp_path: Path) -> None:
     assert_holds(network, state)
 
 
-def test_sizes_are_told_apart_by_shapes_alone() -> None:
+def test_sizes_are_recognised_by_shapes_alone() -> None:
     for config in (VITS, VITB):
         for layout in Layout:
             shapes = checkpoint.shapes_in(layout, checkpoint.parameter_shapes(config))
             assert checkpoint.recognise(shapes, "it") == checkpoint.Recognised(layout, config)
 
 
-def test_weights_of_another_size_name_both_sizes(state: State, tmp_path: Path) -> None:
+def test_the_error_for_weights_of_another_size_names_both_sizes(state: State, tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     torch.save(state, path)
     with pytest.raises(UserError) as caught:
@@ -109,10 +109,10 @@ def test_weights_of_another_size_name_both_sizes(state: State, tmp_path: Path) -
             lambda s: s | {"pretrained.pos_embed": torch.ones(1, 257, 64)},
             "misshapen pretrained.pos_embed (1, 257, 64) instead of (1, 1370, 64)",
         ),
-        (lambda _: [torch.ones(1)], "hold a list where a state dict was expected"),
+        (lambda _: [torch.ones(1)], "hold a list: expected a state dict"),
     ],
 )
-def test_checkpoint_that_does_not_fit_says_what_was_expected_and_found(
+def test_the_error_for_a_checkpoint_that_does_not_fit_says_what_was_expected_and_found(
     change: Callable[[State], object], expected: str, state: State, tmp_path: Path
 ) -> None:
     path = tmp_path / "odd.pth"
@@ -124,7 +124,7 @@ def test_checkpoint_that_does_not_fit_says_what_was_expected_and_found(
 
 
 class Bomb:
-    """Pickled, it would create a file when loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -146,7 +146,7 @@ def test_garbage_is_a_user_error(suffix: str, content: bytes, tmp_path: Path) ->
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
 @pytest.mark.parametrize("name", ["official.pth", "legacy.pth", "official.safetensors"])
-def test_truncated_file_is_a_user_error(name: str, share: float, state: State, tmp_path: Path) -> None:
+def test_a_truncated_file_is_a_user_error(name: str, share: float, state: State, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](state, path)
     os.truncate(path, int(path.stat().st_size * share))
@@ -163,13 +163,13 @@ def test_code_in_a_pickle_is_refused_and_not_run(state: State, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("weights", ["missing.pth", "checkpoints/missing.pth", "/nowhere/missing", "a/b/c"])
-def test_path_that_is_not_there_asks_no_hub(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_path_is_not_asked_of_the_hub(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="do not exist: give --weights"):
         checkpoint.locate(weights)
 
 
-def test_folder_without_weights_says_which_file_it_lacks(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_weights_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.safetensors do not exist"):
         checkpoint.locate(str(tmp_path))
 
@@ -182,7 +182,7 @@ def test_folder_without_weights_says_which_file_it_lacks(tmp_path: Path) -> None
         ("org/name@v1:sub/depth.pth", ("org/name", "sub/depth.pth", "v1")),
     ],
 )
-def test_hub_id_names_repository_revision_and_file(
+def test_a_hub_id_names_repository_revision_and_file(
     weights: str, asked: tuple[str, str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -196,7 +196,7 @@ def test_hub_id_names_repository_revision_and_file(
     assert calls == [asked]
 
 
-def test_what_exists_on_disk_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_exists_on_disk_is_not_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
     (tmp_path / "org").mkdir()
@@ -215,7 +215,7 @@ def test_what_exists_on_disk_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Mo
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_hub_that_cannot_be_reached_is_a_user_error_that_names_weights(
+def test_an_unreachable_hub_is_a_user_error_that_names_weights(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def download(*_: object, **__: object) -> str:
@@ -228,7 +228,7 @@ def test_hub_that_cannot_be_reached_is_a_user_error_that_names_weights(
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_url_is_fetched_once_a_version(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_version_of_a_url_is_fetched_once(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DA2RAY_CACHE", str(tmp_path))
     memory = fsspec.filesystem("memory")
     url = "memory://weights/tiny.pth"
@@ -242,10 +242,12 @@ def test_url_is_fetched_once_a_version(state: State, tmp_path: Path, monkeypatch
     assert first.stat().st_mtime_ns == stamp
     memory.pipe("/weights/tiny.pth", b"another version")
     assert checkpoint.locate(url).read_bytes() == b"another version"
-    assert sorted((tmp_path / "weights").iterdir()) == sorted({first, checkpoint.locate(url)}), "a temporary was left"
+    assert sorted((tmp_path / "weights").iterdir()) == sorted({first, checkpoint.locate(url)}), (
+        "a temporary file was left"
+    )
 
 
-def test_failed_fetch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fetch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DA2RAY_CACHE", str(tmp_path))
     memory = fsspec.filesystem("memory")
     memory.pipe("/weights/cut.pth", b"whole")
@@ -261,17 +263,17 @@ def test_failed_fetch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("url", ["memory://weights/none.pth", "nosuch://weights/none.pth"])
-def test_url_that_cannot_be_read_is_a_user_error(url: str) -> None:
+def test_a_url_that_cannot_be_read_is_a_user_error(url: str) -> None:
     with pytest.raises(UserError, match="cannot be fetched"):
         checkpoint.locate(url)
 
 
-def test_file_url_is_read_in_place(tmp_path: Path) -> None:
+def test_a_file_url_is_read_in_place(tmp_path: Path) -> None:
     (tmp_path / "tiny.pth").touch()
     assert checkpoint.locate(f"file://{tmp_path}/tiny.pth") == tmp_path / "tiny.pth"
 
 
-def test_hash_follows_the_file(tmp_path: Path) -> None:
+def test_the_hash_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     path.write_bytes(b"abc")
     assert checkpoint.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,4 +1,4 @@
-"""Renaming loses nothing and gives the names that transformers itself writes."""
+"""Renaming loses nothing and gives the names that transformers writes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SWIGLU = Config("giant", "vitg", EncoderConfig(96, 5, 3, (0, 1, 2, 4), swiglu=Tr
 
 
 @pytest.mark.parametrize("config", [TINY, SWIGLU], ids=["gelu", "swiglu"])
-def test_names_are_those_that_transformers_saves_and_holds_in_memory(config: Config, tmp_path: Path) -> None:
+def test_names_match_the_ones_that_transformers_saves_and_holds_in_memory(config: Config, tmp_path: Path) -> None:
     state = random_state(config)
     model = reference.build(config, state)
     model.save_pretrained(tmp_path)
@@ -30,7 +30,7 @@ def test_names_are_those_that_transformers_saves_and_holds_in_memory(config: Con
 
 @pytest.mark.parametrize("config", [TINY, SWIGLU], ids=["gelu", "swiglu"])
 @pytest.mark.parametrize("layout", list(Layout))
-def test_round_trip_through_a_layout_keeps_every_bit(config: Config, layout: Layout) -> None:
+def test_a_round_trip_through_a_layout_keeps_every_bit(config: Config, layout: Layout) -> None:
     state = random_state(config)
     renamed = to_hf(state, layout)
     assert {key: tuple(tensor.shape) for key, tensor in renamed.items()} == shapes_in(

@@ -1,4 +1,4 @@
-"""The network is Depth Anything V2: its counts, and its output against transformers' for the same random weights."""
+"""The network is Depth Anything V2: it has the published counts, and transformers' output for the same random weights."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from da2ray.teachers.depth_anything.teacher import random_state
 from tests.teachers.depth_anything import reference
 
 TOLERANCE = 5e-5
-"""Largest difference allowed, as a share of the output's standard deviation. Measured: at most 9e-6."""
+"""Largest allowed difference, as a share of the output's standard deviation. Measured: at most 9e-6."""
 
 TRUNCATED_SWIGLU = Config("giant", "vitg", EncoderConfig(192, 5, 3, (0, 2, 3, 4), swiglu=True), 48, (64, 64, 64, 64))
 
@@ -29,9 +29,9 @@ def images_of(count: int, height: int, width: int) -> Tensor:
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference over the reference's standard deviation, once the reference was found to tell anything."""
+    """The largest difference over the reference's standard deviation, after a check that the reference is not trivial."""
     assert ours.shape == theirs.shape
-    assert (theirs > 0).float().mean() > 0.5, "a map of zeros agrees with anything"
+    assert (theirs > 0).float().mean() > 0.5, "a map of zeros proves nothing"
     assert theirs.std() > 1e-3
     return ((ours - theirs).abs().max() / theirs.std()).item()
 
@@ -70,20 +70,20 @@ def test_sizes_have_the_published_numbers_of_parameters_and_keys(
     ids=lambda value: getattr(value, "name", value),
 )
 @torch.inference_mode()
-def test_output_is_that_of_transformers_with_official_positions(
+def test_the_output_equals_that_of_transformers_with_official_positions(
     config: Config, height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = random_state(config)
     images = images_of(1, height, width)
-    if height != width:  # at the square, transformers is compared as it is
+    if height != width:  # for a square, transformers runs unpatched
         monkeypatch.setattr(Dinov2Embeddings, "interpolate_pos_encoding", reference.official_positions)
     theirs = reference.build(config, state)(images).predicted_depth
     assert relative_difference(network_of(config, state)(images), theirs) < TOLERANCE
 
 
 @torch.inference_mode()
-def test_positions_are_not_those_of_transformers_off_the_square() -> None:
-    """Shows that the test above can fail: the 0.1 in the official scale is seen."""
+def test_positions_differ_from_those_of_transformers_off_the_square() -> None:
+    """The comparison above can fail: it sees the 0.1 in the official scale."""
     state = random_state(VITS)
     images = images_of(1, 336, 252)
     theirs = reference.build(VITS, state)(images).predicted_depth
@@ -102,7 +102,7 @@ def test_positions_are_raw_on_the_trained_square_and_keep_the_class_token() -> N
 
 @pytest.mark.parametrize("max_depth", [20.0, 80.0])
 @torch.inference_mode()
-def test_metric_head_is_that_of_transformers_and_stays_within_its_range(max_depth: float) -> None:
+def test_the_metric_head_equals_that_of_transformers_and_stays_within_its_range(max_depth: float) -> None:
     state = random_state(TINY)
     images = images_of(2, 518, 518)
     network = network_of(TINY, state, max_depth)
@@ -119,7 +119,7 @@ def test_metric_head_is_that_of_transformers_and_stays_within_its_range(max_dept
 
 @torch.inference_mode()
 def test_every_parameter_but_the_unused_ones_decides_the_output() -> None:
-    """Parity would hold for a parameter that both leave out."""
+    """The comparison with transformers would also pass for a parameter that both leave out."""
     unused = {"pretrained.mask_token"} | {
         f"depth_head.scratch.refinenet4.resConfUnit1.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")
     }
@@ -138,8 +138,8 @@ def test_every_parameter_but_the_unused_ones_decides_the_output() -> None:
 
 
 @torch.inference_mode()
-def test_size_that_is_no_multiple_of_a_patch_is_refused() -> None:
-    with pytest.raises(ValueError, match="100 x 140 is no multiple of 14"):
+def test_a_size_that_is_not_a_multiple_of_a_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match="100 x 140 is not a multiple of 14"):
         network_of(TINY, random_state(TINY))(images_of(1, 100, 140))
 
 

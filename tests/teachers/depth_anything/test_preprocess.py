@@ -1,4 +1,4 @@
-"""The reference is the official recipe itself: cv2.resize on float64, then ImageNet's mean and deviation."""
+"""The preprocessing equals the official recipe: cv2.resize on float64, then ImageNet's mean and deviation."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ SIZE = OfficialSize()
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Black and white noise: the image on which a resize differs most from another."""
+    """Black and white noise, the image on which two resizes differ most."""
     return (np.random.default_rng(seed).random((height, width, 3)) > 0.5).astype(np.uint8) * 255
 
 
@@ -40,7 +40,7 @@ def official(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def official_size(height: int, width: int) -> tuple[int, int]:
-    """`Resize.get_size` and `constrain_to_multiple_of` for lower_bound, numpy and all."""
+    """The official `Resize.get_size` and `constrain_to_multiple_of` for lower_bound, with NumPy's rounding."""
 
     def constrain(x: float) -> int:
         y = (np.round(x / 14) * 14).astype(int)
@@ -66,11 +66,11 @@ def official_size(height: int, width: int) -> tuple[int, int]:
         (518, 518, (518, 518)),
     ],
 )
-def test_sizes_are_those_of_the_facts(width: int, height: int, network: tuple[int, int]) -> None:
+def test_sizes_match_the_published_examples(width: int, height: int, network: tuple[int, int]) -> None:
     assert SIZE(height, width) == network[::-1]
 
 
-def test_size_is_that_of_the_official_transform_for_any_image() -> None:
+def test_the_size_equals_that_of_the_official_transform_for_any_image() -> None:
     sides = np.random.default_rng(0).integers(1, 6000, (20_000, 2)).tolist()
     assert [SIZE(h, w) for h, w in sides] == [official_size(h, w) for h, w in sides]
 
@@ -104,7 +104,7 @@ def test_strips_agree_with_the_official_rule_to_rounding_at_any_ratio() -> None:
         assert np.abs(planes.numpy() - official(image, size)).max() < 1e-5
 
 
-def test_one_gather_serves_a_batch_of_different_sizes_as_the_official_rule_serves_each() -> None:
+def test_one_gather_resizes_each_image_of_a_mixed_batch_by_the_official_rule() -> None:
     shapes = [(375, 500), (60, 80), (518, 686), (1500, 2000)]
     images = [noise(*shape, seed=seed) for seed, shape in enumerate(shapes)]
     size = (518, 686)
@@ -127,7 +127,7 @@ def test_gather_agrees_with_torch_bicubic_on_photographs() -> None:
     assert (result - expected).abs().max() < 1e-3
 
 
-def test_gather_is_one_graph_for_torch_compile() -> None:
+def test_torch_compile_makes_one_graph_of_gather() -> None:
     batch = make_batch([noise(40, 50), noise(60, 75, seed=1)], (28, 42))
     tables = sampling_tables(batch.shapes, batch.size, "cpu")
     compiled = torch.compile(gather_resize, fullgraph=True, backend="eager")

@@ -1,4 +1,4 @@
-"""The teacher around the network: precision, batching, compilation, identity, and refusals that name the option."""
+"""The teacher around the network: precision, batching, compilation, identity, and errors that name the option to change."""
 
 import functools
 import pickle
@@ -49,11 +49,11 @@ def test_depth_is_float32_at_the_network_size_and_detached() -> None:
 def test_random_tiny_is_the_same_in_every_process() -> None:
     batch = batch_of(*SHAPES)
     assert torch.equal(depth_of(batch), depth_of(batch))
-    # Fixed here so that other bits, from another NumPy or another machine, are noticed: datasets carry this name.
+    # A fixed value, so that the test notices other bits from another NumPy or another machine: datasets store this hash.
     assert identify_random_tiny(LoadOptions()) == "0199bee6ff15b6ba7d5f9890c6ccf3ae3c8653a9ad1bd7171e8962c3c7caea3d"
 
 
-def test_random_tiny_sees_the_image() -> None:
+def test_the_output_of_random_tiny_depends_on_the_image() -> None:
     depth = depth_of(batch_of(*SHAPES))
     assert (depth > 0).float().mean() > 0.9
     assert (depth.std(dim=(1, 2)) > 0.1).all(), "constant maps"
@@ -82,8 +82,10 @@ def test_reduced_precision_stays_near_fp32_and_leaves_no_steps(precision: str, w
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_network_agrees_and_compiles_once_a_size(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # AOTAutograd without the code generator: the graph is the one that a GPU compiles, without a C++ build of minutes.
+def test_a_compiled_network_agrees_and_compiles_once_for_each_size(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # AOTAutograd without the code generator makes the graph that a GPU compiles, without minutes of a C++ build.
     compile_, asked = torch.compile, []
 
     def without_codegen(network: DepthAnythingV2, **options: bool) -> Callable[..., torch.Tensor]:
@@ -103,9 +105,9 @@ def test_compiled_network_agrees_and_compiles_once_a_size(precision: str, monkey
 
 
 def test_every_thread_may_compile_more_sizes_than_torch_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher is loaded in one thread and called in another, and torch's configuration is one for each thread."""
+    """A teacher is loaded in one thread and called in another, and torch has a configuration for each thread."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    # Instead of 8, to compile less.
+    # 2 instead of 8, so that the test compiles less.
     monkeypatch.setattr(torch._dynamo.config._config["recompile_limit"], "default", 2)
     teacher = load_random_tiny(LoadOptions(compile=True))
     sizes = [(14, 14), (14, 28), (28, 28)]
@@ -114,7 +116,7 @@ def test_every_thread_may_compile_more_sizes_than_torch_s_limit(monkeypatch: pyt
     assert [depth.shape[1:] for depth in depths] == sizes
 
 
-def test_position_embedding_of_a_size_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_position_embedding_of_a_size_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = load_random_tiny(LoadOptions())
     calls = []
     interpolate = torch.nn.functional.interpolate
@@ -129,7 +131,7 @@ def test_position_embedding_of_a_size_is_computed_once(monkeypatch: pytest.Monke
     assert calls.count("bicubic") == 1
 
 
-def test_weights_file_gives_the_same_depth_as_the_network_it_was_written_from(tmp_path: Path) -> None:
+def test_a_weights_file_gives_the_same_depth_as_the_network_it_was_written_from(tmp_path: Path) -> None:
     state, batch = random_state(TINY), batch_of(*SHAPES)
     save_file(to_hf(state), tmp_path / "tiny.safetensors")
     torch.save(state, tmp_path / "tiny.pth")
@@ -138,7 +140,7 @@ def test_weights_file_gives_the_same_depth_as_the_network_it_was_written_from(tm
         assert torch.equal(loaded.predict(batch).depth, depth_of(batch))
 
 
-def test_metric_variant_is_in_metres_within_its_range(tmp_path: Path) -> None:
+def test_a_metric_variant_predicts_metres_within_its_range(tmp_path: Path) -> None:
     torch.save(random_state(TINY), tmp_path / "tiny.pth")
     variant = Variant("metric", TINY, 20.0, str(tmp_path / "tiny.pth"))
     depth = variant.load(LoadOptions()).predict(batch_of(*SHAPES)).depth
@@ -146,7 +148,7 @@ def test_metric_variant_is_in_metres_within_its_range(tmp_path: Path) -> None:
     assert depth.min() > 0
 
 
-def test_identity_is_the_hash_of_the_file_and_comes_after_its_check(tmp_path: Path) -> None:
+def test_the_identity_is_the_hash_of_the_file_and_comes_after_its_check(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     torch.save(random_state(TINY), path)
     assert TINY_VARIANT.identify(LoadOptions(weights=str(path))) == checkpoint.sha256(path)
@@ -160,7 +162,7 @@ def test_refusals_come_before_weights_are_fetched(monkeypatch: pytest.MonkeyPatc
     for options, message in [
         (LoadOptions(weights="org/name", device="cuda:7"), "--device cuda:7: PyTorch .* sees . CUDA devices"),
         (LoadOptions(weights="org/name", device="meta"), "--device meta is not supported"),
-        (LoadOptions(weights="org/name", device="gpu"), "--device gpu is no device"),
+        (LoadOptions(weights="org/name", device="gpu"), "--device gpu is not a device"),
         (
             LoadOptions(weights="org/name", precision="int8"),
             "--precision int8 is unknown: give one of fp32, bf16",
@@ -171,27 +173,27 @@ def test_refusals_come_before_weights_are_fetched(monkeypatch: pytest.MonkeyPatc
             TINY_VARIANT.load(options)
 
 
-def test_bf16_is_refused_where_a_gpu_would_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_refused_if_the_gpu_would_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    with pytest.raises(UserError, match="--precision bf16: Tesla T4 has none; give fp16 or fp32"):
+    with pytest.raises(UserError, match="--precision bf16: Tesla T4 does not support it; give fp16 or fp32"):
         precision_dtype("bf16", torch.device("cuda"))
     assert precision_dtype("fp16", torch.device("cuda")) == torch.float16
 
 
-def test_random_tiny_refuses_weights_it_would_ignore() -> None:
+def test_random_tiny_refuses_weights_that_it_would_ignore() -> None:
     for call in (load_random_tiny, identify_random_tiny):
         with pytest.raises(UserError, match=r"takes no weights: drop --weights some\.pth"):
             call(LoadOptions(weights="some.pth"))
 
 
-def test_variant_travels_to_workers() -> None:
+def test_a_variant_travels_to_workers() -> None:
     assert pickle.loads(pickle.dumps(TINY_VARIANT)) == TINY_VARIANT  # noqa: S301
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("precision", "noise"), [("fp32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)])
-def test_gpu_agrees_with_the_cpu_within_the_noise_of_the_precision(precision: str, noise: float) -> None:
+def test_a_gpu_agrees_with_the_cpu_within_the_noise_of_the_precision(precision: str, noise: float) -> None:
     network = DepthAnythingV2(TINY)
     network.load_state_dict(random_state(TINY))
     device = torch.device("cuda")
