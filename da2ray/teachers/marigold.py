@@ -1,12 +1,12 @@
-"""Marigold through diffusers: `--teacher marigold:ORG/NAME[@REVISION]`, or `marigold:FOLDER` as diffusers saves a pipeline.
+"""Marigold through diffusers: `--teacher marigold:ORG/NAME[@REVISION]`, or `marigold:FOLDER` with a saved pipeline.
 
-In fp32, labels are what diffusers' own call returns:
+In fp32 the labels equal what diffusers' own call returns:
 
     pipeline(image, num_inference_steps=steps, ensemble_size=ensemble, batch_size=MEMBERS_AT_ONCE,
         processing_resolution=resolution, match_input_resolution=False, generator=torch.Generator().manual_seed(seed))
 
-Every image starts from the noise of the same seed, so that a label depends on the image and the options, and neither on
-what else is in the micro-batch nor on what came before. diffusers, an extra, is imported where a pipeline is loaded.
+Every image starts from the noise of the same seed. A label then depends only on the image and the options, and not on the other
+images of the micro-batch or on earlier images. diffusers is an extra, and is imported only when a pipeline is loaded.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ LICENCES = {
     "prs-eth/marigold-depth-v1-1": "OpenRAIL++-M",
     "prs-eth/marigold-depth-lcm-v1-0": "Apache-2.0",
 }
-"""As the model cards on the hub say; of others, and of folders, nothing is claimed."""
+"""Licences from the model cards on the hub. For other pipelines, and for folders, da2ray claims nothing."""
 
 KINDS = {"depth": Kind.DEPTH, "disparity": Kind.DISPARITY}
 """`prediction_type` of a pipeline -> what its numbers in [0, 1] mean."""
 
 PIPELINES = ("MarigoldDepthPipeline", "MarigoldPipeline")
-"""The pipeline's names: in diffusers, and in its authors' code, which is what marigold-depth-lcm-v1-0 was published with."""
+"""The pipeline's names in diffusers and in its authors' code. marigold-depth-lcm-v1-0 was published with the latter."""
 
 COMPONENTS = {
     "unet": [["diffusers", "UNet2DConditionModel"]],
@@ -53,11 +53,11 @@ COMPONENTS = {
     "tokenizer": [["transformers", "CLIPTokenizer"]],
     "scheduler": [["diffusers", "DDIMScheduler"], ["diffusers", "LCMScheduler"]],
 }
-"""Library and class of each part, as diffusers documents them. Others are refused: a repository could bring code along."""
+"""Library and class of each part, as diffusers documents them. Others are refused, because a repository could contain code."""
 
 INDEX = "model_index.json"
 NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""Folder of a network -> its weights' file name up to `.safetensors` or the number of a part."""
+"""Folder of a network -> the name of its weights file, without `.safetensors` and the number of a part."""
 
 FILES = (
     *(INDEX, "scheduler/scheduler_config.json", "tokenizer/*.json", "tokenizer/merges.txt"),
@@ -68,28 +68,28 @@ FILES = (
         for end in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
     ),
 )
-"""All that is fetched, hashed and loaded. Repositories also hold half-precision and pickled copies of the weights."""
+"""The files that are fetched, hashed and loaded. Repositories also hold half-precision and pickled copies of the weights."""
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
 
 LARGEST = 2**63 - 1
-"""What a seed may be. The scheduler bounds the steps, and the limits on images the resolution."""
+"""Largest value of an option, which bounds the seed. The scheduler bounds the steps, and the image limits the resolution."""
 
 LEAST_FOR_CONFIDENCE = 3
-"""Ensemble members. The median of two is one of them, and the deviation from it says nothing."""
+"""Fewest ensemble members for a confidence. The median of two is one of them, so a deviation from it means nothing."""
 
 MEMBERS_AT_ONCE = 4
-"""Members of an ensemble in one call of the networks: bounds memory. Fixed, since it decides the last bits of a label."""
+"""Ensemble members in one call of the networks, which bounds memory. It is fixed, because it decides a label's last bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `--teacher-option` decides.
+    """The values of `--teacher-option`.
 
     Attributes:
-        ensemble: predictions an image, each from noise of its own, that are aligned and merged by their median.
+        ensemble: predictions for each image. Each starts from its own noise; they are aligned and merged by their median.
         steps: denoising steps.
-        seed: of the noise.
+        seed: seed of the noise.
         resolution: pixels of the longer side.
     """
 
@@ -100,14 +100,14 @@ class Settings:
 
 
 def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
-    """The teacher `marigold:SOURCE`, from its pipeline's index alone; of a hub id, that one small file is fetched.
+    """The spec of the teacher `marigold:SOURCE`. It reads only the pipeline's index, and fetches that small file for a hub id.
 
     Args:
-        source: a local folder, or a hub id `org/name[@revision]`. What exists on disk is a folder and no hub id.
-        options: `ensemble` (1 unless given), `steps` and `resolution` (as the pipeline recommends) and `seed` (0).
+        source: a local folder, or a hub id `org/name[@revision]`. A name that exists on disk is a folder, not a hub id.
+        options: `ensemble` (default 1), `steps` and `resolution` (default: the pipeline's recommendation), `seed` (default 0).
 
     Raises:
-        UserError: there is no such pipeline, it is no Marigold depth pipeline, or an option is unknown or out of range.
+        UserError: the pipeline does not exist or is not a Marigold depth pipeline, or an option is unknown or out of range.
     """
     repository, index = _repository(source)
     kind = _kind(source, index)
@@ -133,17 +133,17 @@ class Repository:
 
     Attributes:
         name: a local folder, or a hub id `org/name`.
-        commit: of the hub's repository, that all machines of a run load the same; None for a folder.
+        commit: the commit of the hub's repository, so that all machines of a run load the same files; None for a folder.
     """
 
     name: str
     commit: str | None
 
     def fetch(self) -> tuple[Path, list[str]]:
-        """A local folder, and the names of those of `FILES` that are in it, in alphabetical order.
+        """The local folder of the pipeline, and the names of the `FILES` in it, in alphabetical order.
 
         Raises:
-            UserError: they cannot be fetched, or a network's weights are not among them.
+            UserError: the files cannot be fetched, or a network's weights are missing.
         """
         folder = Path(self.name)
         if self.commit is not None:
@@ -154,19 +154,21 @@ class Repository:
         names = sorted(path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern))
         for network, stem in NETWORKS.items():
             if not any(name.startswith(f"{network}/") and name.endswith(".safetensors") for name in names):
-                raise UserError(f"{folder} has no {network}/{stem}.safetensors: weights in another form are not loaded")
+                raise UserError(
+                    f"{folder} has no {network}/{stem}.safetensors: da2ray loads Marigold's weights only in this format"
+                )
         return folder, names
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A pipeline and its settings. The methods are `TeacherSpec`'s functions."""
+    """A pipeline and its settings. The methods serve as `TeacherSpec`'s functions."""
 
     repository: Repository
     settings: Settings
 
     def identify(self, options: LoadOptions) -> str:
-        """sha256 (hex) over name and sha256 of every file that is loaded, in alphabetical order."""
+        """The sha256 (hex) over name and sha256 of every file that is loaded, in alphabetical order."""
         self._check(options)
         folder, names = self.repository.fetch()
         digest = hashlib.sha256()
@@ -189,17 +191,17 @@ class Variant:
 class Marigold:
     """A loaded pipeline (`da2ray.teachers.base.Teacher`).
 
-    Precision: bf16 and fp16 are autocast over fp32 weights. The last convolutions of the VAE's encoder and decoder stay
-    fp32, and with them the latents between denoising steps: a depth map that was ever rounded to bf16 has steps.
+    bf16 and fp16 run under autocast over fp32 weights. The last convolutions of the VAE's encoder and decoder stay fp32, and so
+    do the latents between denoising steps: a depth map that was once rounded to bf16 has steps.
 
     Args:
         pipeline: diffusers' `MarigoldDepthPipeline`, float32, on the CPU or already on `device`.
-        settings: ensemble, steps and seed; the resolution comes with each micro-batch.
-        device: where it runs.
+        settings: ensemble, steps and seed. The resolution comes with each micro-batch.
+        device: the device to run on.
         precision: fp32, bf16 or fp16.
 
     Raises:
-        UserError: the device cannot run that precision, or the scheduler that many steps.
+        UserError: the device cannot run the precision, or the scheduler does not have that many steps.
     """
 
     def __init__(self, pipeline: Any, settings: Settings, device: torch.device, precision: str = "fp32") -> None:
@@ -214,7 +216,7 @@ class Marigold:
         for owner, name in ((vae.encoder, "conv_out"), (vae, "quant_conv"), (vae.decoder, "conv_out")):
             if (layer := getattr(owner, name)) is not None:  # a VAE may have no quant_conv
                 setattr(owner, name, Float32(layer))
-        # The same processor without what `_image` has done before.
+        # The same processor, without the steps that `_image` does.
         pipeline.image_processor = type(pipeline.image_processor)(
             vae_scale_factor=pipeline.vae_scale_factor, do_normalize=False, do_range_check=False
         )
@@ -222,22 +224,22 @@ class Marigold:
         self._pipeline = pipeline.to(device)
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Depth or disparity of a micro-batch, in [0, 1].
+        """Label a micro-batch with depth or disparity in [0, 1].
 
-        Confidence is 1 - uncertainty, and at least 0. The uncertainty is the pipeline's: the median absolute deviation of
-        the aligned members from their median at a pixel, as a share of the image's range of depth. An ensemble of less
-        than `LEAST_FOR_CONFIDENCE` has none.
+        The confidence is 1 - uncertainty, and at least 0. The uncertainty is the pipeline's: the median absolute deviation of
+        the aligned members from their median at a pixel, as a share of the image's range of depth. An ensemble of fewer than
+        `LEAST_FOR_CONFIDENCE` members has no confidence.
 
         Raises:
-            torch.OutOfMemoryError: the micro-batch, or for an ensemble its image, is too large for the device.
+            torch.OutOfMemoryError: the micro-batch, or an ensemble of one image, is too large for the device.
         """
-        # An ensemble runs image by image, that its bits do not depend on the micro-batch: it is aligned by a search along
-        # numerical gradients, which makes up to 0.2 of a difference of 1e-6 between its members (with random weights).
+        # An ensemble runs image by image, so that its bits do not depend on the micro-batch. A search along numerical
+        # gradients aligns it, which turns a difference of 1e-6 between members into up to 0.2 (with random weights).
         at_once = len(batch) if self.settings.ensemble == 1 else 1
         reduced = self._dtype != torch.float32
         with (
             torch.inference_mode(),
-            # Deterministic, since a resumed run must give the same bytes.
+            # Deterministic, because a resumed run must give the same bytes.
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=reduced),
             torch.autocast(self.device.type, self._dtype, enabled=reduced),
         ):
@@ -250,25 +252,26 @@ class Marigold:
         return Prediction(depth, (1 - uncertainty).clamp(0, 1))
 
     def _image(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """uint8 (H, W, 3) -> float32 (1, 3, h, w) in [-1, 1], with the pipeline's processor and in its order.
+        """Prepare uint8 (H, W, 3) as float32 (1, 3, h, w) in [-1, 1], with the pipeline's processor and in its order.
 
-        It takes the size from the read stage: from pixels that were decoded at a reduced scale it would get another.
+        The size comes from the read stage: for pixels that were decoded at a reduced scale, the processor would compute another.
         """
         processor = self._pipeline.image_processor
         image = processor.load_image_canonical(pixels.permute(2, 0, 1), self.device)
         return processor.resize_antialias(image * 2.0 - 1.0, size, "bilinear", is_aa=True)
 
     def _run(self, images: Tensor) -> Any:
-        """float32 (N, 3, h, w) -> the pipeline's output, its maps (N, 1, h, w); N is 1 where there is an ensemble."""
+        """Run the pipeline on float32 (N, 3, h, w). Its maps are (N, 1, h, w). For an ensemble N must be 1."""
         ensemble = self.settings.ensemble
-        # Drawn on the CPU, the same for all devices. Generators and no fixed latents, as LCM draws more at each step.
+        # The noise is drawn on the CPU, so that it is the same for all devices. It comes from generators instead of fixed
+        # latents, because LCM draws more at each step.
         noise = [torch.Generator().manual_seed(self.settings.seed) for _ in images]
         return self._pipeline(
             images,
             num_inference_steps=self.settings.steps,
             ensemble_size=ensemble,
             batch_size=len(images) if ensemble == 1 else MEMBERS_AT_ONCE,
-            processing_resolution=0,  # they have their size
+            processing_resolution=0,  # the images already have their size
             match_input_resolution=False,
             generator=noise if ensemble == 1 else noise[0],
             output_type="pt",
@@ -277,7 +280,7 @@ class Marigold:
 
 
 class Float32(nn.Module):
-    """A layer that autocast leaves alone."""
+    """A layer that runs in float32 under autocast."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -289,12 +292,18 @@ class Float32(nn.Module):
 
 
 def _repository(source: str) -> tuple[Repository, dict[str, Any]]:
-    """Where a pipeline is, and its index."""
+    """Find the repository of a pipeline, and read its index.
+
+    Raises:
+        UserError: the pipeline does not exist, cannot be fetched, or has no readable index.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         repository, index = Repository(str(path.absolute()), None), path / INDEX
     elif (hub := HUB_ID.fullmatch(source)) is None:
-        raise UserError(f"marigold:{printable(source)} is no folder and no hub id, such as org/name or org/name@main")
+        raise UserError(
+            f"marigold:{printable(source)} is neither a folder nor a hub id such as org/name or org/name@main"
+        )
     else:
         try:
             index = Path(hf_hub_download(hub["repo"], INDEX, revision=hub["revision"]))
@@ -305,60 +314,66 @@ def _repository(source: str) -> tuple[Repository, dict[str, Any]]:
         return repository, dict(json.loads(index.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"marigold:{printable(source)} has no readable {INDEX} ({_line(error)}): give a pipeline as diffusers saves it"
+            f"marigold:{printable(source)} has no readable {INDEX} ({_line(error)}): give a pipeline that diffusers saved"
         ) from error
 
 
 def _kind(source: str, index: Mapping[str, Any]) -> Kind:
-    """What the numbers of a pipeline mean, as its index declares.
+    """The kind of depth that a pipeline's index declares.
 
     Raises:
-        UserError: it is no Marigold depth pipeline, or predicts neither affine-invariant depth nor disparity.
+        UserError: this is not a Marigold depth pipeline, or it predicts neither affine-invariant depth nor disparity.
     """
     teacher = f"--teacher marigold:{printable(source)}"
     if (found := index.get("_class_name")) not in PIPELINES:
-        raise UserError(f"{teacher} is a {printable(found)}: only a {PIPELINES[0]} is loaded")
+        raise UserError(f"{teacher} is a {printable(found)}: da2ray loads only a {PIPELINES[0]}")
     for component, classes in COMPONENTS.items():
         if (found := index.get(component)) not in classes:
             known = " or ".join(name for _, name in classes)
-            raise UserError(f"{teacher} has {printable(found)} as its {component}: only {known} is loaded")
+            raise UserError(f"{teacher} has {printable(found)} as its {component}: da2ray loads only {known}")
     kind = KINDS.get(str(index.get("prediction_type")))
-    # Both are true where they are not said, as in diffusers.
+    # Both default to true, as in diffusers.
     if kind is None or not (index.get("scale_invariant", True) and index.get("shift_invariant", True)):
-        said = {key: index.get(key) for key in ("prediction_type", "scale_invariant", "shift_invariant")}
-        raise UserError(f"{teacher} says {printable(said)}: only affine-invariant depth and disparity are known")
+        declared = {key: index.get(key) for key in ("prediction_type", "scale_invariant", "shift_invariant")}
+        raise UserError(
+            f"{teacher} declares {printable(declared)}: da2ray supports only affine-invariant depth and disparity"
+        )
     return kind
 
 
 def _settings(options: Mapping[str, str], index: Mapping[str, Any]) -> Settings:
-    """The user's options, else what the pipeline recommends, else ours.
+    """The settings from the user's options, else from the pipeline's recommendation, else from our defaults.
 
     Raises:
-        UserError: an option is unknown, no number or out of range, or is neither given nor recommended.
+        UserError: an option is unknown, not a number or out of range, or is neither given nor recommended.
     """
     steps, resolution = index.get("default_denoising_steps"), index.get("default_processing_resolution")
     values = {"ensemble": "1", "steps": str(steps), "seed": "0", "resolution": str(resolution)}
     for name, value in options.items():
         if name not in values:
-            raise UserError(f"--teacher-option {printable(name)} is unknown to marigold, which has {', '.join(values)}")
+            raise UserError(f"--teacher-option {printable(name)} is unknown: marigold takes {', '.join(values)}")
         values[name] = value
     for name, value in values.items():
         least = 0 if name == "seed" else 1
         if not (value.isascii() and value.isdecimal() and least <= int(value) <= LARGEST):
-            said = f"{name}={printable(value)}" + ("" if name in options else " (from the pipeline)")
-            raise UserError(f"--teacher-option {said}: give a whole number from {least} on")
+            option = f"{name}={printable(value)}" + ("" if name in options else " (from the pipeline)")
+            raise UserError(f"--teacher-option {option}: give a whole number of at least {least}")
     return Settings(**{name: int(value) for name, value in values.items()})
 
 
 def _require(ensemble: int) -> None:
-    """Refuses at once where a package is not installed; whether it works, `_load` finds out."""
+    """Refuse at once if a package is not installed. `_load` finds out whether it works.
+
+    Raises:
+        UserError: a package is not installed.
+    """
     needed = ("diffusers", "transformers", "scipy") if ensemble > 1 else ("diffusers", "transformers")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UserError(f"--teacher marigold needs {' and '.join(missing)}: pip install 'da2ray[diffusers]'")
 
 
 def _load(folder: Path) -> Any:
-    """diffusers' pipeline of a folder: float32, on the CPU, in eval mode.
+    """Load diffusers' pipeline from a folder: float32, on the CPU, in eval mode.
 
     Raises:
         UserError: diffusers cannot be imported, or the files do not fit its classes.
@@ -367,8 +382,10 @@ def _load(folder: Path) -> Any:
         diffusers, transformers = importlib.import_module("diffusers"), importlib.import_module("transformers")
         classes = (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModel)
         pipeline = diffusers.MarigoldDepthPipeline
-    except Exception as error:  # they import on first use, and raise whatever they meet
-        raise UserError(f"diffusers cannot be imported ({_line(error)}): torch and torchvision must fit it") from error
+    except Exception as error:  # the libraries import on first use, and raise any error
+        raise UserError(
+            f"diffusers cannot be imported ({_line(error)}): install versions of torch and torchvision that fit it"
+        ) from error
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -378,10 +395,10 @@ def _load(folder: Path) -> Any:
             parts[network], info = cls.from_pretrained(
                 folder, subfolder=network, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-            parts[network].float()  # files may be half precision
+            parts[network].float()  # files may have half precision
             gaps += [f"{network}'s {key}" for key in info["missing_keys"]]
         loaded = pipeline.from_pretrained(folder, local_files_only=True, **parts)
-    except Exception as error:  # theirs, safetensors', the disk's
+    except Exception as error:  # the libraries' own, safetensors', the disk's
         raise UserError(f"{folder} cannot be loaded as a pipeline ({_line(error)}): fetch or save it again") from error
     if gaps:  # the libraries fill them with random numbers
         raise UserError(f"{folder} lacks {len(gaps)} parameters, such as {gaps[0]}: fetch or save it again")
@@ -390,8 +407,8 @@ def _load(folder: Path) -> Any:
 
 def _unreachable(source: str, error: Exception) -> UserError:
     return UserError(
-        f"marigold:{printable(source)} is no local folder and cannot be fetched from the Hugging Face hub ({_line(error)}): "
-        "where there is no network, give --teacher marigold:FOLDER"
+        f"marigold:{printable(source)} is not a local folder and cannot be fetched from the Hugging Face hub ({_line(error)}): "
+        "without a network, give --teacher marigold:FOLDER"
     )
 
 

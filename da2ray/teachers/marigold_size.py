@@ -1,14 +1,14 @@
-"""The network size of an image for Marigold. A file of its own: read tasks need it, and nothing else of the teacher."""
+"""The network size of an image for Marigold. It has its own module because read tasks need nothing else of the teacher."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class LongSide:
-    """The longer side becomes `resolution`, whether the image is larger or smaller; the other follows, rounded down.
+    """Marigold's size: the longer side becomes `resolution`, for larger and smaller images; the other is rounded down.
 
-    Source: diffusers 0.42, `MarigoldImageProcessor.resize_to_max_edge`. What the pipeline pads for its VAE is cut off
-    again and is no part of a label. Where the shorter side would come to nothing, which diffusers refuses, it is 1.
+    Source: diffusers 0.42, `MarigoldImageProcessor.resize_to_max_edge`. The pipeline pads for its VAE and cuts the padding off
+    again, so it is not part of a label. A shorter side that would become 0, which diffusers refuses, becomes 1.
     """
 
     resolution: int

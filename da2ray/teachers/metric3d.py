@@ -1,18 +1,18 @@
 """Metric3D v2 through torch.hub: `--teacher metric3d:vit_small`, `vit_large` or `vit_giant2`.
 
-The reference is the example at the end of `hubconf.py` in YvanYin/Metric3D, at the commit `REPO` names: cv2's bilinear resize of
-the uint8 image into 616 x 1064, a border of the mean colour, `model.inference`, the border cut off, and metres = prediction x
-focal length in the picture / 1000, from 0 to 300. Labels stay at the picture's size; its last step, bringing the depth to the
-image's size, is left out.
+The reference is the example at the end of `hubconf.py` in YvanYin/Metric3D, at the commit in `REPO`. It resizes the uint8 image
+into 616 x 1064 with cv2's bilinear resize, adds a border of the mean colour, calls `model.inference` and cuts the border off.
+Metres are prediction x focal length in the picture / 1000, clamped to 0 to 300. da2ray leaves out the example's last step, which
+resizes the depth to the image's size: labels stay at the picture's size.
 
-Focal length. The network sees the picture as if through a camera of 1000 px, so that metres are proportional to the focal
-length. Where it is not known, it is taken to be just that: 1000 px in the picture, 56 degrees across its 1064 px, near the
-canonical camera of the README (51 degrees). `mono/utils/do_test.py` takes 1000 px of the image as it is given instead, by
-which a photograph saved at half the size would be labelled twice as far away. `Prediction.focals` says what was taken:
-a label is corrected later by the factor true / taken, but where it is clamped to 300 m.
+Focal length. The network sees the picture as if through a camera of 1000 px, so metres are proportional to the focal length. An
+unknown focal length is assumed to be 1000 px in the picture. That is 56 degrees across its 1064 px, near the canonical camera of
+the README (51 degrees). `mono/utils/do_test.py` assumes 1000 px in the original image instead. With that, a photograph saved at
+half the size would be labelled twice as far away. `Prediction.focals` holds the focal length that was used. A label can be
+corrected later by the factor true / used, except for pixels that are clamped to 300 m.
 
-Confidence. The head is trained on 1 - |prediction - truth| / truth (`training/mono/model/losses/GRUSequenceLoss.py`): it is 1
-minus the relative error that the network expects, and is clamped to [0, 1], for nothing bounds it.
+Confidence. The head is trained on 1 - |prediction - truth| / truth (`training/mono/model/losses/GRUSequenceLoss.py`), so it is 1
+minus the relative error that the network expects. Nothing bounds it, so it is clamped to [0, 1].
 """
 
 import functools
@@ -35,7 +35,7 @@ WEIGHTS = {
     "vit_large": "JUGGHM/Metric3D:metric_depth_vit_large_800k.pth",
     "vit_giant2": "JUGGHM/Metric3D:metric_depth_vit_giant2_800k.pth",
 }
-"""Variant -> the file that `hubconf.py` would load, as a hub id. The ConvNeXt models, v1, have another size and no part here."""
+"""Variant -> the file that `hubconf.py` would load, as a hub id. The ConvNeXt models (v1) have another size and are left out."""
 
 LICENCE = "BSD-2-Clause"
 PREPROCESSING = "metric3d-616x1064-v1"
@@ -45,22 +45,22 @@ CANONICAL = 1000.0
 """Focal length of the canonical camera, in pixels of the picture."""
 
 FARTHEST = 300.0
-"""Metres to which the published code clamps."""
+"""Largest depth in metres; the published code clamps to it."""
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-"""Of R, G and B in 0..255. The border is the mean rounded to uint8, as `cv2.copyMakeBorder` rounds it."""
+"""Mean and standard deviation of R, G and B in 0..255. The border is the mean rounded to uint8, like `cv2.copyMakeBorder`'s."""
 
 
 def spec(variant: str, options: Mapping[str, str]) -> TeacherSpec:
-    """The teacher `metric3d:VARIANT`.
+    """The spec of the teacher `metric3d:VARIANT`.
 
     Args:
         variant: a key of `WEIGHTS`.
-        options: `repo`, a folder or `org/name:commit`, to be used instead of `REPO`.
+        options: may have `repo`, a folder or `org/name:commit` to use instead of `REPO`.
 
     Raises:
-        UserError: there is no such variant or option.
+        UserError: the variant or an option does not exist.
     """
     if variant not in WEIGHTS:
         known = ", ".join(f"metric3d:{name}" for name in WEIGHTS)
@@ -85,9 +85,9 @@ class Metric3D:
     """A loaded Metric3D with a ViT (`da2ray.teachers.base.Teacher`).
 
     Args:
-        network: what the repository's entry point gives, with its weights.
-        device: where it runs.
-        dtype: of the matrix products.
+        network: the network that the repository's entry point returns, with its weights.
+        device: the device to run on.
+        dtype: the dtype of the matrix products.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -98,7 +98,9 @@ class Metric3D:
         self._mean, self._std = torch.tensor([MEAN, STD], device=device).view(2, 3, 1, 1)
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Metres, float32 (N, height, width) at `batch.size`; confidence and focal lengths as the module says.
+        """Label a micro-batch with metres, float32 (N, height, width) at `batch.size`.
+
+        The module's docstring describes the confidence and the focal lengths.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
@@ -119,17 +121,17 @@ class Metric3D:
             return Prediction(metres.clamp(0, FARTHEST), confidence[:, 0][image].float().clamp(0, 1), focals)
 
     def _focals(self, batch: PixelBatch, scales: Tensor) -> Tensor:
-        """float32 (N,): the known ones, the canonical camera's for the others; in pixels of each image."""
+        """The focal lengths in pixels of each image, float32 (N,): known ones, and the canonical camera's for the rest."""
         known = batch.focals or [None] * len(batch)
         focals = torch.tensor([math.nan if focal is None else focal for focal in known], device=self.device)
         return torch.where(focals.isnan(), CANONICAL / scales, focals)
 
 
 def cv2_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """`cv2.resize(image, INTER_LINEAR)`, bit for bit, on any device.
+    """Resize like `cv2.resize(image, INTER_LINEAR)`, bit for bit, on any device.
 
-    OpenCV computes it in integers: weights of 11 bits, and a rounding that puts one value in eight a level off the exact one
-    (checked: OpenCV 5.0.0). The network was trained on that.
+    OpenCV computes the resize in integers, with weights of 11 bits and a rounding that leaves one value in eight a level off
+    the exact one (checked: OpenCV 5.0.0). The network was trained on such images.
 
     Args:
         image: uint8 (H, W, 3).
@@ -151,7 +153,7 @@ def cv2_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _taps(length: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one side: int64 (out,) the two pixels to read, repeated beyond the border, and int32 (2, out) their weights."""
+    """The taps along one side: two int64 (out,) of pixels to read, clamped at the border, and int32 (2, out) of weights."""
     ratio = 1.0 / (out / length)
     destination = torch.arange(out, dtype=torch.float64, device=device)
     centre = ((destination + 0.5) * ratio - 0.5).float()
@@ -163,10 +165,10 @@ def _taps(length: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, 
 
 
 def _place_anchors(network: nn.Module, device: torch.device) -> None:
-    """Give the heads their depth anchors, one row for a batch of any size, on the teacher's device.
+    """Give the heads their depth anchors on the teacher's device, as one row that serves a batch of any size.
 
-    The published heads (`RAFTDepthNormalDPTDecoder5.py`, `HourGlassDecoder.py`) make them at the first call: on "cuda" whatever
-    the device, and as many rows as that batch has images, which a larger batch later does not fit.
+    The published heads (`RAFTDepthNormalDPTDecoder5.py`, `HourGlassDecoder.py`) make the anchors at the first call. They always
+    make them on "cuda", with a row for each image of that batch, so a later, larger batch does not fit.
     """
     for head in network.modules():
         if hasattr(head, "register_depth_expectation_anchor"):

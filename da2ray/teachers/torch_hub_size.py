@@ -1,7 +1,8 @@
-"""Sizes of the teachers from torch.hub. A file of its own: read tasks need it, and neither torch nor a hub's code.
+"""Network sizes of the teachers from torch.hub.
 
-Each rule repeats what the published code computes, rounding included, and says which part of the network's picture the
-image takes up: labels are stored without the padding.
+They have their own module because read tasks need them, and need neither torch nor a repository's code. Each rule repeats the
+published code's computation with its rounding, and says which part of the network's picture the image covers. Labels are
+stored without the padding.
 """
 
 import math
@@ -10,30 +11,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Metric3DSize:
-    """The image scaled into 616 x 1064, aspect kept, sides rounded down (`hubconf.py` of YvanYin/Metric3D, for its ViTs)."""
+    """Metric3D's size: the image scaled to fit 616 x 1064, aspect kept, sides rounded down.
+
+    Source: `hubconf.py` of YvanYin/Metric3D, for its ViTs.
+    """
 
     picture: tuple[int, int] = (616, 1064)
 
     def __call__(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image as displayed, in pixels -> (height, width) that it has in the network's picture."""
+        """(height, width) of an image as displayed, in pixels -> its (height, width) in the network's picture."""
         scale = self.scale(height, width)
         return int(height * scale), int(width * scale)
 
     def scale(self, height: int, width: int) -> float:
-        """Pixels of the picture for a pixel of the image, before rounding: focal lengths are scaled by it."""
+        """The picture's pixels for each pixel of the image, before rounding. Focal lengths are scaled by it."""
         return min(self.picture[0] / height, self.picture[1] / width)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an image lies in the picture that the network sees; all in the picture's pixels, (y, x).
+    """The place of an image in the picture that the network sees, in the picture's pixels, (y, x).
 
     Attributes:
         picture: (height, width) of the picture.
-        corner: of the image, upper left; between pixels where the image was padded before it was scaled.
+        corner: the image's upper left corner. It lies between pixels if the image was padded before it was scaled.
         extent: (height, width) of the image.
-        scale: focal lengths in the picture are those in the image times this.
-        centre: the image's principal point, its middle, as the published code scales and shifts it.
+        scale: the factor from focal lengths in the image to focal lengths in the picture.
+        centre: the image's principal point (its middle), scaled and shifted as the published code does it.
     """
 
     picture: tuple[int, int]
@@ -45,12 +49,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class UniDepthV1Size:
-    """The image scaled into 462 x 616, aspect kept (`unidepth/models/unidepthv1/unidepthv1.py`, both configurations)."""
+    """UniDepth v1's size: the image scaled to fit 462 x 616, aspect kept.
+
+    Source: `unidepth/models/unidepthv1/unidepthv1.py`, both configurations.
+    """
 
     picture: tuple[int, int] = (462, 616)
 
     def __call__(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image as displayed, in pixels -> (height, width) that it has in the network's picture."""
+        """(height, width) of an image as displayed, in pixels -> its (height, width) in the network's picture."""
         scale = self._scale(height, width)
         return math.ceil(height * scale - 0.5), math.ceil(width * scale - 0.5)
 
@@ -66,14 +73,15 @@ class UniDepthV1Size:
 
 @dataclass(frozen=True, slots=True)
 class UniDepthV2Size:
-    """The image padded to an aspect in bounds, then scaled to an area in bounds, each side up to a multiple of 14.
+    """UniDepth v2's size: the image is padded to an aspect within bounds and scaled to an area within bounds.
 
-    Source: `get_paddings` and `get_resize_factor` in `unidepth/models/unidepthv2/unidepthv2.py`; the bounds are those of the
-    three configurations (`configs/config_v2_*.json`), with no `resolution_level` set.
+    Each side is rounded up to a multiple of 14. Source: `get_paddings` and `get_resize_factor` in
+    `unidepth/models/unidepthv2/unidepthv2.py`. The bounds are those of the three configurations
+    (`configs/config_v2_*.json`), without a `resolution_level`.
 
     Attributes:
-        aspects: least and most width over height.
-        areas: least and most pixels.
+        aspects: smallest and largest width over height.
+        areas: smallest and largest number of pixels.
         multiple: side of a patch.
     """
 
@@ -82,7 +90,7 @@ class UniDepthV2Size:
     multiple: int = 14
 
     def __call__(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image as displayed, in pixels -> (height, width) that it has in the network's picture."""
+        """(height, width) of an image as displayed, in pixels -> its (height, width) in the network's picture."""
         place = self.place(height, width)
         rows, columns = (round(side) for side in place.extent)
         return rows, columns
@@ -103,10 +111,11 @@ class UniDepthV2Size:
         )
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the image with its padding, in the image's pixels.
+        """The (height, width) of the image with its padding, in the image's pixels.
 
-        Within bounds there is none. The published code computes `int(height * (width / height))` there, which is one below
-        `width` for 4 % of all sizes (such as 500 wide, 333 high); it then returns one column of depth.
+        There is no padding if the aspect is within the bounds. The published code computes `int(height * (width / height))` in
+        that case. For 4 % of all sizes (such as 500 wide, 333 high) the result is `width` - 1, and the published code returns
+        one column of depth.
         """
         aspect = width / height
         if aspect > self.aspects[1]:

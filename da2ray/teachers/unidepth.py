@@ -1,20 +1,21 @@
 """UniDepth through torch.hub: `--teacher unidepth:v2-vits14`, and the other variants of v1 and v2.
 
-The reference is `model.infer(rgb, intrinsics)` of lpiccinelli-eth/UniDepth at the commit `REPO` names. It resizes and pads the
-image into the network's picture, and at its end brings the depth back to the image's size. Labels stay at the size that
-the image has in the picture, and images of different sizes share a call: the first step is done here, as there, and
-`infer` is given the finished pictures, which it then leaves as they are. What it would have returned is the label
-resized by the step left out.
+The reference is `model.infer(rgb, intrinsics)` of lpiccinelli-eth/UniDepth at the commit in `REPO`. `infer` resizes and pads the
+image into the network's picture, and finally resizes the depth to the image's size. In da2ray labels stay at the size that the
+image has in the picture, and images of different sizes share a call. This module therefore does the first step in the same way
+and gives `infer` finished pictures, which it does not change. Resizing a label to the image's size gives what `infer` would have
+returned.
 
-Focal length. A known one goes in, with the principal point in the middle of the image; else the network uses the camera that it
-predicts, and `Prediction.focals` is the mean of that camera's two focal lengths.
+Focal length. A known focal length goes into the network, with the principal point in the middle of the image. Otherwise the
+network uses the camera that it predicts, and `Prediction.focals` is the mean of that camera's two focal lengths.
 
-Confidence. v1 gives none. What v2 calls confidence is an uncertainty, larger = worse: exp(e), where e is trained to be the
-error of the depth (`unidepth/ops/losses/confidence.py`; the author: github.com/lpiccinelli-eth/UniK3D/issues/18). It only ranks
-the pixels of one image (`assets/docs/V2_README.md`). Ours is m / (m + exp(e)), m its median over the label: 1/2 at the
-median, in the same order, and without more of a scale than the model's. It cannot be compared between images.
+Confidence. v1 has none. v2's confidence is in fact an uncertainty, larger = worse: exp(e), where e is trained to be the error of
+the depth (`unidepth/ops/losses/confidence.py`; the author says so in github.com/lpiccinelli-eth/UniK3D/issues/18). It only ranks
+the pixels of one image (`assets/docs/V2_README.md`). da2ray's confidence is m / (m + exp(e)), with m the median of exp(e) over
+the label. It is 1/2 at the median, keeps the order, and claims no more of a scale than the model does. It cannot be compared
+between images.
 
-Limits of the published code: v1 needs xformers, and on CPU only fp32 runs, for PyTorch has its resize for no other there.
+Limits of the published code: v1 needs xformers. On CPU only fp32 runs, because PyTorch's resize supports no other dtype there.
 """
 
 import functools
@@ -38,7 +39,7 @@ from da2ray.teachers.torch_hub_size import Placement, UniDepthV1Size, UniDepthV2
 REPO = "lpiccinelli-eth/UniDepth:8d8cfe4c7ee15297099983607febf0d4f32eb3d6"
 
 VARIANTS = ("v1-vitl14", "v1-cnvnxtl", "v2-vits14", "v2-vitb14", "v2-vitl14")
-"""Of the README's model zoo. `v2old`, which `hubconf.py` also knows, is neither there nor here."""
+"""The variants of the README's model zoo. It does not list `v2old`, which `hubconf.py` also knows, so neither does da2ray."""
 
 WEIGHTS = "lpiccinelli/unidepth-{variant}:pytorch_model.bin"
 """The file that `hubconf.py` would load, as a hub id."""
@@ -49,14 +50,14 @@ PREPROCESSING = {"v1": "unidepth-v1-462x616-v1", "v2": "unidepth-v2-200k-600k-v1
 
 
 def spec(variant: str, options: Mapping[str, str]) -> TeacherSpec:
-    """The teacher `unidepth:VARIANT`.
+    """The spec of the teacher `unidepth:VARIANT`.
 
     Args:
         variant: one of `VARIANTS`.
-        options: `repo`, a folder or `org/name:commit`, to be used instead of `REPO`.
+        options: may have `repo`, a folder or `org/name:commit` to use instead of `REPO`.
 
     Raises:
-        UserError: there is no such variant or option.
+        UserError: the variant or an option does not exist.
     """
     if variant not in VARIANTS:
         known = ", ".join(f"unidepth:{name}" for name in VARIANTS)
@@ -84,28 +85,30 @@ def spec(variant: str, options: Mapping[str, str]) -> TeacherSpec:
 
 
 class UniDepth(ABC):
-    """A loaded UniDepth (`da2ray.teachers.base.Teacher`); its subclasses are the versions.
+    """A loaded UniDepth (`da2ray.teachers.base.Teacher`). Its subclasses are the versions.
 
     Args:
-        network: what the repository's entry point gives, with its weights.
-        device: where it runs.
-        dtype: of the matrix products.
+        network: the network that the repository's entry point returns, with its weights.
+        device: the device to run on.
+        dtype: the dtype of the matrix products.
     """
 
     geometry: UniDepthV1Size | UniDepthV2Size
     maps: tuple[str, ...]
-    """Those of `infer`'s outputs that are kept: (N, 1, height, width) each."""
+    """Names of the outputs of `infer` that are kept, (N, 1, height, width) each."""
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.network: Any = network.to(device)
         self._dtype = dtype
-        # Without its decorators: v2's `infer` puts CUDA under fp16 autocast, whatever the precision asked for.
+        # Without its decorators: v2's `infer` puts CUDA under fp16 autocast at any precision.
         self._infer = functools.partial(inspect.unwrap(type(network).infer), network)  # type: ignore[attr-defined]
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
 
     def predict(self, batch: PixelBatch) -> Prediction:
-        """Metres, float32 (N, height, width) at `batch.size`; confidence and focal lengths as the module says.
+        """Label a micro-batch with metres, float32 (N, height, width) at `batch.size`.
+
+        The module's docstring describes the confidence and the focal lengths.
 
         Raises:
             torch.OutOfMemoryError: the micro-batch is too large for the device.
@@ -113,7 +116,7 @@ class UniDepth(ABC):
         images = batch.images()
         places = [self.geometry.place(*shape) for shape in batch.shapes]
         focals = batch.focals or [None] * len(batch)
-        # One call for the images that can share it. Pictures of images of one size are nearly always of one size, too.
+        # Images that can share a call do. Pictures of images of one network size nearly always have one size, too.
         calls: dict[tuple[tuple[int, int], bool], list[int]] = {}
         for number, (place, focal) in enumerate(zip(places, focals, strict=True)):
             calls.setdefault((place.picture, focal is None), []).append(number)
@@ -132,7 +135,11 @@ class UniDepth(ABC):
     def _call(
         self, pictures: Tensor, places: Sequence[Placement], focals: Sequence[float | None]
     ) -> tuple[Tensor, Tensor]:
-        """The network, for images of which all focal lengths are known, or none: (N, maps, height, width), (N,), float32."""
+        """Run the network on images whose focal lengths are all known or all unknown.
+
+        Returns:
+            float32 (N, maps, height, width) and float32 (N,), the focal lengths in pixels of each image.
+        """
         known = [focal for focal in focals if focal is not None]
         cameras = None
         if known:
@@ -151,11 +158,14 @@ class UniDepth(ABC):
 
     @abstractmethod
     def _picture(self, image: Tensor, place: Placement) -> Tensor:
-        """uint8 (H, W, 3) -> float32 (3, *place.picture), in the units in which `infer` takes it."""
+        """Prepare the picture of an image: uint8 (H, W, 3) -> float32 (3, *place.picture), in the units of `infer`."""
 
 
 class UniDepthV1(UniDepth):
-    """Scaled with antialiasing, then padded; `infer` tells units by the range, over all images: 0..1 has no exception."""
+    """UniDepth v1. It scales with antialiasing and then pads.
+
+    Pictures are in 0..1: `infer` guesses the units from the range of values over all images, and is always right for 0..1.
+    """
 
     geometry = V1
     maps = ("depth",)
@@ -168,13 +178,13 @@ class UniDepthV1(UniDepth):
         (top, left), (height, width) = ([int(side) for side in pair] for pair in (place.corner, place.extent))
         rgb = image.permute(2, 0, 1)[None].float().div_(255)
         scaled = F.interpolate(rgb, (height, width), mode="bilinear", align_corners=False, antialias=True)
-        picture = self._mean.repeat(1, *place.picture)  # zero, once `infer` has normalised it
+        picture = self._mean.repeat(1, *place.picture)  # becomes zero when `infer` normalises it
         picture[:, top : top + height, left : left + width] = scaled[0].clamp_(0, 1)
         return picture
 
 
 class UniDepthV2(UniDepth):
-    """Padded, then scaled without antialiasing; `infer` takes 0..255."""
+    """UniDepth v2. It pads and then scales without antialiasing. Pictures are in 0..255."""
 
     geometry = V2
     maps = ("depth", "confidence")
@@ -184,13 +194,15 @@ class UniDepthV2(UniDepth):
         constraints = self.network.shape_constraints
         found = (*constraints["ratio_bounds"], constraints["pixels_min"], constraints["pixels_max"])
         _refuse_others("shape_constraints", found, (*V2.aspects, *V2.areas))
-        warnings.filterwarnings("ignore", message="!! self.resolution_level")  # at each call, for bounds that we set
+        warnings.filterwarnings(
+            "ignore", message="!! self.resolution_level"
+        )  # it warns at each call about the bounds that we set
 
     def _call(
         self, pictures: Tensor, places: Sequence[Placement], focals: Sequence[float | None]
     ) -> tuple[Tensor, Tensor]:
         height, width = pictures.shape[-2:]
-        # Bounds that this very size fulfils. A little above the aspect, for `infer` computes int(height * aspect).
+        # Bounds that exactly this size meets. The aspect is a little larger, because `infer` computes int(height * aspect).
         aspect, area = width / height * (1 + 1e-9), height * width
         bounds = {"ratio_bounds": (aspect, aspect), "pixels_min": area, "pixels_max": area}
         self.network.shape_constraints = {**self.network.shape_constraints, **bounds}
@@ -202,7 +214,7 @@ class UniDepthV2(UniDepth):
         down, across = padded_height - height, padded_width - width
         border = (across // 2, across - across // 2, down // 2, down - down // 2)
         mean = self._mean * 255
-        rgb = F.pad(image.permute(2, 0, 1)[None].float().sub_(mean), border)  # of zeros, which is the mean colour
+        rgb = F.pad(image.permute(2, 0, 1)[None].float().sub_(mean), border)  # zeros, which are the mean colour
         return F.interpolate(rgb, place.picture, mode="bilinear", align_corners=False)[0].add_(mean)
 
 
@@ -210,11 +222,11 @@ TEACHERS: dict[str, type[UniDepth]] = {"v1": UniDepthV1, "v2": UniDepthV2}
 
 
 def cut(maps: Tensor, place: Placement, size: tuple[int, int]) -> Tensor:
-    """The image's part of maps of the picture, at the label's size; linear where that lies between the picture's pixels.
+    """Cut the image out of maps of the picture, at the label's size, with linear interpolation between the picture's pixels.
 
     Args:
         maps: float32 (C, *place.picture).
-        place: where the image lies in it.
+        place: the image's place in the picture.
         size: (height, width) of the label.
 
     Returns:
@@ -232,7 +244,7 @@ def cut(maps: Tensor, place: Placement, size: tuple[int, int]) -> Tensor:
 
 
 def certainty(uncertainty: Tensor) -> Tensor:
-    """What v2 calls confidence, (N, height, width), larger = worse -> ours, in [0, 1], larger = surer."""
+    """Turn v2's uncertainty (N, height, width), larger = worse, into confidence in [0, 1], larger = surer."""
     median = uncertainty.flatten(1).median(dim=1).values[:, None, None]
     return median / (median + uncertainty)
 
@@ -240,6 +252,6 @@ def certainty(uncertainty: Tensor) -> Tensor:
 def _refuse_others(name: str, found: tuple[float, ...], known: tuple[float, ...]) -> None:
     if found != known:
         raise UserError(
-            f"the UniDepth of this repository has {name} {found} where {known} is known here, and labels would be at other "
-            "sizes than planned: give another --teacher-option repo"
+            f"the UniDepth of this repository has {name} {found} instead of {known}, so labels would have other sizes than "
+            "planned: give another --teacher-option repo"
         )

@@ -1,4 +1,4 @@
-"""Small models of the families that transformers has, with seeded weights, saved as they are published."""
+"""Small models of the families in transformers, with seeded weights, saved in the published form."""
 
 import json
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch import nn
 
 
 class Built(NamedTuple):
-    """A model with its image processor, and what stands for the sizes of images that are tried with it.
+    """A model with its image processor, and image sizes to test it with.
 
     Attributes:
-        sizes: (H, W) of images, each an odd multiple of its network size, so that the centres of the network's pixels are
-            pixels of the image: there the library's interpolation to the image's size changes nothing.
+        sizes: (H, W) of images, each an odd multiple of its network size. The centres of the network's pixels are then pixels
+            of the image, where the library's interpolation to the image's size changes nothing.
     """
 
     model: Any
@@ -32,8 +32,9 @@ class Built(NamedTuple):
 
 
 class DepthProProcessor:
-    """What transformers' `DepthProImageProcessor` does, by OpenCV: the library's own needs torchvision, whose build for CUDA does
-    not load beside a torch for CPU.
+    """transformers' `DepthProImageProcessor`, written with OpenCV.
+
+    The library's own processor needs torchvision, whose build for CUDA does not load beside a torch for CPU.
     """
 
     def __init__(self, size: int) -> None:
@@ -214,7 +215,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
 
 
 def build(family: str) -> Built:
-    """A model whose depth depends on the image: weights scaled to 1 / sqrt(fan in), and the last bias above zero."""
+    """Build a model whose depth depends on the image: its weights are scaled to 1 / sqrt(fan in), its last bias is above zero."""
     built = FAMILIES[family]()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -223,7 +224,9 @@ def build(family: str) -> Built:
             if "norm" in name:
                 parameter.copy_(1 + 0.1 * values if name.endswith("weight") else 0.1 * values)
             elif parameter.dim() > 1:
-                gain = 2 if family == "zoe-heads" and "metric_head" in name else 1  # else its depth is nearly constant
+                gain = (
+                    2 if family == "zoe-heads" and "metric_head" in name else 1
+                )  # with 1 its depth is nearly constant
                 parameter.copy_(gain * values * (3 / parameter[0].numel()) ** 0.5)
             else:
                 parameter.copy_(0.5 + 0.1 * values if "lambda" in name else 0.1 * values)

@@ -1,4 +1,4 @@
-"""A teacher through transformers says what the library's own pipeline says of the same image and weights."""
+"""A teacher through transformers predicts what the library's own pipeline predicts for the same image and weights."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ METRIC = {"depth-anything-metric", "zoe", "zoe-heads", "depth-pro", "glpn"}
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Family -> (the built model, the folder it was saved to); each is saved once and not to be changed."""
+    """A function: family -> (built model, folder it was saved to). Each family is saved once; tests must not change it."""
     made: dict[str, tuple[Built, Path]] = {}
 
     def save(family: str) -> tuple[Built, Path]:
@@ -50,12 +50,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def folder(published: Any, tmp_path: Path) -> Path:
-    """A copy of a small MiDaS to be spoilt."""
+    """A copy of a small MiDaS that a test may damage."""
     return Path(shutil.copytree(published("dpt-large")[1], tmp_path / "checkpoint"))
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 (height, width, 3): a ramp, an edge and noise."""
+    """An image of a ramp, an edge and noise: uint8 (height, width, 3)."""
     random = np.random.default_rng(seed)
     image = random.integers(0, 60, (height, width, 3))
     image += np.linspace(0, 120, width, dtype=np.int64)[None, :, None]
@@ -75,16 +75,18 @@ def teacher_of(folder: Path, **options: Any) -> tuple[TeacherSpec, Any]:
 
 
 def at_centres(depth: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Of the pipeline's depth at an image's size, the pixels in which those of the network have their centres."""
+    """The pixels of the pipeline's depth, at an image's size, at the centres of the network's pixels."""
     down, across = depth.shape[0] // size[0], depth.shape[1] // size[1]
     assert down % 2 == across % 2 == 1
     return depth[down // 2 :: down, across // 2 :: across]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_depth_is_that_of_the_librarys_pipeline(family: str, published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_equals_that_of_the_librarys_pipeline(
+    family: str, published: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built, folder = published(family)
-    # The library removes ZoeDepth's padding with torchvision's resize, which on such tensors is this one of torch.
+    # The library removes ZoeDepth's padding with torchvision's resize, which equals this torch resize on such tensors.
     monkeypatch.setattr(image_processing_pil_zoedepth, "tvF", TORCH_RESIZE, raising=False)
     pipeline = tf.pipeline("depth-estimation", model=str(folder), image_processor=built.processor, device="cpu")
     spec, teacher = teacher_of(folder)
@@ -95,19 +97,19 @@ def test_depth_is_that_of_the_librarys_pipeline(family: str, published: Any, mon
         batch = batch_of(spec, image)
         depth = teacher.predict(batch).depth
         expected = at_centres(pipeline(Image.fromarray(image))["predicted_depth"], batch.size)
-        if family.startswith("zoe"):  # its removal of the padding overshoots, and that is not taken over
+        if family.startswith("zoe"):  # the library overshoots when it removes the padding, and da2ray clamps that
             with torch.inference_mode():
                 raw = built.model(**built.processor(Image.fromarray(image), return_tensors="pt"))
             expected = expected.clamp(min=raw.predicted_depth.min())
         assert depth.dtype == torch.float32
         assert depth.shape == (1, *batch.size)
-        assert expected.std() > 0.01 * expected.mean(), "constant depth shows nothing"
+        assert expected.std() > 0.01 * expected.mean(), "constant depth proves nothing"
         torch.testing.assert_close(depth[0], expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batching_changes_no_label(family: str, published: Any) -> None:
-    """Invariant 6: images of different sizes that share a network size, together and each by itself."""
+    """Invariant 6: images of different sizes that share a network size get the same labels together and alone."""
     built, folder = published(family)
     spec, teacher = teacher_of(folder)
     height, width = built.sizes[1]
@@ -120,7 +122,7 @@ def test_batching_changes_no_label(family: str, published: Any) -> None:
 
 
 def test_zoe_depth_with_several_heads_chooses_one_for_each_image(tmp_path: Path) -> None:
-    """The library lets a batch vote on the head. Here two images disagree, and the second one would be outvoted."""
+    """The library lets a batch vote on the head. In this batch the last image disagrees and would be outvoted."""
     built = build("zoe-heads")
     images = [photo(64, 96), photo(64, 96), 255 - photo(64, 96, 5)]
     inputs = [built.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"] for image in images]
@@ -136,11 +138,11 @@ def test_zoe_depth_with_several_heads_chooses_one_for_each_image(tmp_path: Path)
     with torch.inference_mode():
         outvoted = built.model(torch.cat(inputs)).predicted_depth[2]
         own = built.model(inputs[2]).predicted_depth[0]
-    assert (outvoted - own).abs().max() > 0.1, "the images agree, so nothing was shown"
+    assert (outvoted - own).abs().max() > 0.1, "the images agree, which proves nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kind_unit_and_camera_are_those_of_the_class(family: str, published: Any) -> None:
+def test_kind_unit_and_camera_follow_the_class(family: str, published: Any) -> None:
     _, folder = published(family)
     spec = hugging_face.spec(str(folder), {})
     assert spec.name == f"hf:{folder}"
@@ -152,7 +154,7 @@ def test_kind_unit_and_camera_are_those_of_the_class(family: str, published: Any
     assert there.size_rule(300, 400) == spec.size_rule(300, 400)
 
 
-def test_depth_pro_uses_the_focal_length_that_is_known_and_else_the_one_it_predicts(published: Any) -> None:
+def test_depth_pro_uses_a_known_focal_length_and_else_predicts_one(published: Any) -> None:
     built, folder = published("depth-pro")
     spec, teacher = teacher_of(folder)
     images = [photo(384, 640), photo(256, 300, 1)]
@@ -160,12 +162,12 @@ def test_depth_pro_uses_the_focal_length_that_is_known_and_else_the_one_it_predi
     for image, focal in zip(images, predicted.focals, strict=True):
         with torch.inference_mode():
             outputs = built.model(**built.processor(Image.fromarray(image), return_tensors="pt"))
-        (said,) = built.processor.post_process_depth_estimation(outputs, [image.shape[:2]])
-        assert focal.item() == pytest.approx(said["focal_length"].item(), rel=1e-5)
-    told = teacher.predict(batch_of(spec, *images, focals=[1000.0, None]))
-    assert told.focals.tolist() == [1000.0, predicted.focals[1].item()]
-    torch.testing.assert_close(told.depth[0], predicted.depth[0] * 1000 / predicted.focals[0])
-    torch.testing.assert_close(told.depth[1], predicted.depth[1])
+        (expected,) = built.processor.post_process_depth_estimation(outputs, [image.shape[:2]])
+        assert focal.item() == pytest.approx(expected["focal_length"].item(), rel=1e-5)
+    given = teacher.predict(batch_of(spec, *images, focals=[1000.0, None]))
+    assert given.focals.tolist() == [1000.0, predicted.focals[1].item()]
+    torch.testing.assert_close(given.depth[0], predicted.depth[0] * 1000 / predicted.focals[0])
+    torch.testing.assert_close(given.depth[1], predicted.depth[1])
 
 
 SIZES = [(480, 640), (375, 500), (640, 480), (200, 300), (64, 64), (33, 97), (1000, 301), (40, 400)]
@@ -186,7 +188,7 @@ RULES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_size_rule_is_that_of_the_published_image_processor(name: str, published: Any, tmp_path: Path) -> None:
+def test_the_size_rule_equals_that_of_the_published_image_processor(name: str, published: Any, tmp_path: Path) -> None:
     family, processor = RULES[name]
     folder = Path(shutil.copytree(published(family)[1], tmp_path / "checkpoint"))
     processor.save_pretrained(folder)
@@ -228,14 +230,14 @@ def test_reduced_precision_stays_near_fp32_and_leaves_no_steps(
     assert len(positive.unique()) > 0.5 * len(positive)  # a tail in bf16 leaves a few hundred
 
 
-def test_preprocessing_changes_with_the_image_processors_file(folder: Path) -> None:
+def test_the_fingerprints_preprocessing_changes_with_the_image_processors_file(folder: Path) -> None:
     before = hugging_face.spec(str(folder), {}).preprocessing
     assert before.startswith("hf-pillow-v1-")
     tf.DPTImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.4] * 3).save_pretrained(folder)
     assert hugging_face.spec(str(folder), {}).preprocessing != before
 
 
-def test_weights_may_be_sharded_or_a_pytorch_file_and_each_file_counts_for_the_identity(folder: Path) -> None:
+def test_weights_may_be_sharded_or_a_pytorch_file_and_the_identity_covers_each_file(folder: Path) -> None:
     spec, teacher = teacher_of(folder)
     batch = batch_of(spec, photo(64, 80))
     depth, identity = teacher.predict(batch).depth, spec.identify(LoadOptions())
@@ -263,7 +265,7 @@ def test_weights_may_be_sharded_or_a_pytorch_file_and_each_file_counts_for_the_i
 
 
 class Trap:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -280,8 +282,8 @@ def test_code_in_a_weights_file_is_not_run(folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "trapped").exists()
 
 
-def test_parameters_that_are_missing_are_not_made_up_but_for_those_that_are_never_used(folder: Path) -> None:
-    """Files as published are without `residual_layer1` of the first fusion, which has nothing to add."""
+def test_only_parameters_that_are_never_used_may_be_missing(folder: Path) -> None:
+    """Published files lack `residual_layer1` of the first fusion, which has nothing to add."""
     spec, teacher = teacher_of(folder)
     batch = batch_of(spec, photo(64, 80))
     state = load_file(folder / "model.safetensors")
@@ -304,34 +306,34 @@ def edit(file: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["TimmDepth"]}, "is a TimmDepth: known are DPTForDepthEstimation, .*would need its kind"),
-        ({"architectures": None}, "is a none: known are"),
+        ({"architectures": ["TimmDepth"]}, "is a TimmDepth: da2ray knows DPTForDepthEstimation, .*Add its kind"),
+        ({"architectures": None}, "is a none: da2ray knows"),
         (
             {"architectures": ["PromptDepthAnythingForDepthEstimation"]},
             "it needs a measured depth map with each image",
         ),
-        ({"backbone_config": {"model_type": "dinov2"}}, "a DPTForDepthEstimation on dinov2 is no MiDaS"),
+        ({"backbone_config": {"model_type": "dinov2"}}, "a DPTForDepthEstimation on dinov2 is not a MiDaS"),
         (
             {"architectures": ["GLPNForDepthEstimation"]},
-            "names DPTImageProcessor\\w*; its model is known only with GLPNImageProcessor",
+            "names DPTImageProcessor\\w*, but da2ray supports its model only with GLPNImageProcessor",
         ),
     ],
 )
-def test_a_class_whose_depth_is_not_known_is_refused(config: dict, message: str, folder: Path) -> None:
+def test_a_class_whose_depth_is_unknown_is_refused(config: dict, message: str, folder: Path) -> None:
     edit(folder / "config.json", **config)
     with pytest.raises(UserError, match=message):
         hugging_face.spec(str(folder), {})
 
 
 @pytest.mark.parametrize("processor", [{"do_resize": False}, {"do_pad": True, "size_divisor": 14}])
-def test_an_image_processor_whose_sizes_are_not_known_is_refused(processor: dict, folder: Path) -> None:
+def test_an_image_processor_whose_sizes_are_unknown_is_refused(processor: dict, folder: Path) -> None:
     edit(folder / "preprocessor_config.json", **processor)
     with pytest.raises(UserError, match="such sizes are not supported"):
         hugging_face.spec(str(folder), {})
 
 
-def test_files_that_are_missing_or_broken_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder here and no hub id: give hf:ORG/NAME"):
+def test_the_error_for_a_missing_or_broken_file_names_it(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is neither a folder here nor a hub id: give hf:ORG/NAME"):
         hugging_face.spec(str(tmp_path / "nowhere"), {})
     with pytest.raises(UserError, match=r"has no config\.json"):
         hugging_face.spec(str(tmp_path), {})
@@ -348,7 +350,7 @@ def test_files_that_are_missing_or_broken_are_named(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"has no preprocessor_config\.json"):
         hugging_face.spec(str(folder), {})
     (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
         hugging_face.spec(str(folder), {})
 
 
@@ -357,7 +359,7 @@ def test_options_that_would_be_ignored_are_refused(folder: Path) -> None:
         hugging_face.spec(str(folder), {"steps": "4"})
     spec = hugging_face.spec(str(folder), {})
     for call in (spec.identify, spec.load):
-        with pytest.raises(UserError, match="names its weights: drop --weights some"):
+        with pytest.raises(UserError, match="already names its weights: drop --weights some"):
             call(LoadOptions(weights="some"))
         with pytest.raises(UserError, match="--compile is not supported"):
             call(LoadOptions(compile=True))
@@ -368,7 +370,7 @@ def test_options_that_would_be_ignored_are_refused(folder: Path) -> None:
 def test_a_hub_id_is_read_from_the_hubs_cache_at_one_commit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real client, offline, over a cache as it keeps it."""
+    """The real client runs offline over a cache in its own layout."""
     old, new = "a" * 40, "b" * 40
     cached = tmp_path / "cache" / "models--Intel--dpt-large"
     (cached / "refs").mkdir(parents=True)
@@ -384,7 +386,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache_at_one_commit(
     identity = spec.identify(LoadOptions())
     assert identity == hugging_face.spec(str(folder), {}).identify(LoadOptions())
     assert hugging_face.spec(f"Intel/dpt-large@{new}", {}).identify(LoadOptions()) != identity
-    (cached / "refs" / "main").write_text(new)  # published while a run goes on
+    (cached / "refs" / "main").write_text(new)  # a new commit is published during a run
     assert spec.identify(LoadOptions()) == identity
     assert hugging_face.spec("Intel/dpt-large", {}).identify(LoadOptions()) != identity
     with pytest.raises(UserError, match=r"hf:org/other: config\.json cannot be fetched .*give hf:FOLDER"):

@@ -1,4 +1,4 @@
-"""Marigold against diffusers' own pipeline, on a tiny one with random weights that is built and saved here."""
+"""Marigold's labels equal those of diffusers' own pipeline, here a tiny one with random weights."""
 
 import functools
 import json
@@ -25,12 +25,13 @@ from da2ray.teachers.marigold_size import LongSide
 from tests.teachers import batches
 
 RESOLUTION, STEPS = 48, 2
-"""What the tiny pipeline recommends."""
+"""The tiny pipeline's recommendations."""
 
 SHAPES = [(60, 96), (35, 56), (120, 192)]
 SIZE = (30, 48)
+"""The label size of each of the shapes. The VAE needs multiples of 4, so there is padding to cut off."""
+
 batch_of = functools.partial(batches.batch_of, size=SIZE)
-"""Of a label of each of them. The VAE needs multiples of 4: there is padding to cut off."""
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
 SCHEDULERS = {
@@ -41,7 +42,7 @@ SCHEDULERS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two saved pipelines that share all but the scheduler; not to be changed."""
+    """Two saved pipelines that differ only in the scheduler. Tests must not change them."""
     torch.manual_seed(0)
     blocks = {"block_out_channels": (8, 16, 16), "norm_num_groups": 4, "layers_per_block": 1}
     parts: dict[str, Any] = {
@@ -82,7 +83,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def copy(folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A pipeline that a test may spoil."""
+    """A pipeline that a test may damage."""
     return shutil.copytree(folders["ddim"], tmp_path / "copy")
 
 
@@ -108,7 +109,7 @@ def alone(batch: PixelBatch) -> list[PixelBatch]:
 
 
 def diffusers_own(folder: Path, image: torch.Tensor, seed: int, **settings: int) -> Any:
-    """What the library says of one uint8 (H, W, 3) image."""
+    """The library's own output for one uint8 (H, W, 3) image."""
     pipeline = MarigoldDepthPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
@@ -122,14 +123,14 @@ def diffusers_own(folder: Path, image: torch.Tensor, seed: int, **settings: int)
     )
 
 
-# --------------------------------------------------------------------------------------------- what diffusers says
+# ------------------------------------------------------------------------------------------------ diffusers' own output
 
 
 @pytest.mark.parametrize(
     ("scheduler", "ensemble", "steps", "seed"),
     [("ddim", 1, 2, 0), ("ddim", 5, 2, 7), ("lcm", 1, 3, 7), ("lcm", 3, 2, 0)],
 )
-def test_labels_are_those_of_the_librarys_own_call(
+def test_labels_equal_those_of_the_librarys_own_call(
     folders: dict[str, Path], scheduler: str, ensemble: int, steps: int, seed: int
 ) -> None:
     batch = batch_of(*SHAPES)
@@ -150,7 +151,7 @@ def test_labels_are_those_of_the_librarys_own_call(
     assert (found.depth[0] - found.depth[2]).abs().mean() > 1e-3, "the same map for every image"
 
 
-def test_size_rule_is_that_of_the_librarys_processor() -> None:
+def test_the_size_rule_equals_that_of_the_librarys_processor() -> None:
     rule = LongSide(768)
     assert rule(480, 640) == (576, 768)
     for height, width in [
@@ -165,7 +166,7 @@ def test_size_rule_is_that_of_the_librarys_processor() -> None:
     ]:
         resized = MarigoldImageProcessor.resize_to_max_edge(torch.zeros(1, 1, height, width), 768, "bilinear")
         assert rule(height, width) == tuple(resized.shape[2:])
-    assert rule(1, 5000) == (1, 768)  # the library refuses it
+    assert rule(1, 5000) == (1, 768)  # the library refuses such an image
 
 
 def test_pixels_decoded_at_a_reduced_scale_get_the_size_of_the_whole_image(folders: dict[str, Path]) -> None:
@@ -197,16 +198,16 @@ def test_a_label_depends_neither_on_the_micro_batch_nor_on_what_came_before(
     teacher = of(folders[scheduler], ensemble=ensemble, steps=3).load(LoadOptions())
     batch = batch_of(*SHAPES[:2])
     together = teacher.predict(batch)
-    torch.manual_seed(1)  # schedulers would draw from here what no generator gives them
+    torch.manual_seed(1)  # schedulers draw from the global generator if they get no other
     again = teacher.predict(batch)
     assert torch.equal(together.depth, again.depth)
     for i, single in enumerate(alone(batch)):
         found = teacher.predict(single)
-        # An ensemble's alignment blows differences up, so there must be none.
+        # An ensemble's alignment amplifies differences, so its members must be equal.
         torch.testing.assert_close(found.depth[0], together.depth[i], atol=0 if ensemble > 1 else 1e-5, rtol=0)
 
 
-def test_same_image_twice_in_a_micro_batch_has_the_same_noise(folders: dict[str, Path]) -> None:
+def test_the_same_image_twice_in_a_micro_batch_gets_the_same_noise(folders: dict[str, Path]) -> None:
     image = batch_of(SHAPES[0]).pixels
     for ensemble in (1, 3):
         depth = predict(PixelBatch(image.repeat(2), [SHAPES[0]] * 2, SIZE), folders["lcm"], ensemble=ensemble).depth
@@ -229,10 +230,12 @@ def test_every_option_changes_the_label_and_the_fingerprint(folders: dict[str, P
         assert size == found.depth.shape[1:] == (28, 46)
 
 
-# ------------------------------------------------------------------------------------------------------- which weights
+# -------------------------------------------------------------------------------------------------------------- weights
 
 
-def test_identity_is_of_the_files_that_are_loaded_wherever_they_lie(folders: dict[str, Path], copy: Path) -> None:
+def test_the_identity_covers_exactly_the_files_that_are_loaded_in_any_folder(
+    folders: dict[str, Path], copy: Path
+) -> None:
     identity = of(folders["ddim"]).identify(LoadOptions())
     assert of(copy).identify(LoadOptions()) == identity
     for ignored in ("README.md", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"):
@@ -276,8 +279,8 @@ def test_damaged_weights_are_a_user_error(copy: Path) -> None:
         of(copy).load(LoadOptions())
 
 
-def test_hub_id_is_pinned_to_the_commit_that_its_revision_means(folders: dict[str, Path], tmp_path: Path) -> None:
-    """With the real client, on a cache laid out as it does and no network; and diffusers is not imported for it."""
+def test_a_hub_id_is_pinned_to_the_current_commit_of_its_revision(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The real client runs without a network over a cache in its own layout. The spec does not import diffusers."""
     commit, name = "0123456789" * 4, "prs-eth/marigold-depth-v1-1"
     cache = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
     shutil.copytree(folders["ddim"], cache / "snapshots" / commit)
@@ -301,22 +304,22 @@ def test_hub_id_is_pinned_to_the_commit_that_its_revision_means(folders: dict[st
     known, unknown = done.stdout.splitlines()
     identity = of(folders["ddim"]).identify(LoadOptions())
     assert known == f"marigold:{name}@v9 OpenRAIL++-M {commit} {identity}"
-    assert f"marigold:{name} is no local folder and cannot be fetched from the Hugging Face hub" in unknown
+    assert f"marigold:{name} is not a local folder and cannot be fetched from the Hugging Face hub" in unknown
 
 
-# ------------------------------------------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": "0"}, "steps=0: give a whole number from 1 on"),
-        ({"ensemble": "x"}, "ensemble=x: give a whole number from 1 on"),
+        ({"steps": "0"}, "steps=0: give a whole number of at least 1"),
+        ({"ensemble": "x"}, "ensemble=x: give a whole number of at least 1"),
         ({"ensemble": "0"}, "ensemble=0: give"),
-        ({"seed": "-1"}, "seed=-1: give a whole number from 0 on"),
+        ({"seed": "-1"}, "seed=-1: give a whole number of at least 0"),
         ({"seed": str(2**64)}, "seed=18446744073709551616: give"),
         ({"resolution": "7.5"}, "resolution=7.5: give"),
-        ({"sedd": "1"}, "sedd is unknown to marigold, which has ensemble, steps, seed, resolution"),
+        ({"sedd": "1"}, "sedd is unknown: marigold takes ensemble, steps, seed, resolution"),
     ],
 )
 def test_wrong_options_are_user_errors(folders: dict[str, Path], options: Mapping[str, str], message: str) -> None:
@@ -324,7 +327,7 @@ def test_wrong_options_are_user_errors(folders: dict[str, Path], options: Mappin
         spec(str(folders["ddim"]), options)
 
 
-def test_option_that_the_pipeline_does_not_recommend_must_be_given(copy: Path) -> None:
+def test_an_option_that_the_pipeline_does_not_recommend_must_be_given(copy: Path) -> None:
     edit(copy / "model_index.json", default_denoising_steps=None)
     with pytest.raises(UserError, match=r"--teacher-option steps=None \(from the pipeline\): give a whole number"):
         of(copy)
@@ -340,13 +343,13 @@ def test_more_steps_than_the_scheduler_has_are_a_user_error(folders: dict[str, P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "MarigoldNormalsPipeline"}, "is a MarigoldNormalsPipeline: only a MarigoldDepthPipeline"),
-        ({"_class_name": ["pipeline", "MarigoldDepthPipeline"]}, "only a MarigoldDepthPipeline is loaded"),
-        ({"unet": ["my_unet", "UNet2DConditionModel"]}, "as its unet: only UNet2DConditionModel is loaded"),
-        ({"scheduler": ["diffusers", "EulerDiscreteScheduler"]}, "only DDIMScheduler or LCMScheduler is loaded"),
-        ({"prediction_type": None}, "only affine-invariant depth and disparity are known"),
-        ({"prediction_type": "normals"}, "only affine-invariant depth and disparity are known"),
-        ({"shift_invariant": False}, "only affine-invariant depth and disparity are known"),
+        ({"_class_name": "MarigoldNormalsPipeline"}, "is a MarigoldNormalsPipeline: da2ray loads only a MarigoldDepth"),
+        ({"_class_name": ["pipeline", "MarigoldDepthPipeline"]}, "loads only a MarigoldDepthPipeline"),
+        ({"unet": ["my_unet", "UNet2DConditionModel"]}, "as its unet: da2ray loads only UNet2DConditionModel"),
+        ({"scheduler": ["diffusers", "EulerDiscreteScheduler"]}, "loads only DDIMScheduler or LCMScheduler"),
+        ({"prediction_type": None}, "supports only affine-invariant depth and disparity"),
+        ({"prediction_type": "normals"}, "supports only affine-invariant depth and disparity"),
+        ({"shift_invariant": False}, "supports only affine-invariant depth and disparity"),
     ],
 )
 def test_pipelines_of_another_meaning_or_with_code_of_their_own_are_refused(
@@ -364,10 +367,10 @@ def test_disparity_and_the_authors_own_name_of_the_pipeline_are_known(copy: Path
     assert predict(batch_of(SHAPES[0]), copy).depth.std() > 0.01
 
 
-def test_what_is_no_pipeline_is_a_user_error(tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_pipeline_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no readable model_index\.json"):
         of(tmp_path)
-    with pytest.raises(UserError, match="is no folder and no hub id, such as org/name"):
+    with pytest.raises(UserError, match="is neither a folder nor a hub id such as org/name"):
         of(tmp_path / "none")
 
 
@@ -381,7 +384,7 @@ def test_weights_and_compile_are_refused(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("package", "ensemble"), [("diffusers", 1), ("scipy", 3)])
-def test_missing_package_names_the_extra(
+def test_the_error_for_a_missing_package_names_the_extra(
     folders: dict[str, Path], package: str, ensemble: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
@@ -389,7 +392,7 @@ def test_missing_package_names_the_extra(
         of(folders["ddim"], ensemble=ensemble)
 
 
-# ------------------------------------------------------------------------------------------------------------- manners
+# ----------------------------------------------------------------------------------------------- output and read tasks
 
 
 def test_nothing_is_printed(folders: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
@@ -397,7 +400,7 @@ def test_nothing_is_printed(folders: dict[str, Path], capfd: pytest.CaptureFixtu
     assert capfd.readouterr() == ("", "")
 
 
-def test_size_rule_travels_to_read_tasks_without_torch(folders: dict[str, Path]) -> None:
+def test_the_size_rule_travels_to_read_tasks_without_torch(folders: dict[str, Path]) -> None:
     rule = pickle.dumps(of(folders["ddim"]).size_rule)
     code = f"import pickle, sys; print(pickle.loads({rule!r})(60, 96), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Metric3D against its published usage, with a small network that has the repository's entry points and outputs."""
+"""Metric3D's labels equal its published usage. A small network stands in, with the repository's entry points and outputs."""
 
 import pickle
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def teacher(repo: Path) -> Metric3D:
 
 
 def images(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[NDArray[np.uint8]]:
-    """Noise, coarse and fine, over a ramp."""
+    """Images of coarse and fine noise."""
     random = np.random.default_rng(1)
     made = []
     for height, width in shapes:
@@ -106,7 +106,7 @@ def batch_of(
 
 
 def published(network: torch.nn.Module, rgb: NDArray[np.uint8], focal: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The example of the repository's hubconf.py, up to where it brings the depth to the image's size."""
+    """The example of the repository's hubconf.py, without its last step, which resizes the depth to the image's size."""
     scale = min(616 / rgb.shape[0], 1064 / rgb.shape[1])
     size = int(rgb.shape[1] * scale), int(rgb.shape[0] * scale)
     rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
@@ -136,8 +136,8 @@ def test_labels_equal_the_published_usage(teacher: Metric3D) -> None:
     assert ((prediction.confidence > 0) & (prediction.confidence < 1)).float().mean() > 0.3
 
 
-def test_unknown_focal_length_is_the_canonical_camera_at_the_network_size(teacher: Metric3D) -> None:
-    """1000 px in the picture: the network's own output is in metres, whatever size the photograph was saved at."""
+def test_an_unknown_focal_length_is_the_canonical_camera_at_the_network_size(teacher: Metric3D) -> None:
+    """With 1000 px in the picture the network's own output is in metres, at any size of the saved photograph."""
     large, small = images(SHAPES[:2])
     assumed = teacher.predict(batch_of([large, small]))
     assert assumed.focals is not None
@@ -159,7 +159,7 @@ def test_metres_are_proportional_to_the_focal_length_up_to_the_clamp(teacher: Me
 
 
 def test_batch_of_one_and_of_many_agree(teacher: Metric3D) -> None:
-    """Invariant 6; and heads whose first batch was smaller take a larger one, here after the one of loading."""
+    """Invariant 6. Heads also take a batch that is larger than their first one, which loading made."""
     pictures = images()
     together = teacher.predict(batch_of(pictures, FOCALS)).depth
     for number, picture in enumerate(pictures):
@@ -177,14 +177,14 @@ def test_reduced_precision_stays_near_fp32_and_is_stored_as_float32(repo: Path, 
 @pytest.mark.parametrize(
     ("shape", "size"), [((480, 640), (616, 821)), ((333, 777), (456, 1064)), ((37, 53), (616, 882))]
 )
-def test_resize_is_cv2s_bit_for_bit(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_the_resize_equals_cv2s_bit_for_bit(shape: tuple[int, int], size: tuple[int, int]) -> None:
     assert metric3d.SIZE(*shape) == size
     image = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
     resized = cv2_resize(torch.from_numpy(image), size)
     assert np.array_equal(resized.numpy(), cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
 
 
-def test_spec_says_what_it_is_and_travels_to_workers() -> None:
+def test_the_spec_describes_the_teacher_and_travels_to_workers() -> None:
     spec = metric3d.spec("vit_giant2", {})
     assert (spec.name, spec.kind, spec.unit, spec.camera) == ("metric3d:vit_giant2", Kind.METRIC, "m", Camera.ASSUMED)
     assert spec.licence == "BSD-2-Clause"
@@ -192,9 +192,9 @@ def test_spec_says_what_it_is_and_travels_to_workers() -> None:
     assert pickle.loads(pickle.dumps(spec)).size_rule(480, 640) == SIZE  # noqa: S301
 
 
-def test_unknown_variants_and_options_are_told_what_there_is() -> None:
+def test_the_error_for_an_unknown_variant_or_option_lists_the_known_ones() -> None:
     known = "metric3d:vit_small, metric3d:vit_large, metric3d:vit_giant2"
     with pytest.raises(UserError, match=rf"no variant vit_tiny: give --teacher {known}$"):
         metric3d.spec("vit_tiny", {})
-    with pytest.raises(UserError, match="metric3d:vit_small has no option steps: it has repo"):
+    with pytest.raises(UserError, match="metric3d:vit_small has no option steps: it takes repo"):
         metric3d.spec("vit_small", {"steps": "4"})

@@ -1,4 +1,4 @@
-"""Hub repositories: what may run, where it comes from, what identifies a label's teacher, and how weights are loaded."""
+"""torch.hub repositories: consent to run code, where it comes from, the identity of a teacher, and how weights are loaded."""
 
 import dataclasses
 import io
@@ -74,7 +74,7 @@ def model_of(repo: Path | str, entry: str = "small", weights: Path | str = "org/
     return HubModel("metric3d:vit_small", str(repo), entry, (), str(weights))
 
 
-def test_code_of_a_repository_runs_only_when_trusted(repo: Path, weights: Path) -> None:
+def test_a_repositorys_code_runs_only_if_the_user_trusts_it(repo: Path, weights: Path) -> None:
     model = model_of(repo, weights=weights)
     spec = metric3d.spec("vit_small", {"repo": str(repo)})
     for call in (model.identify, model.network, spec.identify, spec.load):
@@ -87,8 +87,8 @@ def test_code_of_a_repository_runs_only_when_trusted(repo: Path, weights: Path) 
     assert (repo / "ran").exists()
 
 
-def test_published_code_is_named_with_its_commit() -> None:
-    """Nothing is fetched before consent."""
+def test_the_request_for_consent_names_the_published_code_with_its_commit() -> None:
+    """da2ray fetches nothing before consent."""
     for spec, name in (
         (metric3d.spec("vit_large", {}), "YvanYin/Metric3D"),
         (unidepth.spec("v2-vitb14", {}), "UniDepth"),
@@ -97,7 +97,7 @@ def test_published_code_is_named_with_its_commit() -> None:
             spec.identify(LoadOptions())
 
 
-def test_a_repository_says_nothing_on_the_console(
+def test_a_repository_prints_nothing_on_the_console(
     repo: Path, weights: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     model_of(repo, weights=weights).network(TRUSTED)
@@ -131,7 +131,7 @@ def test_identity_changes_with_weights_and_sources_and_nothing_else(repo: Path, 
 
 
 @pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", "model", None])
-def test_weights_are_loaded_from_files_as_they_are_published(repo: Path, tmp_path: Path, wrapper: str | None) -> None:
+def test_weights_load_from_files_in_their_published_forms(repo: Path, tmp_path: Path, wrapper: str | None) -> None:
     state = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([7.0, 8.0])}
     stored = {f"module.{key}": tensor for key, tensor in state.items()} | {"loss.scale": torch.ones(1)}
     path = tmp_path / "weights.pth"
@@ -150,24 +150,24 @@ def test_safetensors_are_loaded(repo: Path, tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(repo: Path, weights: Path) -> None:
-    """The published loading is not strict: what is missing would stay random."""
+    """The published loading is not strict: missing parameters would stay random."""
     for content, message in [
-        ({"weight": torch.zeros(2, 3)}, r"1 of its 2 parameters are missing and 0 of another shape \(no bias\)"),
+        ({"weight": torch.zeros(2, 3)}, r"1 of its 2 parameters are missing and 0 have another shape \(no bias\)"),
         ({"weight": torch.zeros(4, 3), "bias": torch.zeros(2)}, r"weight \(4, 3\) instead of \(2, 3\)"),
         ({"weight": Path("x")}, "cannot be read .*weights_only|cannot be read .*Weights only"),
-        ([torch.zeros(2)], "hold a list where a state dict was expected"),
+        ([torch.zeros(2)], "hold a list: expected a state dict"),
     ]:
         torch.save(content, weights)
         with pytest.raises(UserError, match=message):
             model_of(repo, weights=weights).network(TRUSTED)
 
 
-def test_what_a_repository_cannot_do_is_told_with_what_to_do(repo: Path, weights: Path) -> None:
+def test_errors_of_a_repository_say_what_to_do(repo: Path, weights: Path) -> None:
     for entry, message in [
         ("broken", r"broken in hubconf.py of .* failed: ValueError: no such configuration\n.*--teacher-option repo="),
         ("absent", r"Cannot find callable absent in hubconf\n"),
         ("without_package", r"No module named 'a_package_that_is_not_there'\nInstall"),
-        ("nothing", "nothing of .* gave a NoneType and no torch Module"),
+        ("nothing", "nothing of .* returned a NoneType instead of a torch Module"),
     ]:
         with pytest.raises(UserError, match=message):
             model_of(repo, entry, weights).network(TRUSTED)
@@ -175,16 +175,16 @@ def test_what_a_repository_cannot_do_is_told_with_what_to_do(repo: Path, weights
         model_of(repo, "small", weights).network(dataclasses.replace(TRUSTED, compile=True))
 
 
-def test_repositories_that_are_not_there_are_told_apart(tmp_path: Path) -> None:
+def test_each_kind_of_missing_repository_has_its_own_message(tmp_path: Path) -> None:
     for repo, message in [
-        (str(tmp_path), "has no hubconf.py: give the folder of a torch.hub repository"),
+        (str(tmp_path), "contains no hubconf.py: give the folder of a torch.hub repository"),
         (str(tmp_path / "missing"), "does not exist: give a folder, or ORG/NAME:COMMIT"),
-        ("org/name", "may be other code tomorrow: give repo=org/name:COMMIT"),
+        ("org/name", "on GitHub its code may change: give repo=org/name:COMMIT"),
         ("org/name:main", "git ls-remote https://github.com/org/name"),
     ]:
         with pytest.raises(UserError, match=message):
             find_repo(repo)
-    with pytest.raises(UserError, match="has no option ref: it has repo"):
+    with pytest.raises(UserError, match="has no option ref: it takes repo"):
         parse_repo({"ref": "main"}, "unidepth:v2-vits14", "org/name")
 
 
@@ -201,7 +201,7 @@ def test_a_commit_on_github_is_fetched_once_and_kept(tmp_path: Path, monkeypatch
     folder = find_repo(f"org/name:{commit}")
     assert folder == (tmp_path / "cache" / "hub" / f"org_name_{commit}").resolve()
     assert (folder / "tower" / "network.py").read_text() == TOWER
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "something is left over"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "a temporary folder was left"
     (tmp_path / "org" / "name.zip").unlink()
     assert find_repo(f"org/name:{commit}") == folder
     with pytest.raises(UserError, match=r"org/name.zip cannot be fetched .*--teacher-option repo=FOLDER"):
@@ -209,12 +209,12 @@ def test_a_commit_on_github_is_fetched_once_and_kept(tmp_path: Path, monkeypatch
 
 
 def test_two_copies_of_a_repository_do_not_mix_in_a_process(tmp_path: Path, weights: Path) -> None:
-    """Both call their package `tower`, and Python imports it once."""
+    """Both name their package `tower`, and Python imports a name only once."""
     first, second = (write_repo(tmp_path / name) for name in ("first", "second"))
     try:
         model_of(first, "packaged", weights).network(TRUSTED)
         model_of(first, "packaged", weights).network(TRUSTED)
-        with pytest.raises(UserError, match=r"has imported tower.network from .*first/tower/network.py before"):
+        with pytest.raises(UserError, match=r"has already imported tower.network from .*first/tower/network.py"):
             model_of(second, "packaged", weights).network(TRUSTED)
     finally:
         for name in ("tower", "tower.network"):

@@ -1,4 +1,4 @@
-"""UniDepth against `model.infer`, with small networks that have the repository's entry point, resizing and outputs."""
+"""UniDepth's labels equal `model.infer`. Small networks stand in, with the repository's entry point, resizing and outputs."""
 
 import pickle
 from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def teachers(repo: Path) -> Mapping[str, UniDepth]:
 def batch_of(
     shapes: Sequence[tuple[int, int]], size: tuple[int, int], focals: Sequence[float | None] | None = None
 ) -> PixelBatch:
-    """Noise, coarse and fine; the last image is so dark that its largest value is 4."""
+    """Images of coarse and fine noise. The last one is so dark that its largest value is 4."""
     generator = torch.Generator().manual_seed(1)
     images = []
     for shape in shapes:
@@ -149,7 +149,7 @@ def batch_of(
 
 
 def infer(teacher: UniDepth, image: torch.Tensor, focal: float | None) -> dict[str, Any]:
-    """The published usage: the image as it is, with its intrinsics where they are known."""
+    """The published usage: `infer` on the whole image, with its intrinsics if they are known."""
     if teacher.maps != ("depth",):
         teacher.network.shape_constraints.update(ratio_bounds=[0.5, 2.5], pixels_min=200_000, pixels_max=600_000)
     height, width = image.shape[:2]
@@ -159,7 +159,7 @@ def infer(teacher: UniDepth, image: torch.Tensor, focal: float | None) -> dict[s
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_labels_resized_to_the_image_equal_infer(version: str, teachers: Mapping[str, UniDepth]) -> None:
-    """Images of several sizes, with and without a camera, in one micro-batch; one by one in `infer`."""
+    """The teacher gets images of several sizes, with and without a camera, in one micro-batch; `infer` gets them one by one."""
     teacher, batch = teachers[version], batch_of(SHAPES, SIZES[version], FOCALS)
     prediction = teacher.predict(batch)
     assert prediction.focals is not None
@@ -187,13 +187,13 @@ def test_a_picture_with_a_border_gives_the_image_without_it(
     depth = teacher.predict(batch).depth
     expected = infer(teacher, batch.images()[0], None)["depth"]
     resized = F.interpolate(depth[:1, None], shape, mode="bilinear", antialias=version == "v1")
-    # Where the border ends between two pixels of the picture, a label's pixels lie between the picture's.
+    # If the border ends between two pixels of the picture, a label's pixels lie between the picture's.
     torch.testing.assert_close(resized, expected, atol=0.02 * float(expected.max()), rtol=0)
     assert (resized - expected).abs().mean() < 1e-3 * expected.mean()
 
 
-def test_v2_cuts_the_border_off_without_loss_where_pixels_coincide(teachers: Mapping[str, UniDepth]) -> None:
-    """210 x 1050 is padded to 420 x 1050, which is within the bounds and a multiple of 14: nothing is resized."""
+def test_v2_cuts_the_border_off_without_loss_if_pixels_coincide(teachers: Mapping[str, UniDepth]) -> None:
+    """210 x 1050 is padded to 420 x 1050, which is within the bounds and a multiple of 14, so nothing is resized."""
     batch = batch_of([(210, 1050), (210, 1050)], (210, 1050), [900.0, None])
     assert teachers["v2"].geometry(210, 1050) == (210, 1050)
     prediction = teachers["v2"].predict(batch)
@@ -202,7 +202,7 @@ def test_v2_cuts_the_border_off_without_loss_where_pixels_coincide(teachers: Map
         torch.testing.assert_close(prediction.depth[number], expected["depth"][0, 0], atol=1e-4, rtol=0)
 
 
-def test_cut_reads_a_map_at_the_middles_of_the_labels_pixels() -> None:
+def test_cut_reads_a_map_at_the_centres_of_the_labels_pixels() -> None:
     place = Placement((40, 60), corner=(7.25, -0.5), extent=(20.5, 61.0), scale=1.0, centre=(0, 0))
     rows, columns = torch.arange(40) + 0.5, torch.arange(60) + 0.5
     maps = torch.stack([rows[:, None].expand(40, 60), columns.expand(40, 60)])
@@ -219,11 +219,11 @@ def test_v2_pads_and_scales_as_its_code_does() -> None:
         ((240, 320), (392, 518)),
     ]:
         assert UniDepthV2Size().place(*shape).picture == picture
-    assert UniDepthV2Size()(100, 600) == (123, 714)  # of 240 rows with the border
+    assert UniDepthV2Size()(100, 600) == (123, 714)  # the border makes 240 rows of the 100
 
 
-def test_v2_labels_the_whole_image_where_infer_returns_one_column(teachers: Mapping[str, UniDepth]) -> None:
-    """int(46 * (52 / 46)) is 51: the published code would pad by -1."""
+def test_v2_labels_the_whole_image_when_infer_returns_one_column(teachers: Mapping[str, UniDepth]) -> None:
+    """int(46 * (52 / 46)) is 51, so the published code would pad by -1."""
     batch = batch_of([(46, 52), (46, 52)], teachers["v2"].geometry(46, 52))
     assert infer(teachers["v2"], batch.images()[0], None)["depth"].shape == (1, 1, 46, 1)
     depth = teachers["v2"].predict(batch).depth[:1, None]
@@ -233,7 +233,7 @@ def test_v2_labels_the_whole_image_where_infer_returns_one_column(teachers: Mapp
 
 
 def test_confidence_is_certainty_relative_to_the_image(teachers: Mapping[str, UniDepth]) -> None:
-    """v2 gives an uncertainty: the order is turned round, the median pixel gets 1/2; v1 gives nothing."""
+    """v2 predicts an uncertainty. Confidence reverses its order, and the median pixel gets 1/2. v1 has no confidence."""
     batch = batch_of(SHAPES, SIZES["v2"])
     confidence = teachers["v2"].predict(batch).confidence
     assert confidence is not None
@@ -249,7 +249,7 @@ def test_confidence_is_certainty_relative_to_the_image(teachers: Mapping[str, Un
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_batch_of_one_and_of_many_agree(version: str, teachers: Mapping[str, UniDepth]) -> None:
-    """Invariant 6, with an image whose values are all below 5, which v1's `infer` takes for another unit."""
+    """Invariant 6, also for an image whose values are all below 5, for which v1's `infer` guesses another unit."""
     teacher, size = teachers[version], SIZES[version]
     batch = batch_of(SHAPES, size, FOCALS)
     together = teacher.predict(batch)
@@ -261,8 +261,8 @@ def test_batch_of_one_and_of_many_agree(version: str, teachers: Mapping[str, Uni
         torch.testing.assert_close(alone.focals[0], together.focals[number])
 
 
-def test_precision_that_the_code_cannot_run_is_refused_when_loading(repo: Path) -> None:
-    """PyTorch's antialiased resize has no bf16 on CPU. That v2 forces fp16 on CUDA changes nothing: its decorators are off."""
+def test_a_precision_that_the_code_cannot_run_is_refused_when_loading(repo: Path) -> None:
+    """PyTorch's antialiased resize does not support bf16 on CPU. v2's decorators, which force fp16 on CUDA, are off."""
     options = LoadOptions(weights=str(repo / "weights.pth"), trust_remote_code=True, precision="bf16")
     with pytest.raises(
         UserError, match=r"unidepth:v1-vitl14: the code of .* fails here, with --device cpu --precision bf16"
@@ -270,15 +270,15 @@ def test_precision_that_the_code_cannot_run_is_refused_when_loading(repo: Path) 
         unidepth.spec("v1-vitl14", {"repo": str(repo)}).load(options)
 
 
-def test_network_that_sees_other_sizes_is_refused(repo: Path) -> None:
+def test_a_network_with_other_sizes_is_refused(repo: Path) -> None:
     options = LoadOptions(weights=str(repo / "weights.pth"), trust_remote_code=True)
     with pytest.raises(
-        UserError, match=r"shape_constraints \(0.5, 3.0, 200000, 600000\) where \(0.5, 2.5, 200000, 600000\)"
+        UserError, match=r"shape_constraints \(0.5, 3.0, 200000, 600000\) instead of \(0.5, 2.5, 200000, 600000\)"
     ):
         unidepth.spec("v2-vitl14", {"repo": str(repo)}).load(options)
 
 
-def test_spec_says_what_it_is_and_travels_to_workers() -> None:
+def test_the_spec_describes_the_teacher_and_travels_to_workers() -> None:
     spec = unidepth.spec("v2-vitb14", {})
     assert (spec.name, spec.kind, spec.unit, spec.camera) == ("unidepth:v2-vitb14", Kind.METRIC, "m", Camera.PREDICTED)
     assert spec.licence == "CC-BY-NC-4.0"
@@ -286,6 +286,6 @@ def test_spec_says_what_it_is_and_travels_to_workers() -> None:
     assert pickle.loads(pickle.dumps(spec)).size_rule(240, 320) == SIZES["v2"]  # noqa: S301
 
 
-def test_unknown_variants_are_told_what_there_is() -> None:
+def test_the_error_for_an_unknown_variant_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"no variant v3: .* unidepth:v1-vitl14, .*, unidepth:v2-vitl14$"):
         unidepth.spec("v3", {})

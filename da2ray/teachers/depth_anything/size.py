@@ -1,4 +1,4 @@
-"""The network size of an image. It has its own module because read tasks need it, and nothing else of the teacher."""
+"""The network size of an image. It has its own module because read tasks need nothing else of the teacher."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Weights load from every place where they are published. For a file that does not fit, the error says what was expected and found."""
+"""Weights load from every place where they are published. The error for a file that does not fit says what was expected."""
 
 import os
 from collections.abc import Callable
