@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from da2ray.labels.scores import SCORES
-from da2ray.report.charts import number, percent
 from da2ray.report.facts import Facts
+from da2ray.report.formats import number, percent
 
 IDLE_TEACHER = 0.5
 """Below this share of busy time the teacher mostly waits: reading or writing is what to speed up."""

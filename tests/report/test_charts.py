@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from da2ray.labels.runs import write_progress
 from da2ray.report.axis import axis_for
-from da2ray.report.charts import number, percent, throughput
+from da2ray.report.formats import number, percent
 from da2ray.report.throughput import LONG_GAP, idle_times, read_runs
+from da2ray.report.throughput_chart import throughput_chart
 from da2ray.storage import open_store
 from tests.report.sample import run_progress
 
@@ -104,11 +105,11 @@ def test_idle_times_lie_between_runs_and_a_run_of_two_points_is_a_level_line(tmp
     (gap,) = idle_times(runs)  # a and b overlap
     assert gap.end - gap.start == 6 * 86_400 + 86_400 - 1000
     assert gap.shown == pytest.approx(LONG_GAP * 1600)
-    drawn = throughput(runs, [gap])
-    assert drawn.count('class="pace"') == 3
-    assert drawn.count('class="idle"') == 1
-    assert "idle 6d 23h" in drawn
+    drawn = throughput_chart(runs, [gap])
+    assert drawn is not None
+    assert [line.name for line in drawn.runs] == [run.name for run in runs]
+    assert [band.text for band in drawn.idle] == ["idle 6d 23h"]
 
 
-def test_a_dataset_without_runs_has_no_line(tmp_path: Path) -> None:
-    assert throughput(read_runs(open_store(str(tmp_path))), []) == ""
+def test_a_dataset_without_runs_has_no_chart(tmp_path: Path) -> None:
+    assert throughput_chart(read_runs(open_store(str(tmp_path))), []) is None

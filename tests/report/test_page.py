@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import da2ray
 from da2ray.cli import main
 from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.reader import open_labels
@@ -19,7 +21,7 @@ from da2ray.labels.snapshots import open_snapshot
 from da2ray.labels.views import Dedupe, Rule, View, write_view
 from da2ray.plan.plan import PlanInfo, list_plans
 from da2ray.report.originals import MissingError, Originals
-from da2ray.report.page import as_script_data
+from da2ray.report.page import environment
 from da2ray.report.pictures import STEPS, pictures_of
 from da2ray.storage import open_store
 from tests.jobs import Command
@@ -28,6 +30,7 @@ from tests.report.sample import CHANGED, FORBIDDEN, GONE, IMAGE_KEY, MESSAGE, SC
 from tests.s3_server import S3Server
 
 MOST_BYTES = 5_000_000
+TEMPLATES = Path(da2ray.__file__).parent / "report" / "templates"
 
 
 def data_of(html: str) -> dict:
@@ -67,8 +70,36 @@ def test_names_and_messages_of_others_are_text(page: Page) -> None:
 
 def test_data_cannot_leave_its_script_element() -> None:
     evil = {"a": "</script><!--<script>&\u2028"}
-    assert not set("<>&\u2028") & set(as_script_data(evil))
-    assert json.loads(as_script_data(evil)) == evil
+    written = environment().from_string("{{ evil | tojson }}").render(evil=evil)
+    assert not set("<>&\u2028") & set(written)
+    assert json.loads(written) == evil
+
+
+def test_whatever_a_template_prints_is_escaped_and_without_credentials_or_control_characters() -> None:
+    value = "<b>&\x1b[31m\n https://user:secret@host/x?sig=1"
+    written = environment().from_string('<p title="{{ value }}">{{ value }}</p>').render(value=value)
+    shown = "&lt;b&gt;&amp;\\x1b[31m\\n https://host/x"
+    assert written == f'<p title="{shown}">{shown}</p>'
+
+
+def test_templates_trust_nothing_but_our_own_style_and_script() -> None:
+    trusted = [
+        expression.strip()
+        for template in TEMPLATES.iterdir()
+        for expression in re.findall(r"{[{%](.*?)[}%]}", template.read_text(encoding="utf-8"))
+        if re.search(r"\bsafe\b|autoescape|Markup", expression)
+    ]
+    assert sorted(trusted) == ["script | safe", "style | safe"]
+
+
+def test_the_package_data_holds_every_template_and_static_file() -> None:
+    root = Path(da2ray.__file__).parent
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["da2ray"]
+    packed = {path for pattern in patterns for path in root.glob(pattern)}
+    needed = [path for folder in (TEMPLATES, TEMPLATES.parent / "static") for path in folder.iterdir()]
+    assert len(needed) > 10
+    assert set(needed) <= packed
 
 
 def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
@@ -236,7 +267,7 @@ def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Pat
     )
     assert [tag for tag, each in found.elements if each.get("class") == "threshold"] == ["path"]
     values = [row["flip_p90"] for row in open_labels(str(dataset)).index.to_pylist() if row["status"] == "labelled"]
-    assert "dedupeno better look-alike within 4 bits5533 %" in found.said
+    assert "dedupe no better look-alike within 4 bits 5 5 33 %" in " ".join(found.said.split())
     removed = sum(not value < 2.5 for value in values)
     assert f"(<b>even</b>: {removed})" in found.said
     code, _, said = command("report", dataset, "--output", page, "--view", "few", "--snapshot", 2)
