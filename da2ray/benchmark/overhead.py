@@ -11,7 +11,7 @@ import torch
 from da2ray.benchmark.weights import write_seeded_weights
 from da2ray.labels.codec import default_bits
 from da2ray.pipeline.stages.batches import HostBatch
-from da2ray.pipeline.stages.labelling import Labelling
+from da2ray.pipeline.stages.inference import Inference
 from da2ray.pipeline.stages.opinions import Opinions
 from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction, Teacher
 from da2ray.teachers.registry import DEFAULT, resolve
@@ -59,7 +59,7 @@ def measure_overhead(images: int, work: Path) -> Overhead:
     torch.set_num_threads(1)
     spec = resolve(DEFAULT)
     teacher = _Timed(spec.load(LoadOptions(weights=str(write_seeded_weights(DEFAULT, work)))))
-    labelling = Labelling(teacher, spec.kind, default_bits(spec.kind), scaled=False, mask_bits=2, opinions=Opinions())
+    inference = Inference(teacher, spec.kind, default_bits(spec.kind), scaled=False, mask_bits=2, opinions=Opinions())
     rng = np.random.default_rng(0)
     inside, beside = [], []
     for number in range(images + 1):
@@ -67,7 +67,7 @@ def measure_overhead(images: int, work: Path) -> Overhead:
         batch = HostBatch(pixels, [SHAPE], spec.size_rule(*SHAPE))
         before, began = teacher.seconds, time.thread_time()
         with torch.inference_mode():
-            labelling.outputs(batch, torch.from_numpy(pixels)).to_batch()
+            inference.outputs(batch, torch.from_numpy(pixels)).to_batch()
         seconds = time.thread_time() - began
         if number:
             inside.append(teacher.seconds - before)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from da2ray.errors import SampleError
 from da2ray.labels.commits import commit_key
-from da2ray.pipeline.run import work_left
+from da2ray.pipeline.control.progress import work_left
 from da2ray.plan.plan import make_plan, open_plan
 from da2ray.sources.base import MEMBERS, Member
 from da2ray.storage import open_store

@@ -22,7 +22,7 @@ from da2ray.commands.benchmark import BenchmarkConfig
 from da2ray.errors import UserError
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
-from da2ray.pipeline.control.cluster import share_cores
+from da2ray.pipeline.stages.device import share_cores
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
@@ -93,7 +93,7 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     reading = Reading(source, spec.size_rule, Limits(), mode, config.batch_size)
     shards = list(plan.shards(np.arange(plan.info.shards)))
     bits = default_bits(spec.kind)
-    workers = share_cores(spec, options, actors=1)
+    workers = share_cores(spec, options, processes=1)
     decoded, blocks = decode_only(reading, shards)
     labelled, labels = teacher_only(
         spec.load(options), spec.kind, bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers

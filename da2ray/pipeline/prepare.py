@@ -11,7 +11,9 @@ from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import CheckedBy, DatasetInfo, check_same, open_dataset
 from da2ray.pipeline.control.cluster import gpu_count, resolve_device
+from da2ray.pipeline.stages.labelling import Labelling
 from da2ray.pipeline.stages.reading import Reading, uses_camera
+from da2ray.pipeline.stages.writing import Writing
 from da2ray.plan.plan import no_images, plan_id
 from da2ray.plan.retry import failed_samples
 from da2ray.sources import open_source
@@ -55,6 +57,33 @@ class Job:
     def consistency(self) -> tuple[str, ...]:
         """Second opinions of the teacher itself."""
         return own_opinions(self.config)
+
+    def labelling(self, processes: int) -> Labelling:
+        """The settings of the label stage; `processes` may share a machine's cores."""
+        return Labelling(
+            spec=self.spec,
+            load=self.load,
+            bits=self.dataset.codec.bits,
+            mask_bits=self.dataset.codec.mask_bits,
+            scaled=self.reading.mode is DecodeMode.SCALED,
+            sample_timeout=self.config.sample_timeout,
+            processes=processes,
+            checker=self.checker,
+            consistency=self.consistency,
+        )
+
+    @property
+    def writing(self) -> Writing:
+        """The settings of the write stage."""
+        return Writing(
+            store=self.store,
+            plan=self.plan_id,
+            format=self.config.format,
+            kind=self.spec.kind.value,
+            fingerprint=self.fingerprint,
+            mask_bits=self.dataset.codec.mask_bits,
+            camera=self.camera.value,
+        )
 
     @property
     def camera(self) -> Camera:

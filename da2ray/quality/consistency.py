@@ -19,12 +19,6 @@ SURE = 0.02
 UNSURE = 0.64
 """Errors at and below which a pixel is sure (1), and from which on it is not at all (0): five octaves apart. With 2 bits the
 levels 3, 2, 1, 0 then change at errors of 0.036, 0.113 and 0.36."""
-SMALLER = 2 / 3
-"""Of the network's sides, where the opinion on scale is given: (2 / 3)^2 = 0.44 of a pass. Another half as small would no longer
-see what the label shows; much nearer to 1 it sees the same."""
-PASSES = {"flip": 1.0, "scale": SMALLER**2, "checker": 1.0}
-"""Forward passes of each opinion beside the label's own: scale's at a smaller size, a checker's through a network of its own,
-which may be a smaller one."""
 CELLS = 48
 WINDOW = 9
 """A confidence is of a neighbourhood: the mean error over WINDOW x WINDOW cells, of which the short side has CELLS. Where two

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from da2ray.labels.schema import SCORES
 from da2ray.labels.scores import SCORES as MEANINGS
 from da2ray.labels.scores import Bad
-from da2ray.quality.consistency import PASSES
 from da2ray.quality.depth_metrics import auroc, spearman
+from da2ray.quality.opinions import PASSES
 
 WORST = 0.1
 """Share of the images, those of the largest true error, that a score should find."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import da2ray
 from da2ray.labels.snapshots import list_snapshots
-from da2ray.pipeline.run import LOAD_RETRIES
+from da2ray.pipeline.control.retries import LOAD_RETRIES
 from da2ray.plan.plan import list_plans
 from da2ray.storage import open_store
 from tests.jobs import JOB, RunningJob, commits_of, count_commits, run_job, shard_objects

@@ -5,7 +5,6 @@ import os
 import warnings
 from typing import Any
 
-import cv2
 import psutil
 import ray
 import torch
@@ -14,9 +13,12 @@ from rich.console import Console
 
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
+<<<<<<< HEAD
 from da2ray.parallel import usable_cores
 from da2ray.pipeline.control.actors import ActorRange
 from da2ray.teachers.base import LoadOptions, TeacherSpec
+=======
+>>>>>>> 5287f95 (label_wave moves to ray_data/execution; Labeler takes the dataclass Labelling, the write stage is Writing.write, both without Ray; endings, retries and the dry run get files of their own)
 
 EMBEDDED_STORE_SHARE = 0.3
 """Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
@@ -121,6 +123,7 @@ def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tu
 def actor_range(config: PseudolabelConfig, device: str) -> ActorRange:
     """Fewest and most teacher actors, after `connect`: as asked for, else up to one for each GPU that the cluster has now."""
     if config.actors:
+<<<<<<< HEAD
         return config.actors
     return ActorRange(1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1)
 
@@ -142,3 +145,7 @@ def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int, checker: T
     torch.set_num_threads(cores // workers)
     cv2.setNumThreads(cores // workers)
     return workers
+=======
+        return parse_range(config.actors)
+    return 1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1
+>>>>>>> 5287f95 (label_wave moves to ray_data/execution; Labeler takes the dataclass Labelling, the write stage is Writing.write, both without Ray; endings, retries and the dry run get files of their own)

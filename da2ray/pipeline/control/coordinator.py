@@ -171,6 +171,14 @@ def counts_of(coordinator: "ray.actor.ActorHandle", timeout: float) -> Counts:
     return cast(Counts, ray.get(coordinator.counts.remote(), timeout=timeout))
 
 
+def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
+    """What is done in the end; None if the cluster is what failed, and then the last polled counts stand."""
+    try:
+        return counts_of(coordinator, timeout=10)
+    except ray.exceptions.RayError:
+        return None
+
+
 class Meter:
     """Reports a device's share of busy time to the coordinator, every second at most."""
 

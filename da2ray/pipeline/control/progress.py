@@ -17,6 +17,7 @@ from da2ray.console import LINE_SECONDS, duration
 from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.history import History
+from da2ray.plan.plan import Plan
 from da2ray.storage import Store, printable
 
 POLL_SECONDS = 0.5
@@ -34,6 +35,13 @@ class Totals:
     shards: int
     samples_before: int
     shards_before: int
+
+
+def work_left(plan: Plan, store: Store) -> Totals:
+    """Plan minus commits (invariant 3), from one listing and the plan's column of sizes."""
+    remaining, sizes = plan.remaining(store), plan.sizes()
+    before = plan.info.samples - int(sizes[remaining].sum())
+    return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining))
 
 
 class Rate:

@@ -1,4 +1,4 @@
-"""Ending a run early: signals on the driver, and telling apart what ended an execution."""
+"""Stopping a run: what signals on the driver do, and what ends a run that no longer moves."""
 
 import contextlib
 import signal
@@ -50,23 +50,3 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         ended.set()
         thread.join()
-
-
-def first_line(error: BaseException) -> str:
-    """What it says, in one line of at most 200 characters."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-
-
-def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:
-    """The exception of that kind that a worker raised and Ray wrapped, in whatever depth; None where there is none."""
-    for _ in range(10):
-        # Where an actor's constructor raised, Ray keeps the error that wraps it as an argument, and its text, and no cause.
-        wrappers = (*error.args, error) if isinstance(error, ray.exceptions.ActorDiedError) else (error,)
-        # In this order: Ray's error may be of that kind too, with a traceback in its text.
-        for found in (*(getattr(wrapper, "cause", None) for wrapper in wrappers), error):
-            if isinstance(found, kind):
-                return found
-        if error is None:
-            return None
-        error = error.__cause__ or error.__context__
-    return None

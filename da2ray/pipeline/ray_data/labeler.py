@@ -7,21 +7,17 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 
 import pyarrow as pa
 import ray
 
 from da2ray.errors import Reason
-from da2ray.pipeline.control.cluster import share_cores
 from da2ray.pipeline.control.coordinator import STRIKES, Alone, Meter
 from da2ray.pipeline.ray_data.gate import Gate
 from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row, sample_rows
-from da2ray.pipeline.stages.device import Device
-from da2ray.pipeline.stages.opinions import Checker, Opinions
-from da2ray.pipeline.stages.reading import uses_camera
+from da2ray.pipeline.stages.labelling import Labelling
 from da2ray.pipeline.stages.watchdog import end_process
-from da2ray.teachers.base import LoadOptions, TeacherSpec
 
 BLOCKS_IN_FLIGHT = 4
 CONCURRENT_BLOCKS = 2
@@ -40,36 +36,11 @@ class Labeler:
     Ray Data keeps the order of the rows and returns a block for each block, so a shard stays whole.
     """
 
-    def __init__(
-        self,
-        spec: TeacherSpec,
-        options: LoadOptions,
-        checker: tuple[TeacherSpec, LoadOptions] | None,
-        consistency: Collection[str],
-        bits: int,
-        mask_bits: int,
-        scaled: bool,
-        actors: int,
-        sample_timeout: float,
-        coordinator: "ray.actor.ActorHandle",
-    ) -> None:
-        second = checker[0] if checker else None
-        workers = share_cores(spec, options, actors, second)
-        self._with_focals = uses_camera(spec, second)
-        self._checker_size = second.size_rule if second else None
-        self._device = Device(
-            spec.load(options),
-            bits,
-            kind=spec.kind,
-            scaled=scaled,
-            workers=workers,
-            mask_bits=mask_bits,
-            opinions=Opinions(
-                flip="flip" in consistency,
-                scale_step=spec.size_step if "scale" in consistency else None,
-                checker=Checker(checker[0].load(checker[1]), checker[0].kind) if checker else None,
-            ),
-        )
+    def __init__(self, labelling: Labelling, coordinator: "ray.actor.ActorHandle") -> None:
+        from da2ray.pipeline.stages.device import start_device  # noqa: PLC0415 - torch, which the driver does without
+
+        self._with_focals, self._checker_size = labelling.with_focals, labelling.checker_size
+        self._device = start_device(labelling)
         self._process = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
         self._coordinator = coordinator
         self._meter = Meter(coordinator, self._process)
@@ -78,7 +49,7 @@ class Labeler:
         self._alone: Alone | None = None
         threading.Thread(
             target=self._watch,
-            args=(sample_timeout, COMPILE_SECONDS if options.compile else 0),
+            args=(labelling.sample_timeout, COMPILE_SECONDS if labelling.load.compile else 0),
             name="watch",
             daemon=True,
         ).start()

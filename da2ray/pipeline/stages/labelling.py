@@ -1,176 +1,42 @@
-"""What is made of a micro-batch on the teacher's device: depth as integers, scores, hash, mask and fits, without waiting for it.
+"""The settings of the label stage. Importing this needs neither torch nor weights: the driver does without both."""
 
-The mask is the teacher's own confidence, else that of the second opinions there are.
-"""
+from dataclasses import dataclass
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from da2ray.errors import Reason
-from da2ray.labels.quantise import quantise
-from da2ray.labels.schema import NUMBERS
-from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch
-from da2ray.pipeline.stages.opinions import Answers, Opinions, ask
-from da2ray.quality.consistency import confidence, fit_metric, largest_error, quantise_confidence
-from da2ray.quality.depth_scores import depth_statistics, nonfinite_share
-from da2ray.quality.image_scores import grey, image_scores
-from da2ray.quality.phash import perceptual_hash
-from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher
-from da2ray.teachers.depth_anything.preprocess import preprocess
+from da2ray.pipeline.stages.reading import uses_camera
+from da2ray.teachers.base import LoadOptions, SizeRule, TeacherSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """Of N images.
+class Labelling:
+    """How micro-batches become labels. Picklable.
 
     Attributes:
-        q, scale, offset: as `Quantised`.
-        finite: bool (N,), False where the image failed for its depth has NaN or infinities.
-        numbers: float32 (N, len(names)), NaN where not measured.
-        phash: int64 (N,), whose bits are the perceptual hash.
-        mask: uint8 (N, h, w), None where nothing gives a confidence.
-        masked: bool (N, len(mask_sources)), whose confidence each image's mask holds: all that are True; no mask where none is.
-            None where `mask` is.
-        far: bool (N, h, w), pixels without a distance; None where the kind of depth has none.
-        names: columns of `NUMBERS` that were measured.
-        mask_sources: "teacher", or second opinions by name.
+        spec, load: the teacher, and how it runs.
+        bits: bits of a stored depth value.
+        mask_bits: bits of a stored confidence value.
+        scaled: pixels were decoded at a reduced scale (`--decode scaled`).
+        sample_timeout: seconds that labelling one image may take.
+        processes: teacher processes that may share a machine's cores.
+        checker: the second teacher, and how it runs; None without one.
+        consistency: second opinions of the teacher itself: `flip`, `scale`.
     """
 
-    q: Tensor
-    scale: Tensor
-    offset: Tensor
-    finite: Tensor
-    numbers: Tensor
-    phash: Tensor
-    mask: Tensor | None
-    masked: Tensor | None
-    far: Tensor | None
-    names: tuple[str, ...]
-    mask_sources: tuple[str, ...]
+    spec: TeacherSpec
+    load: LoadOptions
+    bits: int
+    mask_bits: int
+    scaled: bool
+    sample_timeout: float
+    processes: int = 1
+    checker: tuple[TeacherSpec, LoadOptions] | None = None
+    consistency: tuple[str, ...] = ()
 
-    def map(self, move: Callable[[Tensor], Tensor]) -> "Outputs":
-        """The same with another tensor in place of each."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        moved: dict[str, Any] = {name: move(value) for name, value in values if isinstance(value, Tensor)}
-        return replace(self, **moved)
+    @property
+    def with_focals(self) -> bool:
+        """Whether a teacher uses the focal length."""
+        return uses_camera(self.spec, self.checker and self.checker[0])
 
-    def to_batch(self) -> LabelledBatch:
-        """As arrays; the tensors must be in host memory."""
-        numbers = np.full((len(self.scale), len(NUMBERS)), np.nan, dtype=np.float32)
-        numbers[:, [NUMBERS.get_field_index(name) for name in self.names]] = self.numbers.numpy()
-        message = "the depth map has NaN or infinite values"
-        return LabelledBatch(
-            depths=self.q.numpy().view(np.uint16),
-            scales=self.scale.numpy(),
-            offsets=self.offset.numpy(),
-            numbers=numbers,
-            errors=[None if fine else (Reason.NON_FINITE.value, message) for fine in self.finite.numpy()],
-            masks=None if self.mask is None else self.mask.numpy(),
-            mask_sources=self._sources(),
-            phashes=self.phash.numpy().view(np.uint64),
-            fars=self._packed_far(),
-        )
-
-    def _sources(self) -> list[str | None] | None:
-        if self.masked is None:
-            return None
-        chosen = (zip(self.mask_sources, each, strict=True) for each in self.masked.tolist())
-        return ["+".join(name for name, has in image if has) or None for image in chosen]
-
-    def _packed_far(self) -> np.ndarray | None:
-        """As `LabelledBatch.fars`: packed, an eighth of the bytes that travel."""
-        if self.far is None or not self.far.any():
-            return None
-        return np.packbits(self.far.flatten(1).numpy(), axis=1, bitorder="little")
-
-
-class Labelling:
-    """Teacher, second opinions and options; `outputs` is called with autograd off."""
-
-    def __init__(
-        self, teacher: Teacher, kind: Kind, bits: int, *, scaled: bool, mask_bits: int, opinions: Opinions
-    ) -> None:
-        self._teacher = teacher
-        self._kind = kind
-        self._bits = bits
-        self._scaled = scaled
-        self._mask_bits = mask_bits
-        self._opinions = opinions
-
-    def outputs(self, batch: HostBatch, pixels: Tensor) -> Outputs:
-        """Label a micro-batch whose pixels are on the device as `pixels`."""
-        pixel_batch = PixelBatch(pixels, batch.shapes, batch.size, self._scaled, batch.focals)
-        prediction = self._teacher.predict(pixel_batch)
-        flat = prediction.depth.flatten(1)
-        # min and max carry a NaN or an infinity of any pixel.
-        finite = torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
-        depth = _blank(prediction.depth, finite)
-
-        images = preprocess(pixel_batch) if prediction.images is None else prediction.images
-        levels = grey(images)
-        statistics = depth_statistics(depth, self._kind, levels)
-        numbers = image_scores(images, levels) | statistics.scores
-        numbers["nonfinite_share"] = nonfinite_share(prediction.depth, finite)
-
-        answers = ask(self._opinions, self._teacher, self._kind, pixel_batch, batch, depth)
-        for name, comparison in answers.comparisons.items():
-            for score in ("mean", "p90"):
-                value = getattr(comparison, score)
-                numbers[f"{name}_{score}"] = torch.where(comparison.valid, value, torch.nan)
-        numbers |= self._metres(depth, answers.checked)
-        focals = prediction.focals
-        if focals is None and answers.checked:
-            focals = answers.checked.focals
-        if focals is not None:
-            numbers["focal"] = focals
-        sources, mask, masked = self._mask(prediction, answers, finite)
-        if mask is not None and masked is not None:
-            sureness = mask.flatten(1).sum(1, dtype=torch.int32) / (flat.shape[1] * (2**self._mask_bits - 1))
-            numbers["confidence_mean"] = torch.where(masked.any(1), sureness, torch.nan)
-        quantised = quantise(depth, self._bits)
-        return Outputs(
-            q=quantised.q,
-            scale=quantised.scale,
-            offset=quantised.offset,
-            finite=finite,
-            numbers=torch.stack(list(numbers.values()), dim=1),
-            phash=perceptual_hash(levels),
-            mask=mask,
-            masked=masked,
-            far=statistics.far,
-            names=tuple(numbers),
-            mask_sources=sources,
-        )
-
-    def _metres(self, depth: Tensor, checked: Prediction | None) -> dict[str, Tensor]:
-        """What makes metres of relative labels, by a checker that knows them."""
-        checker = self._opinions.checker
-        if checker is None or checked is None or checker.kind is not Kind.METRIC or self._kind is Kind.METRIC:
-            return {}
-        found = fit_metric(depth, self._kind, checked.depth)
-        return {f"metric_{name}": getattr(found, name) for name in ("scale", "shift", "residual")}
-
-    def _mask(
-        self, prediction: Prediction, answers: Answers, finite: Tensor
-    ) -> tuple[tuple[str, ...], Tensor | None, Tensor | None]:
-        """`mask_sources`, `mask` and `masked` of `Outputs`."""
-        if prediction.confidence is not None:
-            return ("teacher",), quantise_confidence(prediction.confidence, self._mask_bits), finite[:, None]
-        if not answers.comparisons:
-            return (), None, None
-        comparisons = list(answers.comparisons.values())
-        sureness = confidence(largest_error(comparisons, (prediction.depth.shape[1], prediction.depth.shape[2])))
-        masked = torch.stack([finite & each.valid for each in comparisons], dim=1)
-        return tuple(answers.comparisons), quantise_confidence(sureness, self._mask_bits), masked
-
-
-def _blank(depth: Tensor, finite: Tensor) -> Tensor:
-    """Zeros in place of the maps that are not finite; on CPU, where looking costs nothing, only if there are any."""
-    if depth.device.type == "cpu" and bool(finite.all()):
-        return depth
-    return torch.where(finite[:, None, None], depth, 0)
+    @property
+    def checker_size(self) -> SizeRule | None:
+        """The checker's size rule; None without a checker."""
+        return self.checker[0].size_rule if self.checker else None

@@ -14,7 +14,8 @@ from torch.nn.functional import interpolate
 
 from da2ray.pipeline.stages.batches import HostBatch
 from da2ray.quality.alignment import to_disparity
-from da2ray.quality.consistency import SMALLER, Comparison, compare
+from da2ray.quality.consistency import Comparison, compare
+from da2ray.quality.opinions import SMALLER
 from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher
 
 

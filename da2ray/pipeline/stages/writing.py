@@ -1,19 +1,72 @@
-"""The write stage without Ray: a shard's labelled micro-batches -> index rows, depth, masks and far class in the plan's order."""
+"""The write stage: turns a shard's labelled micro-batches into a stored, committed shard.
 
+`assemble` and its siblings bring index rows, depth, masks and far maps into the plan's order. `Writing.write` builds the shard
+of them, writes its object, and commits it last (invariant 2).
+"""
+
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status
-from da2ray.labels.schema import INDEX, NUMBERS
-from da2ray.labels.shards.base import Masks
+from da2ray.labels.commits import commit_shard
+from da2ray.labels.schema import INDEX, NUMBERS, ShardFormat
+from da2ray.labels.shards.base import Masks, build_shard
 from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value
+from da2ray.storage import Store
 
 
 class IncompleteShardError(RuntimeError):
     """A block does not hold exactly the samples that the plan gives its shard; it is never committed (invariant 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed shard: how many samples have each status and each reason, and the bytes of its object."""
+
+    shard: int
+    statuses: dict[str, int]
+    reasons: dict[str, int]
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How labelled micro-batches become a shard. Picklable.
+
+    Attributes:
+        store: the dataset.
+        plan, format, kind, fingerprint: of the shards.
+        mask_bits: bits of a stored confidence value.
+        camera: where a focal length is from that only the teacher gave: "assumed" or "predicted".
+    """
+
+    store: Store
+    plan: str
+    format: ShardFormat
+    kind: str
+    fingerprint: str
+    mask_bits: int
+    camera: str | None
+
+    def write(self, block: pa.Table) -> Written:
+        """Write and commit the shard whose micro-batches are the rows of `block`, a `LABELLED` table.
+
+        Raises:
+            IncompleteShardError: the block does not hold exactly the shard's samples.
+            OSError: the store failed.
+        """
+        shard = block["shard"][0].as_py()
+        rows, depths = assemble(block, plan=self.plan, kind=self.kind, fingerprint=self.fingerprint, camera=self.camera)
+        built = build_shard(rows, depths, self.format, masks_of(block, self.mask_bits), far_of(block))
+        commit_shard(self.store, self.plan, shard, built, self.fingerprint)
+        statuses = Counter(built.rows["status"].to_pylist())
+        reasons = Counter(pc.drop_null(built.rows["reason"]).to_pylist())
+        return Written(shard, dict(statuses), dict(reasons), len(built.data))
 
 
 def assemble(

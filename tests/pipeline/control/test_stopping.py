@@ -1,18 +1,15 @@
 """Signals finish what is in flight, a second one ends at once, and so does a run in which nothing moves."""
 
-import pickle
 import signal
 import time
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
 
-from da2ray.errors import UserError
 from da2ray.pipeline.control import stopping
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.progress import Progress, Totals
-from da2ray.pipeline.control.stopping import cause_of, first_line, stop_on_signals
+from da2ray.pipeline.control.stopping import stop_on_signals
 from da2ray.storage import open_store
 
 
@@ -79,21 +76,3 @@ def test_a_run_that_waits_for_a_teacher_is_not_stalled(tmp_path, monkeypatch: py
         now[0] += seconds
         progress.note(counts)
         assert progress.stalled_seconds == stalled
-
-
-def test_the_cause_is_found_however_deep_it_is_wrapped() -> None:
-    inner, middle, outer = PermissionError("s3://bucket: no\nmore"), ValueError("middle"), RuntimeError("outer")
-    outer.__cause__, middle.__context__ = middle, inner
-    assert cause_of(outer, (FileNotFoundError, PermissionError)) is inner
-    assert first_line(inner) == "s3://bucket: no"
-    assert cause_of(outer, ZeroDivisionError) is None
-
-
-def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
-    """As it comes from another process. Ray makes of it a text alone, behind a line of its own."""
-    raised = RayTaskError("__init__", "Traceback", UserError("use --precision fp16"), proctitle="ray", pid=1, ip="::1")
-    died = pickle.loads(pickle.dumps(ActorDiedError(raised)))  # noqa: S301
-    assert str(cause_of(died, UserError)) == "use --precision fp16"
-    assert cause_of(died, ZeroDivisionError) is None
-    assert cause_of(died, ActorDiedError) is died
-    assert cause_of(ActorDiedError(), UserError) is None

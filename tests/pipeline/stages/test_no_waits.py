@@ -8,7 +8,7 @@ import torch
 
 from da2ray.labels.schema import NUMBERS
 from da2ray.pipeline.stages.batches import HostBatch
-from da2ray.pipeline.stages.labelling import Labelling
+from da2ray.pipeline.stages.inference import Inference
 from da2ray.pipeline.stages.opinions import Checker, Opinions
 from da2ray.teachers.base import Kind, PixelBatch, Prediction
 from da2ray.teachers.depth_anything.preprocess import preprocess
@@ -42,11 +42,11 @@ def test_a_look_is_noticed(look: Callable[[torch.Tensor], object]) -> None:
 @pytest.mark.parametrize("teacher", [Blind(), Blind(sure=True, hands_over=True)], ids=["plain", "sure"])
 def test_labels_scores_and_opinions_are_made_without_a_look(teacher: Blind, kind: Kind) -> None:
     opinions = Opinions(flip=True, scale_step=14, checker=Checker(Blind(), Kind.METRIC))
-    labelling = Labelling(teacher, kind, 12, scaled=False, mask_bits=2, opinions=opinions)
+    inference = Inference(teacher, kind, 12, scaled=False, mask_bits=2, opinions=opinions)
     pixels = sum(height * width * 3 for height, width in SHAPES)
     batch = HostBatch(np.zeros(pixels, dtype=np.uint8), SHAPES, SIZE, checker_sizes=[SIZE, (42, 56)])
     with torch.inference_mode():
-        outputs = labelling.outputs(batch, torch.empty(pixels, dtype=torch.uint8, device=DEVICE))
+        outputs = inference.outputs(batch, torch.empty(pixels, dtype=torch.uint8, device=DEVICE))
     fit = {"metric_scale", "metric_shift", "metric_residual"}  # of relative depth to the checker's metres
     assert set(outputs.names) == set(NUMBERS.names) - {"focal"} - (fit if kind is Kind.METRIC else set())
     assert (outputs.numbers.device, outputs.numbers.shape) == (DEVICE, (len(SHAPES), len(outputs.names)))

@@ -1,0 +1,56 @@
+"""What ended a run early: a mistake of the user, a failure after which the same command goes on, or a bug."""
+
+import ray
+
+from da2ray.errors import CorruptError, UserError
+from da2ray.pipeline.control.retries import TASK_RETRIES
+from da2ray.storage import printable
+
+WORKERS_DIED = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.RaySystemError,
+)
+
+
+def resumable_cause(error: Exception) -> str:
+    """What to tell the user about a failure after which the same command goes on, in one line.
+
+    Raises:
+        UserError: stored state is damaged; it stays so, however often it is read.
+        Exception: `error` itself, if it is none of these: a bug.
+    """
+    if cause := cause_of(error, CorruptError):
+        raise UserError(str(cause)) from None
+    if cause := cause_of(error, ray.exceptions.GetTimeoutError):  # also an OSError
+        return f"the cluster does not answer: {_first_line(cause)}"
+    if cause := cause_of(error, OSError):
+        return f"a store failed: {printable(cause)}"
+    if (cause := cause_of(error, WORKERS_DIED)) and not getattr(cause, "actor_init_failed", False):
+        return f"workers died, and died again when their shard was retried {TASK_RETRIES} times: {_first_line(cause)}"
+    raise error
+
+
+def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:
+    """The exception of type `kind` that a worker raised and Ray wrapped, however deep; None if there is none."""
+    for _ in range(10):
+        # If an actor's constructor raised, Ray keeps the wrapping error as an argument, beside its text, and sets no cause.
+        wrappers = (*error.args, error) if isinstance(error, ray.exceptions.ActorDiedError) else (error,)
+        # In this order: Ray's error may be of that type too, with a traceback in its text.
+        for candidate in (*(getattr(wrapper, "cause", None) for wrapper in wrappers), error):
+            if isinstance(candidate, kind):
+                return candidate
+        if error is None:
+            return None
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of its message, cut to 200 characters."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
