@@ -13,12 +13,7 @@ from rich.console import Console
 
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
-<<<<<<< HEAD
-from da2ray.parallel import usable_cores
 from da2ray.pipeline.control.actors import ActorRange
-from da2ray.teachers.base import LoadOptions, TeacherSpec
-=======
->>>>>>> 5287f95 (label_wave moves to ray_data/execution; Labeler takes the dataclass Labelling, the write stage is Writing.write, both without Ray; endings, retries and the dry run get files of their own)
 
 EMBEDDED_STORE_SHARE = 0.3
 """Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
@@ -123,29 +118,5 @@ def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tu
 def actor_range(config: PseudolabelConfig, device: str) -> ActorRange:
     """Fewest and most teacher actors, after `connect`: as asked for, else up to one for each GPU that the cluster has now."""
     if config.actors:
-<<<<<<< HEAD
         return config.actors
     return ActorRange(1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1)
-
-
-MOST_WORKERS = 4
-"""Micro-batches that an actor has at hand, by Ray Data's default for async UDFs; more threads would wait."""
-
-
-def share_cores(spec: TeacherSpec, options: LoadOptions, actors: int, checker: TeacherSpec | None = None) -> int:
-    """Give this process its share of the machine's cores; Ray gives torch one thread by default.
-
-    Returns:
-        Threads that should each run a micro-batch of its own. Two threads with a call each pass through Depth Anything V2 S
-        8 % faster than one call on two threads (2 cores), and one that is interrupted keeps no other waiting.
-    """
-    cores = max(1, usable_cores() // actors)
-    concurrent = spec.concurrent and (checker is None or checker.concurrent)
-    workers = min(MOST_WORKERS, cores) if options.device == "cpu" and concurrent and not options.compile else 1
-    torch.set_num_threads(cores // workers)
-    cv2.setNumThreads(cores // workers)
-    return workers
-=======
-        return parse_range(config.actors)
-    return 1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1
->>>>>>> 5287f95 (label_wave moves to ray_data/execution; Labeler takes the dataclass Labelling, the write stage is Writing.write, both without Ray; endings, retries and the dry run get files of their own)

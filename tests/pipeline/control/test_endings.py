@@ -2,7 +2,8 @@
 
 import pickle
 
-from ray.exceptions import ActorDiedError, RayTaskError
+import pytest
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from da2ray.errors import UserError
 from da2ray.pipeline.control.endings import cause_of, resumable_cause
@@ -25,5 +26,10 @@ def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
     assert cause_of(ActorDiedError(), UserError) is None
 
 
-def test_a_failure_is_told_in_one_line() -> None:
-    assert resumable_cause(ActorDiedError("node gone\nat length")).count("\n") == 0
+def test_a_failure_that_may_pass_is_one_line() -> None:
+    assert resumable_cause(GetTimeoutError("Get timed out\nat length")) == "the cluster does not answer: Get timed out"
+
+
+def test_a_bug_is_raised_as_it_is_and_not_called_resumable() -> None:
+    with pytest.raises(NameError):
+        resumable_cause(NameError("x"))
