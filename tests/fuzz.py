@@ -1,7 +1,7 @@
-"""Small broken image files by the thousand: whole ones of every format, mutations of them, and bombs.
+"""Thousands of small image files for fuzzing: whole files of every format, mutations of them, and bombs.
 
-The same count and seed give the same files. Names say what a file is (`00042-png16-flip_body.png`), and numbers keep a
-listing in the order of making. For a soak: `python -m tests.fuzz OUT --files 20000 --seed 7`.
+The same count and seed give the same files. A file's name describes it (`00042-png16-flip_body.png`), and the numbers list the
+files in the order in which they were made. For a soak test: `python -m tests.fuzz OUT --files 20000 --seed 7`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from PIL import Image
 from da2ray.benchmark.photos import packaged_photos
 
 HUGE = 60_000
-"""Side that bombs declare: 3.6 gigapixels, 18 times the default limit."""
+"""Side that bombs declare. Their 3.6 gigapixels are 18 times the default limit."""
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _ORIENTATION = 0x112
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def write_fuzz(folder: Path, count: int, seed: int) -> list[str]:
-    """Write `count` files into `folder`; returns their names, in the order of a listing."""
+    """Write `count` files into `folder`, and return their names in the order of a listing."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, data in fuzz_files(count, seed):
@@ -45,7 +45,7 @@ def write_fuzz(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def fuzz_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """(name, data) of `count` files: each whole one and each special one first, then mutations."""
+    """The (name, data) of `count` files: first all whole and special files, then mutations."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     whole, mutations = whole_files(), list(MUTATIONS.items())
     bases = list(whole.items())
@@ -75,7 +75,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @cache
 def whole_files() -> dict[str, bytes]:
-    """Valid files, 72 x 48 pixels or near, by name; the suffix is that of the format."""
+    """Valid files of about 72 x 48 pixels by name. The suffix is that of the format."""
     photo = Image.open(io.BytesIO(packaged_photos()["chelsea.png"])).convert("RGB").resize((72, 48))
     grey, palette = photo.convert("L"), photo.convert("P")
     alpha = photo.convert("RGBA")
@@ -134,7 +134,7 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes, *, colour: int = 2, interlaced: int = 0, extra: bytes = b"") -> bytes:
-    """A PNG of 8 bits; `rows` as they are before zlib, `extra` chunks before the pixels."""
+    """A PNG of 8 bits, from its `rows` before compression and `extra` chunks that go before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, interlaced)
     pixels = png_chunk(b"IDAT", zlib.compress(rows, 9))
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + extra + pixels + png_chunk(b"IEND", b"")
@@ -144,7 +144,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def interlaced_png(image: Image.Image) -> bytes:
-    """Adam7, which Pillow does not write."""
+    """An interlaced PNG (Adam7), which Pillow does not write."""
     pixels = np.asarray(image)
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     rows = [
@@ -157,7 +157,7 @@ def interlaced_png(image: Image.Image) -> bytes:
 
 
 def rle_bmp() -> bytes:
-    """64 x 48, 8 bits, run-length encoded: each row one run, end of line; end of bitmap."""
+    """A run-length encoded BMP of 64 x 48 pixels and 8 bits. Each row is one run and an end of line; an end of bitmap follows."""
     rows = b"".join(b"\x40" + bytes([row]) + b"\0\0" for row in range(48)) + b"\0\1"
     palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
     head = struct.pack("<IiiHHIIiiII", 40, 64, 48, 1, 8, 1, len(rows), 0, 0, 256, 0)
@@ -166,11 +166,11 @@ def rle_bmp() -> bytes:
 
 
 _SHORT, _LONG = 3, 4
-# Types of a TIFF's values.
+# Types of values in a TIFF.
 
 
 def tiff(tags: dict[int, tuple[int, ...]], data: bytes = b"", *, next_directory: int = 0) -> bytes:
-    """A little-endian TIFF of one directory, LONGs alone: tags with several values have them behind it, before `data`."""
+    """A little-endian TIFF with one directory of LONGs. Tags with several values keep them behind it, before `data`."""
     start = 8 + 2 + 12 * len(tags) + 4
     entries, values = b"", b""
     for tag, value in sorted(tags.items()):
@@ -182,7 +182,7 @@ def tiff(tags: dict[int, tuple[int, ...]], data: bytes = b"", *, next_directory:
 
 
 def tiled_tiff(width: int, height: int, tile_width: int, tile_height: int, data: bytes, compression: int = 1) -> bytes:
-    """RGB in tiles, all of `data` in equal parts."""
+    """An RGB TIFF in tiles, which are equal parts of `data`."""
     count = -(-width // tile_width) * -(-height // tile_height)
     size = len(data) // count
     tags = {256: (width,), 257: (height,), 258: (8, 8, 8), 259: (compression,), 262: (2,), 277: (3,)}
@@ -207,7 +207,7 @@ BOMBS = {
 
 @cache
 def special_files() -> dict[str, bytes]:
-    """Bombs, headers that lie, and what is no image, by name."""
+    """Bombs, files with lying headers, and files that are not images, by name."""
     whole = whole_files()
     photo = Image.open(io.BytesIO(whole["rgb.png"]))
     suffixes = {"jpeg": "jpg", "tiff": "tif"}
@@ -247,7 +247,7 @@ _MAGICS = {
 
 
 def _bombs_with_data() -> dict[str, bytes]:
-    """Small files whose pixels are there or begin to be, of one colour: above the limit, and large but allowed."""
+    """Small files with pixels of one colour, in full or in part: some above the limit, some large but allowed."""
     rows = bytes((1 + 3 * 5000) * 5000)
     lines = zlib.compress(bytes(3 * HUGE * 16), 9)
     strips = {258: (8, 8, 8), 259: (8,), 262: (2,), 277: (3,), 279: (len(lines),)}
@@ -278,14 +278,14 @@ def _bombs_with_data() -> dict[str, bytes]:
 
 
 def many_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again: each costs a pass over all blocks, and some 50 bytes."""
+    """A progressive JPEG whose last scan is repeated. Each scan costs a pass over all blocks, and takes some 50 bytes."""
     file = saved(Image.new("L", (side, side)), "JPEG", progressive=True)
     last = file.rindex(b"\xff\xda")
     return file[:-2] + file[last:-2] * scans + file[-2:]
 
 
 def _lying_files(whole: dict[str, bytes], photo: Image.Image) -> dict[str, bytes]:
-    """Sizes said twice and differently, metadata of any size, directories that loop or overlap."""
+    """Files with two different sizes, with metadata of any size, or with directories that loop or overlap."""
     jpeg, rgb, webp, gif, tif, lzw = (
         whole[name] for name in ("baseline.jpg", "rgb.png", "alpha.webp", "palette.gif", "raw.tif", "lzw.tif")
     )
@@ -333,8 +333,9 @@ def _exif_segment(tags: dict[int, tuple[int, ...]]) -> bytes:
 
 
 def _with_tags(file: bytes, count: int, length: int) -> bytes:
-    """A TIFF with another first directory behind it: its own entries, and `count` private ones of `length` LONGs each, all
-    at the same place.
+    """A TIFF with a new first directory at its end.
+
+    The directory has the file's own entries, and `count` private ones of `length` LONGs each, all at the same place.
     """
     (start,) = struct.unpack_from("<I", file, 4)
     (own,) = struct.unpack_from("<H", file, start)
@@ -345,7 +346,7 @@ def _with_tags(file: bytes, count: int, length: int) -> bytes:
 
 
 def _pages(file: bytes, count: int) -> bytes:
-    """A TIFF whose directory is followed by `count` more, each with one tag."""
+    """A TIFF whose directory is followed by `count` more directories, each with one tag."""
     (start,) = struct.unpack_from("<I", file, 4)
     (own,) = struct.unpack_from("<H", file, start)
     pages = b"".join(
@@ -382,7 +383,7 @@ def overwrite(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
 
 
 def extreme_number(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
-    """A number that a size, count or offset may be, in the first bytes or, for a TIFF, in its directory."""
+    """Write an extreme size, count or offset into the first bytes or, for a TIFF, into its directory."""
     start = 0
     if data[:4] == b"II*\0":
         start = min(struct.unpack_from("<I", data, 4)[0], len(data) - 4)
@@ -405,7 +406,7 @@ def wrong_suffix(data: bytes, *_: object) -> bytes:
 
 
 def blank(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
-    """A run of zeros, as where a block of a disk or a part of a transfer is missing."""
+    """Write a run of zeros, as if a block of a disk or a part of a transfer were missing."""
     at = chance.randrange(len(data))
     size = min(chance.randint(1, 600), len(data) - at)
     return data[:at] + bytes(size) + data[at + size :]
@@ -426,7 +427,7 @@ def splice(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
 
 
 def shuffle_chunks(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
-    """Two chunks (segments, entries of a directory) swapped, one dropped or one doubled."""
+    """Swap two chunks (segments, entries of a directory), drop one, or double one."""
     head, parts, tail = chunks_of(data)
     one, other = (chance.randrange(len(parts)) for _ in range(2))
     match chance.randrange(3):
@@ -440,7 +441,7 @@ def shuffle_chunks(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
 
 
 def other_size(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
-    """Another width and height in the header, from nothing to huge, and a right checksum where there is one."""
+    """Write another width and height into the header, from 0 to huge, with a correct checksum if the format has one."""
     width, height = (
         chance.choice((0, 1, 31, 47, 71, 73, 97, 1000, 12_000, 0x3FFF, 0x7FFF, HUGE, 0xFFFF)) for _ in range(2)
     )
@@ -468,7 +469,7 @@ def other_size(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
 
 
 def right_checksums(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
-    """Bits flipped inside the chunks of a PNG, whose checksums are then put right, so that the decoder sees them."""
+    """Flip bits in a chunk of a PNG and correct its checksum, so that the decoder sees them. Flip any bits in other formats."""
     if data[:8] != PNG_SIGNATURE:
         return _flip(data, chance, len(data))
     head, parts, _tail = chunks_of(data)
@@ -488,7 +489,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 def chunks_of(data: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """A whole file as what comes before its chunks, the chunks, and what comes after them."""
+    """A whole file in three parts: the bytes before its chunks, the chunks, and the bytes after them."""
     parts = []
     if data[:8] == PNG_SIGNATURE:
         at = 8
@@ -515,7 +516,7 @@ def chunks_of(data: bytes) -> tuple[bytes, list[bytes], bytes]:
         (start,) = struct.unpack_from("<I", data, 4)
         at, count = start + 2, struct.unpack_from("<H", data, start)[0]
         return data[:at], [data[at + 12 * i : at + 12 * i + 12] for i in range(count)], data[at + 12 * count :]
-    # GIF and BMP: equal parts, the signature aside.
+    # GIF and BMP are cut into equal parts behind the signature.
     size = max(1, (len(data) - 6) // 8)
     return data[:6], [data[at : at + size] for at in range(6, len(data), size)], b""
 

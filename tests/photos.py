@@ -1,4 +1,4 @@
-"""A folder of small real photographs, and of what goes wrong with image files."""
+"""A folder of small real photographs and of broken image files."""
 
 import io
 from pathlib import Path
@@ -22,21 +22,24 @@ REASONS: dict[str, Reason | None] = {
     "tiny.png": Reason.TOO_SMALL,
     "truncated.jpg": Reason.TRUNCATED,
 }
-"""Every file of `write_photos` in the order of a listing, and why it has no label; None where it is labelled."""
+"""Every file of `write_photos` in the order of a listing, with the reason why it has no label, or None if it has one."""
 
 EXIF_ORIENTATION = 0x0112
 QUARTER_CLOCKWISE = 6
 
 
 def write_photos(folder: Path) -> Path:
-    """Write the files of REASONS, a few kB each; returns `folder`."""
+    """Write the files of REASONS, a few kB each, and return `folder`."""
     packaged = packaged_photos()
     scene = {
         name: Image.open(io.BytesIO(packaged[f"{name}.png"])).convert("RGB")
         for name in ("astronaut", "chelsea", "coffee", "camera")
     }
     astronaut = jpeg(scene["astronaut"].resize((160, 160)))
-    cut, huffman = len(astronaut) * 3 // 5, astronaut.index(b"\xff\xc4")  # DHT: its codes of length 1 cannot be 255
+    cut, huffman = (
+        len(astronaut) * 3 // 5,
+        astronaut.index(b"\xff\xc4"),
+    )  # DHT: the number of codes of length 1 cannot be 255
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = QUARTER_CLOCKWISE
     deep = np.asarray(scene["camera"].convert("L").resize((120, 90))).astype(np.uint16) * 257
@@ -61,7 +64,7 @@ def write_photos(folder: Path) -> Path:
 
 
 def write_crops(folder: Path, count: int) -> Path:
-    """`count` JPEGs of 120 x 90 and 90 x 120 pixels, no two alike, all of which can be labelled; returns `folder`."""
+    """Write `count` different JPEGs of 120 x 90 and 90 x 120 pixels, all of which can be labelled, and return `folder`."""
     scene = Image.open(io.BytesIO(packaged_photos()["coffee.png"])).convert("RGB")
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):

@@ -1,1 +1,1 @@
-"""What `jobs/benchmark.py` measures; the product does not import it."""
+"""The measurements of `jobs/benchmark.py`. The product does not import this package."""

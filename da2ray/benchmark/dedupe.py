@@ -1,4 +1,4 @@
-"""How long near-duplicates take to find among made-up hashes, and whether all that were planted are found."""
+"""Measure how long the search for near-duplicates takes on made-up hashes, and whether it finds all planted ones."""
 
 import resource
 import time
@@ -11,17 +11,17 @@ from rich.console import Console
 from da2ray.quality.duplicates import DEFAULT_DISTANCE, find_duplicates, threads_to_use
 
 EQUAL_SHARE: Final = 0.05
-"""Of the rows: one and the same hash, as of empty pages."""
+"""Share of the rows that have one hash in common, like empty pages."""
 
 CLOUD_SHARE: Final = 0.02
-"""Of the rows: all different, all within the distance of one hash or little more, as of one title card saved often."""
+"""Share of the rows that differ but lie around one hash, at most the distance away, like copies of one title card."""
 
 COPIES_SHARE: Final = 0.10
-"""Of the rows: each up to the distance away from another row, which is like no third."""
+"""Share of the rows that each lie within the distance of one other row, and near no third."""
 
 
 def measure_dedupe(count: int, console: Console, *, distance: int = DEFAULT_DISTANCE) -> int:
-    """Find the near-duplicates among `count` random hashes with planted ones: 1 where one was missed."""
+    """Find the near-duplicates among `count` random hashes with planted ones. Return 1 if it misses one or answers wrong."""
     rng = np.random.default_rng(0)
     hashes, originals = _plant(count, distance, rng)
     threads = threads_to_use()
@@ -30,20 +30,20 @@ def measure_dedupe(count: int, console: Console, *, distance: int = DEFAULT_DIST
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     removed = duplicate_of >= 0
-    # Of each planted pair one must go; who is near whom beside that is chance.
+    # One of each planted pair must be removed. Other near pairs are chance.
     missed = int(np.count_nonzero(~removed[originals[:, 0]] & ~removed[originals[:, 1]]))
     wrong = int(np.count_nonzero(np.bitwise_count(hashes[removed] ^ hashes[duplicate_of[removed]]) > distance))
     wrong += int(np.count_nonzero(removed[duplicate_of[removed]]))
     console.print(
         f"{count:,} hashes at distance {distance}: {removed.sum():,} are near-duplicates; of {len(originals):,} planted pairs "
         f"{missed:,} were missed, {wrong:,} answers are wrong\n"
-        f"{wall:.0f} s on {threads} threads, {cpu:.0f} s of CPU; peak memory {peak:.1f} GiB, the hashes included"
+        f"{wall:.0f} s on {threads} threads, {cpu:.0f} s of CPU; peak memory {peak:.1f} GiB, including the hashes"
     )
     return int(missed + wrong > 0)
 
 
 def _plant(count: int, distance: int, rng: np.random.Generator) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Hashes in random order, and places (pairs, 2) that are within the distance of each other."""
+    """Make hashes in random order, and the places (pairs, 2) of planted pairs within the distance of each other."""
     equal, cloud, copies = (int(count * share) for share in (EQUAL_SHARE, CLOUD_SHARE, COPIES_SHARE))
     hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
     hashes[:equal] = hashes[0]

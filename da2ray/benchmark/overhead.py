@@ -1,4 +1,4 @@
-"""What the scores cost that need no pass of their own: time of the label stage's device outside the teacher, in one run."""
+"""Measure the cost of the scores that need no forward pass: the label stage's time on the device outside the teacher."""
 
 import time
 from dataclasses import dataclass
@@ -17,12 +17,18 @@ from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction, Teacher
 from da2ray.teachers.registry import DEFAULT, resolve
 
 SHAPE = (480, 640)
-"""(height, width) of the pictures: the network sees them at 518 x 686."""
+"""(height, width) of the pictures. The network sees them at 518 x 686."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Of labelling a picture, a micro-batch of its own: CPU seconds within the teacher and beside it, medians over `images`."""
+    """The CPU time of labelling a picture in a micro-batch of its own.
+
+    Attributes:
+        images: number of pictures.
+        teacher: median seconds in the teacher.
+        beside: median seconds outside the teacher.
+    """
 
     images: int
     teacher: float
@@ -30,12 +36,12 @@ class Overhead:
 
     @property
     def share(self) -> float:
-        """Of all the time what is not the teacher's: scores, hash, far class and making the depth integer."""
+        """The share of the time outside the teacher: scores, hash, far mask and quantisation."""
         return self.beside / (self.beside + self.teacher)
 
 
 class _Timed:
-    """A teacher that counts the seconds it takes (`da2ray.teachers.base.Teacher`)."""
+    """A wrapper that counts the seconds of a teacher (`da2ray.teachers.base.Teacher`)."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
@@ -52,8 +58,8 @@ class _Timed:
 def measure_overhead(images: int, work: Path) -> Overhead:
     """Label made-up pictures with Depth Anything V2 S in fp32 on the CPU, after one to warm up.
 
-    On one thread, as the label stage runs each of its micro-batches there (`share_cores`), and in CPU time of that thread:
-    what else the machine does makes neither longer.
+    This runs on one thread, as the label stage runs each micro-batch on a CPU (`share_cores`), and measures the CPU time of that
+    thread, which does not depend on what else the machine does.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Real photographs that installed packages ship, and image sets made of them."""
+"""Real photographs from installed packages, and image sets made of them."""
 
 import io
 from importlib.resources import files
@@ -32,20 +32,20 @@ SKIMAGE = [
 ]
 SKLEARN = ("china.jpg", "flower.jpg")
 SCENES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg", "china.jpg", "flower.jpg")
-"""Those in colour and of ordinary subjects: what a mixed set is made of."""
+"""Colour photographs of ordinary subjects, from which a mixed set is made."""
 
 
 def packaged_photos() -> dict[str, bytes]:
-    """Two dozen photographs by name: scikit-image's and scikit-learn's wheels ship them (extra `demo`)."""
+    """Two dozen photographs by name. The wheels of scikit-image and scikit-learn contain them (extra `demo`)."""
     found = {name: (files("skimage") / "data" / name).read_bytes() for name in SKIMAGE}
     return found | {name: (files("sklearn.datasets") / "images" / name).read_bytes() for name in SKLEARN}
 
 
 def write_mixed_set(folder: Path, count: int, seed: int = 0) -> None:
-    """`count` JPEGs, every other one around 500 x 375, the rest of 1 to 12 megapixels (log-uniform), quality 75 to 95.
+    """Write `count` JPEGs of quality 75 to 95: every other one around 500 x 375, the rest 1 to 12 megapixels (log-uniform).
 
-    Each is a random crop of a photograph, resized, with sensor-like noise so that its entropy is that of a photograph of its
-    size (about 1.5 to 3 bits a pixel) and not of an upscaled one.
+    Each is a random crop of a photograph, resized, with sensor-like noise. The noise gives it the entropy of a photograph of its
+    size (about 1.5 to 3 bits a pixel) instead of that of an upscaled one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     photos = packaged_photos()

@@ -1,6 +1,7 @@
-"""The plain Ray Data way, as its user guide for batch inference does it, with the same network: what da2ray is measured against.
+"""The baseline: a plain Ray Data script with the same network, written like Ray Data's user guide for batch inference.
 
-python -m da2ray.benchmark.plain_ray '{"images": …, "output": …, "teacher": …, "limit": …}'
+`python -m da2ray.benchmark.plain_ray JSON` runs it. The JSON object has the keys `images`, `output`, `teacher`, `weights`,
+`device`, `precision`, `batch_size` and `way`.
 """
 
 import json
@@ -23,11 +24,13 @@ from da2ray.teachers.registry import resolve
 
 
 class PlainLabeler:
-    """`map_batches` class: images of a batch have many sizes, so they go through the teacher one by one.
+    """The class for `map_batches`. The images of a batch have many sizes, so they go through the teacher one by one.
 
     Args:
-        way: "infer-image" does what the official repository's `infer_image` does, whose depth has the image's size;
-            "network-size" keeps the depth as the network makes it, as da2ray does; "shared" uses da2ray's preprocessing too.
+        teacher: the teacher's name.
+        options: how to load it.
+        way: "infer-image" does what the official repository's `infer_image` does: depth has the image's size. "network-size"
+            keeps depth at the network's size, like da2ray. "shared" uses da2ray's preprocessing, too.
     """
 
     def __init__(self, teacher: str, options: LoadOptions, way: str) -> None:
@@ -53,7 +56,10 @@ class PlainLabeler:
 
 
 def official_input(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W, 3) -> float32 (1, 3, h, w): divide, resize and normalise in float64 with OpenCV, then cast."""
+    """The official preprocessing, uint8 (H, W, 3) -> float32 (1, 3, h, w).
+
+    It divides, resizes and normalises in float64 with OpenCV, and then casts.
+    """
     resized = cv2.resize(image / 255.0, size[::-1], interpolation=cv2.INTER_CUBIC)
     normal = (resized - np.array(MEAN)) / np.array(STD)
     return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32))[None]
@@ -64,7 +70,7 @@ def shared_input(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def main(argument: str) -> None:
-    """Label a folder the plain way."""
+    """Label a folder with plain Ray Data."""
     job = json.loads(argument)
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     context = ray.data.DataContext.get_current()

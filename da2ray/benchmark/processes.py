@@ -1,4 +1,4 @@
-"""Timing a command with all its children: wall seconds, CPU seconds of the whole tree, peak memory."""
+"""Time a command with all its children: wall seconds, and CPU seconds of the whole tree."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ SAMPLE_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of one run of a command and everything it started: seconds, CPU seconds, bytes (proportional set sizes)."""
+    """The usage of one run of a command and all processes that it started: wall seconds, CPU seconds, and its exit code."""
 
     wall: float
     cpu: float
@@ -23,10 +23,10 @@ class Usage:
 
 
 def timed(command: Sequence[str], log: Path) -> Usage:
-    """Run a command to its end, its output into `log`.
+    """Run a command to its end, with its output in `log`.
 
-    CPU seconds are the last reading of each process, every 0.25 s: what a process used after its last reading is missed, which
-    for processes that live for seconds is little.
+    The CPU seconds are the sum of each process's last reading. Readings are 0.25 s apart, so the time after a process's last
+    reading is missed. That is little for processes that live for seconds.
     """
     seen: dict[tuple[int, float], float] = {}
     ended = threading.Event()

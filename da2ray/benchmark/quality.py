@@ -1,7 +1,7 @@
-"""`jobs/benchmark.py --quality N`: do the scores, the masks and the presets find what is wrong? On worlds with exact depth.
+"""`jobs/benchmark.py --quality N`: do scores, masks and presets find wrong labels? Measured on worlds with exact depth.
 
-Worlds that no training saw, a share of them degraded in six ways, labelled by the real job. What is printed is what the README
-says of quality.
+Training did not see these worlds. A share of them is degraded in six ways, and the real job labels them. The README of
+`da2ray/quality` quotes the output.
 """
 
 import json
@@ -32,8 +32,8 @@ from da2ray.worlds.degrade import Degradation
 from da2ray.worlds.evaluation import IMAGE
 
 FIRST_SEED = 4_000_000
-"""Beyond the seeds of training (from 0) and of judging the embedded teacher (from 1,000,000), and beyond the 300 worlds each from
-2,000,000 and from 3,000,000 on which presets and the window of confidences were chosen: nothing was fitted to these."""
+"""First seed of the worlds. Nothing was fitted to them: training has seeds from 0, the embedded teacher's evaluation from
+1,000,000, and presets and the window of confidences were chosen on 300 worlds each from 2,000,000 and 3,000,000."""
 DEGRADED_SHARE = 0.3
 TEACHER = "depth-anything-v2-tiny"
 CONSISTENCY = ("flip", "scale")
@@ -42,20 +42,20 @@ OVERHEAD_IMAGES = 3
 LEAST_ERROR_RATIO = 2.0
 LEAST_LEVEL_RATIO = 3.0
 MOST_OVERHEAD = 0.05
-"""The aims: true error of what the default preset removes over that of what it keeps, of the lowest level of confidence
-over that of the highest, and the scores' share of the time."""
+"""The aims: the true error of labels that the default preset removes, relative to those that it keeps; the true error at the
+lowest level of confidence, relative to the highest; and the scores' share of the time."""
 JOB = Path(__file__).parents[2] / "jobs" / "pseudolabel.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Sifted:
-    """What a preset does to images of known error and degradation.
+    """The effect of a preset on images of known error and degradation.
 
     Attributes:
-        preset: its name.
-        kept: share of the images.
-        error_kept, error_removed: mean true error; NaN where there are none.
-        removed: by kind of degradation, None for clean ones, the share that it removes.
+        preset: the preset's name.
+        kept: share of the images that it keeps.
+        error_kept, error_removed: mean true error of kept and removed images; NaN if there are none.
+        removed: the share of images that it removes, by kind of degradation; None stands for clean images.
     """
 
     preset: str
@@ -72,7 +72,7 @@ class Sifted:
 def measure_quality(
     count: int, work: Path, console: Console, teacher: str = TEACHER, weights: str | None = None
 ) -> int:
-    """Render, label, judge and print."""
+    """Render worlds, label them, judge the labels and print the results."""
     shutil.rmtree(work, ignore_errors=True)
     worlds = plan_worlds(count, DEGRADED_SHARE, FIRST_SEED)
     degraded = sum(world.degradation is not None for world in worlds)
@@ -120,7 +120,7 @@ def _label(work: Path, teacher: str, weights: str | None) -> Labels:
 
 
 def _kept(labels: Labels, rules: Sequence[Rule]) -> tuple[dict[str, bool], list[str]]:
-    """Which labelled images rules keep, by key; and, for each of them, what it removes, as `jobs/curate.py` counts it."""
+    """Whether rules keep each labelled image, by key, and a line for each rule with what it removes, as in `jobs/curate.py`."""
     bound = bind(rules)
     columns = {column for rule in bound for column in rule.columns}
     with open_catalog(labels.store, labels.snapshot, columns) as connection:
@@ -137,11 +137,11 @@ def _kept(labels: Labels, rules: Sequence[Rule]) -> tuple[dict[str, bool], list[
 
 
 def sift(preset: str, kept: dict[str, bool], errors: dict[str, float], kinds: dict[str, Degradation | None]) -> Sifted:
-    """What it does to the images whose true error is known.
+    """Compute the effect of a preset on the images whose true error is known.
 
     Args:
-        preset: its name.
-        kept: whether it keeps an image, by key.
+        preset: the preset's name.
+        kept: whether the preset keeps an image, by key.
         errors, kinds: true errors and degradations, by key.
     """
     keys = list(errors)
@@ -171,7 +171,7 @@ def _print_errors(found: Calibration, kinds: dict[str, Degradation | None], cons
 
 
 def _print_presets(sifted: Sequence[Sifted], kind: ErrorKind, console: Console) -> None:
-    console.print(f"presets: true error ({kind}) of what they keep and remove; share removed of each degradation:")
+    console.print(f"presets: true error ({kind}) of kept and removed images; share removed of each degradation:")
     table = Table()
     for column in ("preset", "kept", "error kept", "removed", "ratio", *Degradation, "clean"):
         table.add_column(column, justify="left" if column == "preset" else "right")
@@ -182,10 +182,10 @@ def _print_presets(sifted: Sequence[Sifted], kind: ErrorKind, console: Console) 
 
 
 def _print_proof(found: Calibration, default: Sifted, console: Console) -> None:
-    """The aims for preset and masks, and what was found."""
+    """Print the aims for the default preset and the masks, and whether they were reached."""
     _say(
         console,
-        f"default preset, true error ({found.kind}) of removed / of kept:",
+        f"default preset, true error ({found.kind}) of removed / of kept images:",
         f"{default.ratio:.2f}",
         f"at least {LEAST_ERROR_RATIO:g}",
         reached=default.ratio >= LEAST_ERROR_RATIO,

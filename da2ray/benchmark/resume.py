@@ -1,4 +1,4 @@
-"""How fast a run over a large plan, most of it committed, knows what is left."""
+"""Measure how fast a run over a large, mostly committed plan finds the remaining shards."""
 
 import resource
 import shutil
@@ -22,7 +22,7 @@ FINGERPRINT = "benchmark"
 
 
 class MadeUpSource:
-    """A source that lists names as a bucket would, and has no images behind them."""
+    """A source that lists names like a bucket, without images behind them."""
 
     kind = "prefix"
     url = root = "s3://made-up/photos"
@@ -44,11 +44,11 @@ class MadeUpSource:
             yield pa.record_batch([keys, uris, sizes, etags], schema=MEMBERS)
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
-        raise NotImplementedError("a made-up source has no bytes")  # planning never asks for any
+        raise NotImplementedError("a made-up source has no bytes")  # planning never reads any
 
 
 def measure_resume(shards: int, work: Path, console: Console) -> int:
-    """Plan `shards` shards, commit three quarters of them (empty files), and time what a resume does first."""
+    """Plan `shards` shards, commit three quarters of them (as empty files), and time the first steps of a resume."""
     shutil.rmtree(work, ignore_errors=True)
     store = open_store(str(work))
     began = time.perf_counter()
@@ -69,7 +69,7 @@ def measure_resume(shards: int, work: Path, console: Console) -> int:
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(
-        f"{left.shards - left.shards_before:,} of {shards:,} shards are left: known in {seconds:.1f} s; "
+        f"{left.shards - left.shards_before:,} of {shards:,} shards are left, found in {seconds:.1f} s; "
         f"peak memory of planning and resuming {peak:.0f} MB"
     )
     return 0

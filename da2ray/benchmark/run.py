@@ -1,4 +1,4 @@
-"""`jobs/benchmark.py`: one table of stages, end to end and the plain Ray Data way, from one run on one machine."""
+"""`jobs/benchmark.py`: tables of single stages, the job end to end, and plain Ray Data, from one run on one machine."""
 
 import json
 import os
@@ -31,18 +31,18 @@ from da2ray.teachers.base import LoadOptions
 from da2ray.teachers.registry import resolve
 
 STAGE_IMAGES = 128
-"""Images that the stages are measured on by themselves: their pixels are held in memory (about 1 GB at 12 megapixels a piece)."""
+"""Images on which single stages are measured. Memory holds their pixels (about 1 GB at 12 megapixels each)."""
 SMALL_SHARE = 4
-"""End to end is measured twice, on all images and on a quarter, and the difference counts: what is beyond start-up."""
+"""The job runs end to end on all images and on one in this many. The difference counts, so start-up does not."""
 JOB = Path(__file__).parents[2] / "jobs" / "pseudolabel.py"
 
 
 def benchmark(config: BenchmarkConfig, console: Console) -> int:
-    """Measure and print; see `BenchmarkConfig`."""
+    """Measure what `config` asks for, and print it."""
     work = Path(config.work)
     if config.resume_shards:
         return measure_resume(config.resume_shards, work, console)
-    # Either needs what the other measures do without.
+    # These two import what the other measurements do not need.
     if config.dedupe_hashes:
         from da2ray.benchmark.dedupe import measure_dedupe  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
 
 
 def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: LoadOptions, work: Path) -> list[Measured]:
-    """Decode, teacher and write by themselves, on images spread over the whole set."""
+    """Measure decoding, teacher and writing as single stages."""
     spec = resolve(config.teacher)
     source = open_source(images, "auto")
     store = open_store(str(work / f"stages-{mode}"))
@@ -133,7 +133,7 @@ def _plain_command(config: BenchmarkConfig, part: Path, way: str, options: LoadO
 
 
 def _slope(name: str, command: Callable[[Path], list[str]], parts: Sequence[Path], work: Path) -> Measured:
-    """A command on a quarter of the images and on all of them: what the rest cost is what is beyond start-up."""
+    """Run a command on a quarter of the images and on all of them. The difference is the cost of the rest without start-up."""
     usages = []
     for part in parts:
         for output in (*work.glob("labels-*"), work / "plain"):
@@ -149,9 +149,9 @@ def _slope(name: str, command: Callable[[Path], list[str]], parts: Sequence[Path
 
 
 def _parts(images: str, work: Path, limit: int | None) -> tuple[Path, Path]:
-    """Two folders of links: a quarter of the images, mixed like the whole, and all of them."""
+    """Make two folders of links: a quarter of the images, mixed like the whole set, and all of them."""
     found = sorted(path for path in Path(images).rglob("*") if path.is_file())[:limit]
-    # In runs of two: a made set alternates between small and large.
+    # Take runs of two, because a made set alternates between small and large images.
     quarter = [path for index, path in enumerate(found) if index // 2 % SMALL_SHARE == 0]
     folders = work / "small", work / "whole"
     for folder, paths in zip(folders, (quarter, found), strict=True):

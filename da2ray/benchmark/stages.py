@@ -1,4 +1,4 @@
-"""Each stage by itself, in this process, on the same shards."""
+"""Measure each stage alone, in this process, on the same shards."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from da2ray.teachers.base import Kind, Teacher
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A row of the table: images, wall seconds, CPU seconds of all threads and processes, and the cores it could use."""
+    """A row of the table: images, wall seconds, CPU seconds of all threads and processes, and the number of usable cores."""
 
     name: str
     images: int
@@ -33,17 +33,17 @@ class Measured:
 
     @property
     def cpu_ms(self) -> float:
-        """CPU milliseconds an image."""
+        """CPU milliseconds for each image."""
         return 1000 * self.cpu / self.images
 
     @property
     def wall_ms(self) -> float:
-        """Wall milliseconds an image on all cores, idle ones too."""
+        """Wall milliseconds for each image, times all cores, including idle ones."""
         return 1000 * self.wall * self.cores / self.images
 
 
 def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, list[pa.Table]]:
-    """GET, decode and group, one shard after another; also what it made, for the next stage."""
+    """Measure GET, decoding and grouping, one shard after another. Also return the blocks for the next stage."""
     began, cpu = time.perf_counter(), time.process_time()
     blocks = [reading.read(shard) for shard in shards]
     images = sum(len(shard.samples()) for shard in shards)
@@ -53,7 +53,7 @@ def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, li
 def teacher_only(
     teacher: Teacher, kind: Kind, bits: int, blocks: Sequence[pa.Table], *, scaled: bool, workers: int
 ) -> tuple[Measured, list[pa.Table]]:
-    """Preprocess, teacher, scores, quantise: every micro-batch waits at the device, which is never short of work."""
+    """Measure preprocessing, teacher, scores and quantising. All micro-batches wait at the device, so it always has work."""
     device = Device(teacher, bits, kind=kind, scaled=scaled, workers=workers)
     rows = [block.slice(index, 1) for block in blocks for index in range(block.num_rows)]
     batches = [host_batch(row) for row in rows]
@@ -72,7 +72,7 @@ def teacher_only(
 
 
 def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: str) -> Measured:  # noqa: A002 - the option's name
-    """Encode, PUT and commit, one shard after another."""
+    """Measure encoding, PUT and commit, one shard after another."""
     began, cpu, images = time.perf_counter(), time.process_time(), 0
     for number, block in enumerate(blocks):
         rows, depths = assemble(block, plan="benchmark", kind=kind, fingerprint="benchmark")

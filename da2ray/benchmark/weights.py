@@ -1,4 +1,4 @@
-"""Seeded weights of a teacher's full size: as fast as the published ones, for machines that cannot fetch those."""
+"""Seeded weights of a teacher's full size, for machines that cannot fetch the published ones. They are equally fast."""
 
 from pathlib import Path
 
@@ -12,15 +12,16 @@ SIZES = {"small": "vits", "base": "vitb", "large": "vitl", "giant": "vitg"}
 
 
 def write_seeded_weights(teacher: str, folder: Path) -> Path:
-    """A safetensors file that `--weights` takes.
+    """Write a safetensors file for `--weights`.
 
     Raises:
-        UserError: the teacher is no Depth Anything V2, or has no weights to give.
+        UserError: the teacher is not a Depth Anything V2 of one of the four sizes.
     """
     size = SIZES.get(teacher.rpartition("-")[2])
     if not teacher.startswith("depth-anything-v2-") or size is None:
         raise UserError(
-            f"--seeded-weights makes weights of depth-anything-v2-small, -base, -large or -giant, not of {teacher}"
+            f"--seeded-weights cannot make weights for {teacher}: give a --teacher depth-anything-v2-… that ends in small, base, "
+            "large or giant"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{teacher}-seeded.safetensors"

@@ -1,20 +1,20 @@
-"""Bytes of an image file -> pixels: header, limits, decoding, orientation, and the closed set of errors.
+"""Decode the bytes of an image file into pixels: header, limits, decoding, orientation, and the closed set of errors.
 
-In three steps, so that a caller knows the size of an image that a later step refuses:
+There are three steps, so that a caller knows the size of an image that a later step refuses:
 
-    header = read_header(data)                      # no pixel is touched
-    size = admit(header, size_rule, limits)         # a decompression bomb ends here
+    header = read_header(data)                      # touches no pixel
+    size = admit(header, size_rule, limits)         # refuses a decompression bomb
     pixels = decode_pixels(data, header, size, mode)
 
-`decode` does all three. Whatever the bytes, each raises `SampleError` or `MemoryError`, nothing else.
+`decode` does all three. For any bytes, each step raises only `SampleError` or `MemoryError`.
 
-Pixels are what the official reader, `cv2.imread(IMREAD_COLOR)`, gives, in RGB: EXIF orientation applied, alpha dropped,
-16 bits cut to the upper 8, grey repeated, the first frame of an animation. Known differences, all in TIFF: cv2 rounds 16
-bits in colour (one level), and darkens by alpha, which is dropped here as it is in PNG.
+Pixels equal those of the official reader, `cv2.imread(IMREAD_COLOR)`, but in RGB: EXIF orientation is applied, alpha is dropped,
+16 bits are cut to the upper 8, grey is repeated, and an animation gives its first frame. All known differences are in TIFF: cv2
+rounds 16 bits in colour (one level), and darkens by alpha, which da2ray drops as in PNG.
 
-JPEG goes through libjpeg-turbo (simplejpeg), the rest through Pillow, by the plugin of the format: no other decoder is
-ever reached. Pillow's global limit on pixels (`Image.MAX_IMAGE_PIXELS`) is left as it is: two plugins, WebP and TIFF, heed
-it by themselves. Pillow's warnings are silenced; libtiff's own lines about a broken TIFF, printed from C, reach stderr.
+libjpeg-turbo (simplejpeg) decodes JPEG. Pillow decodes the rest with the plugin of the format, so that no other decoder runs.
+Pillow's global limit on pixels (`Image.MAX_IMAGE_PIXELS`) stays as it is; two plugins, WebP and TIFF, obey it by themselves.
+Pillow's warnings are silenced. libtiff prints its own lines about a broken TIFF from C, and they reach stderr.
 """
 
 import io
@@ -43,10 +43,11 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 
 class DecodeMode(StrEnum):
-    """EXACT: every pixel of the file, as Pillow and cv2 decode it.
+    """How many of a file's pixels are decoded.
 
-    SCALED: a JPEG at the smallest of 1, 1/2, 3/8, 1/4 and 1/8 that is not below the network's size in either side;
-    other formats as EXACT.
+    EXACT: every pixel, as Pillow and cv2 decode it.
+    SCALED: a JPEG at the smallest scale of 1, 1/2, 3/8, 1/4 and 1/8 at which neither side is below the network's size. Other
+    formats as for EXACT.
     """
 
     EXACT = "exact"
@@ -55,15 +56,15 @@ class DecodeMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is labelled at all; anything else becomes a `rejected` row.
+    """The limits of the images that are labelled. Any other image becomes a `rejected` row.
 
     Attributes:
-        min_side: least short side in pixels. Below 32 the network would see an enlargement by more than 16.
-        max_aspect: most long side over short side.
-        max_tokens: most 14 x 14 patches of the network's size: memory grows with it, attention with its square. The
-            default, 96 x 96, is five times a 4:3 photograph and, at short side 518, reached at an aspect of 6.7.
-        max_pixels: most pixels at full size, which bounds the memory of decoding: bytes a pixel are 3 for a JPEG (6 where it
-            is turned, up to 12 where it is progressive or CMYK), 6 to 14 for other formats, 18 for a WebP.
+        min_side: smallest short side in pixels. Below 32, the network would see the image enlarged by more than 16.
+        max_aspect: largest ratio of the long side to the short side.
+        max_tokens: most 14 x 14 patches at the network's size. Memory grows with their number, and attention with its square.
+            The default, 96 x 96, is five times a 4:3 photograph. At short side 518 an aspect of 6.7 reaches it.
+        max_pixels: most pixels at full size, which bounds the memory of decoding. A JPEG takes 3 bytes a pixel (6 if it is
+            turned, up to 12 if it is progressive or CMYK), other formats 6 to 14, and a WebP 18.
     """
 
     min_side: int = 32
@@ -77,7 +78,7 @@ class Image:
     """A decoded image.
 
     Attributes:
-        pixels: uint8 (H, W, 3), C-contiguous RGB as displayed; smaller than `height` x `width` where decoded SCALED.
+        pixels: uint8 (H, W, 3), C-contiguous RGB as displayed; may be smaller than `height` x `width` if decoded SCALED.
         width, height: as displayed, at full size.
         orientation: the EXIF value that was applied, 1 to 8.
         size: the network's (height, width).
@@ -94,7 +95,7 @@ def decode(data: bytes, *, size_rule: SizeRule, limits: Limits, mode: DecodeMode
     """Decode an image file.
 
     Raises:
-        SampleError: as `read_header`, `admit` and `decode_pixels`.
+        SampleError: `read_header`, `admit` or `decode_pixels` refuses the file.
     """
     header = read_header(data)
     size = admit(header, size_rule, limits)
@@ -103,42 +104,43 @@ def decode(data: bytes, *, size_rule: SizeRule, limits: Limits, mode: DecodeMode
 
 
 def admit(header: Header, size_rule: SizeRule, limits: Limits) -> tuple[int, int]:
-    """The network's (height, width) for an image that the limits let pass.
+    """Check an image against the limits, and return the network's (height, width) for it.
 
     Raises:
         SampleError: `too_many_pixels`, `too_small`, `aspect` or `too_many_tokens`.
     """
     width, height = header.width, header.height
     short, long = sorted((width, height))
-    said = f"{width} x {height}"
+    shape = f"{width} x {height}"
     if width * height > limits.max_pixels:
-        raise SampleError(Reason.TOO_MANY_PIXELS, f"{said} is more than {limits.max_pixels} pixels")
+        raise SampleError(Reason.TOO_MANY_PIXELS, f"{shape} is more than {limits.max_pixels} pixels")
     if short < limits.min_side:
-        raise SampleError(Reason.TOO_SMALL, f"{said}: the short side is below {limits.min_side}")
+        raise SampleError(Reason.TOO_SMALL, f"{shape}: the short side is below {limits.min_side}")
     if long > limits.max_aspect * short:
-        raise SampleError(Reason.ASPECT, f"{said}: the aspect is above {limits.max_aspect:g}")
+        raise SampleError(Reason.ASPECT, f"{shape}: the aspect is above {limits.max_aspect:g}")
     rows, columns = size_rule(height, width)
     tokens = rows * columns // _PATCH**2
     if tokens > limits.max_tokens:
         raise SampleError(
-            Reason.TOO_MANY_TOKENS, f"{said}: {tokens} tokens at {columns} x {rows}, above {limits.max_tokens}"
+            Reason.TOO_MANY_TOKENS, f"{shape}: {tokens} tokens at {columns} x {rows}, above {limits.max_tokens}"
         )
     return rows, columns
 
 
 def decode_pixels(data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> Pixels:
-    """The pixels of `data`, whose header is `header`: uint8 (H, W, 3), C-contiguous RGB as displayed.
+    """Decode the pixels of a file: uint8 (H, W, 3), C-contiguous RGB as displayed.
+
+    Pixels that a decoder makes up for missing data are never returned.
 
     Args:
         data: the file.
-        header: what `read_header` said of it.
-        size: the network's (height, width), the least that SCALED returns where the image has as much.
+        header: the file's header, from `read_header`.
+        size: the network's (height, width). SCALED returns at least this size if the image has it.
         mode: EXACT or SCALED.
 
     Raises:
-        SampleError: `truncated` where pixels are missing, `corrupt` where the data cannot be decoded, `too_many_pixels`
-            for a WebP or TIFF above Pillow's limit (179 million unless the process sets another). Pixels that a decoder
-            makes up for missing data are never returned.
+        SampleError: `truncated` if pixels are missing, `corrupt` if the data cannot be decoded, `too_many_pixels` for a WebP
+            or TIFF above Pillow's limit (179 million unless the process sets another).
     """
     try:
         if header.format is Format.JPEG:
@@ -148,17 +150,17 @@ def decode_pixels(data: bytes, header: Header, size: tuple[int, int], mode: Deco
         raise
     except DecompressionBombError as error:
         raise SampleError(Reason.TOO_MANY_PIXELS, f"{header.format}: {error}") from error
-    except Exception as error:  # decoders raise what they like; one image must not end a job
+    except Exception as error:  # decoders raise any error, and one image must not end a job
         text = f"{type(error).__name__}: {error}"
         reason = Reason.TRUNCATED if _CUT_OFF.search(text) else Reason.CORRUPT
         raise SampleError(reason, f"{header.format}: {text}") from error
 
 
 _PATCH = 14
-# Side of a ViT patch of DINOv2, whose tokens `Limits.max_tokens` counts.
+# Side of a patch of DINOv2's ViT, whose tokens `Limits.max_tokens` counts.
 
 _CUT_OFF = re.compile("truncated|premature end|EOFError|not enough image data|unexpected end", re.IGNORECASE)
-# How libjpeg-turbo and Pillow say that data are missing.
+# The words of libjpeg-turbo and Pillow for missing data.
 
 
 # -------------------------------------------------------------------------------------------------------- pixels
@@ -170,11 +172,11 @@ def _decode_jpeg(data: bytes, header: Header, size: tuple[int, int], mode: Decod
         height, width = size[::-1] if header.orientation >= 5 else size
     options: dict[str, object] = {
         "colorspace": "CMYK" if header.components == 4 else "RGB",
-        "fastdct": False,  # as Pillow and cv2: equal bit for bit; the faster ones gain nothing measurable
+        "fastdct": False,  # like Pillow and cv2, so the bits are equal; the faster ones gain nothing measurable
         "fastupsample": False,
         "min_height": height,
         "min_width": width,
-        # Scales of 7/8 to 5/8 have no vector code: they take up to twice the time of full size (17, 14, 11 ms to 8).
+        # Scales of 7/8 to 5/8 have no vector code. They take up to twice the time of full size (17, 14, 11 ms against 8).
         "min_factor": 1 if mode is DecodeMode.EXACT else 2,
     }
     _check_scans(data, header.components)
@@ -185,12 +187,12 @@ def _decode_jpeg(data: bytes, header: Header, size: tuple[int, int], mode: Decod
 
 
 def _decode_strictly(data: bytes, options: dict[str, object]) -> Pixels:
-    """Decode, and raise at a warning after which pixels may be made up. libjpeg reports the first of its warnings."""
+    """Decode a JPEG, and raise at a warning after which pixels may be made up. libjpeg reports only its first warning."""
     try:
         return simplejpeg.decode_jpeg(data, strict=True, **options)
     except ValueError as error:
         warning = str(error)
-        # At the end of the image (0xd9) entropy decoding is over. Web crawls are full of these.
+        # At the end of the image (0xd9) entropy decoding is over, so the pixels are whole. Web crawls are full of these.
         if warning.endswith("extraneous bytes before marker 0xd9"):
             return simplejpeg.decode_jpeg(data, strict=False, **options)
         bare = _without_profile(data) if warning.endswith("bad ICC marker") else data
@@ -200,7 +202,7 @@ def _decode_strictly(data: bytes, options: dict[str, object]) -> Pixels:
 
 
 def _without_profile(data: bytes) -> bytes:
-    """A JPEG less its colour profile, whose damage is none to the pixels."""
+    """A JPEG without its colour profile. A damaged profile does not damage the pixels."""
     kept, at = [], 0
     for marker, start, end in jpeg_segments(data):
         if marker == JPEG_SCAN:
@@ -212,10 +214,12 @@ def _without_profile(data: bytes) -> bytes:
 
 
 def _check_scans(data: bytes, components: int) -> None:
-    """Each scan is a pass over all blocks, in as little as 10 bytes: 300 kB of them would take minutes.
+    """Refuse a JPEG with too many scans.
+
+    Each scan is a pass over all blocks and takes as little as 10 bytes, so 300 kB of scans would take minutes.
 
     Raises:
-        SampleError: `corrupt` with too many scans, or with stray bytes between segments, which libjpeg would warn of.
+        SampleError: `corrupt`: there are too many scans, or stray bytes between segments, of which libjpeg would warn.
     """
     scans, progressive = 0, False
     try:
@@ -225,19 +229,19 @@ def _check_scans(data: bytes, components: int) -> None:
             elif marker == JPEG_SCAN:
                 scans += 1
                 if scans > _MOST_SCANS or (not progressive and data[start] == components):
-                    break  # of a sequential JPEG, a scan with all components is the only one that libjpeg reads
+                    break  # in a sequential JPEG, libjpeg reads only the first scan with all components
     except (struct.error, IndexError):
-        pass  # cut off, perhaps only behind its pixels: the decoder will say
+        pass  # the file is cut off, perhaps only behind its pixels; the decoder will tell
     if scans > _MOST_SCANS:
         raise SampleError(Reason.CORRUPT, f"jpeg: more than {_MOST_SCANS} scans")
 
 
 _MOST_SCANS = 100
-# Encoders make some 10; libtiff draws the line here too.
+# Encoders make some 10. libtiff has the same limit.
 
 
 def _cmyk_to_rgb(inverted: Pixels) -> Pixels:
-    """(H, W, 4) as Adobe stores it, 255 = no ink, -> (H, W, 3): c * k / 255, as cv2 and Pillow do, rounded."""
+    """CMYK as Adobe stores it (255 = no ink), (H, W, 4) -> RGB (H, W, 3): c * k / 255, rounded, as in cv2 and Pillow."""
     rgb = np.empty((*inverted.shape[:2], 3), dtype=np.uint8)
     for top in range(0, len(inverted), _ROWS):
         part = inverted[top : top + _ROWS]
@@ -249,29 +253,29 @@ def _cmyk_to_rgb(inverted: Pixels) -> Pixels:
 
 
 _ROWS = 64
-# At a time: of a whole image the products take 21 bytes a pixel.
+# Rows converted at a time. The products of a whole image would take 21 bytes a pixel.
 
 
 def _decode_pillow(data: bytes, header: Header) -> Pixels:
     if header.format is Format.PNG:
         data = _critical_chunks(data)
     if header.format is Format.WEBP and int.from_bytes(data[4:8], "little") + 8 > len(data):
-        raise SampleError(Reason.TRUNCATED, f"webp ends at byte {len(data)}, before the length it says")
+        raise SampleError(Reason.TRUNCATED, f"webp ends at byte {len(data)}, before the length in its header")
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _PLUGINS[header.format](io.BytesIO(data))
-        turned = header.format is Format.TIFF  # the one format whose orientation Pillow applies by itself
+        turned = header.format is Format.TIFF  # the only format whose orientation Pillow applies by itself
         size = (header.width, header.height)
         if image.size != (size if turned or header.orientation < 5 else size[::-1]):
-            # Pillow would allocate for a size that `admit` has not seen.
-            raise SampleError(Reason.CORRUPT, f"{header.format}: header says {size}, image data {image.size}")
+            # Pillow would allocate memory for a size that `admit` has not seen.
+            raise SampleError(Reason.CORRUPT, f"{header.format}: the header says {size}, the image data {image.size}")
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_strips(image, len(data))
         image.load()
         if image.mode.startswith("I;16"):
             pixels: Pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         elif image.mode in {"I", "F"}:
-            raise SampleError(Reason.CORRUPT, f"{header.format}: pixels are neither 8 nor 16 bits")
+            raise SampleError(Reason.CORRUPT, f"{header.format}: pixels have neither 8 nor 16 bits")
         else:
             straight = image.convert(_STRAIGHT_ALPHA[image.mode]) if image.mode in _STRAIGHT_ALPHA else image
             pixels = np.asarray(straight if straight.mode == "RGB" else straight.convert("RGB"))
@@ -279,13 +283,17 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
 
 
 def _critical_chunks(data: bytes) -> bytes:
-    """A PNG less its text, profiles and the like, at whose damage or size Pillow would give up pixels that are there.
+    """A PNG without its text, profiles and other ancillary chunks.
+
+    If one of those is damaged or huge, Pillow would give up on pixels that are intact.
 
     Raises:
-        SampleError: `truncated` without a last chunk: Pillow's own check is off where a process sets
+        SampleError: `truncated`: the last chunk is missing. Pillow's own check is off if a process sets
             ImageFile.LOAD_TRUNCATED_IMAGES.
     """
-    chunks = [(name, start, end) for name, start, end in png_chunks(data) if name[0] < 0x60]  # a capital: critical
+    chunks = [
+        (name, start, end) for name, start, end in png_chunks(data) if name[0] < 0x60
+    ]  # critical chunks begin with a capital
     if not any(name == b"IEND" for name, _, _ in chunks):
         raise SampleError(Reason.TRUNCATED, f"png ends at byte {len(data)}, before its last chunk")
     view = memoryview(data)
@@ -293,8 +301,12 @@ def _critical_chunks(data: bytes) -> bytes:
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
-    """Strips (tags 273, 279) or tiles (324, 325) must end within the file: codecs in a TIFF may fill in what lacks.
-    Memory is taken for a whole tile (322 x 323), whatever the image needs of it.
+    """Check that strips (tags 273, 279) or tiles (324, 325) end within the file, and that tiles (322 x 323) are not huge.
+
+    Codecs in a TIFF may fill in missing data. They take memory for a whole tile, even if the image needs less of it.
+
+    Raises:
+        SampleError: `truncated`: a strip or tile ends behind the file. `corrupt`: tiles are far larger than the image.
     """
     for offsets, counts in ((273, 279), (324, 325)):
         ends = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ()), strict=False)
@@ -308,11 +320,11 @@ def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
 
 
 _LARGEST_TILE = 2048 * 2048
-# Pixels of a tile that may be larger than its image. Usual are 256 x 256 to 1024 x 1024.
+# Most pixels of a tile that is larger than its image. Usual tiles have 256 x 256 to 1024 x 1024 pixels.
 
 _PILLOW = threading.Lock()
-# Pillow warns (malformed metadata) where there is nothing to do. warnings.catch_warnings is process-wide state: two
-# threads that leave it in the wrong order would leave warnings off for good. JPEG, the hot path, takes no lock.
+# Pillow warns of malformed metadata, and nobody can act on that. warnings.catch_warnings changes state of the whole process:
+# two threads that leave it in the wrong order would leave warnings off for good. JPEG, the hot path, takes no lock.
 
 _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
     Format.PNG: PngImagePlugin.PngImageFile,
@@ -323,12 +335,13 @@ _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
 }
 
 _STRAIGHT_ALPHA = {"RGBa": "RGBA", "La": "LA"}
-# Premultiplied alpha, which Pillow converts to nothing else.
+# Premultiplied alpha, which Pillow converts only to these.
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored -> displayed, C-contiguous. EXIF orientations: 1 upright, 3 half a turn, 6 and 8 a quarter clockwise and
-    anticlockwise; 2, 4, 5 and 7 are mirrored.
+    """Turn pixels from the stored to the displayed orientation, C-contiguous.
+
+    EXIF orientations: 1 is upright, 3 half a turn, 6 a quarter clockwise, 8 a quarter anticlockwise; 2, 4, 5 and 7 are mirrored.
     """
     if orientation == 1:
         return np.ascontiguousarray(pixels)

@@ -1,8 +1,8 @@
-"""The headers of image files: size, orientation, format and focal length, before a pixel is decoded or memory for it is taken.
+"""The headers of image files: size, orientation, format and focal length, read before any pixel is decoded or allocated.
 
-Formats are told by signature alone: JPEG, PNG, WebP, GIF, BMP, TIFF (not BigTIFF). Parsed here and not by Pillow, whose
-`open` allocates the canvas of a WebP, refuses or warns of large images by a global (`Image.MAX_IMAGE_PIXELS`), warns of
-malformed metadata on stderr, and does not tell a file cut short from one that is no image. A JPEG takes 3 us.
+The signature alone decides the format: JPEG, PNG, WebP, GIF, BMP or TIFF (not BigTIFF). This module parses headers by itself,
+because Pillow's `open` allocates the canvas of a WebP, refuses or warns of large images by a global (`Image.MAX_IMAGE_PIXELS`),
+warns of malformed metadata on stderr, and does not distinguish a truncated file from one that is not an image. A JPEG takes 3 us.
 """
 
 import math
@@ -27,50 +27,50 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of its image: `width` and `height` as displayed, `orientation` the EXIF value, 1 to 8."""
+    """The header of an image file: `width` and `height` as displayed, and `orientation`, the EXIF value 1 to 8."""
 
     width: int
     height: int
     orientation: int
     format: Format
     components: int
-    """Colour components a pixel of a JPEG (1, 3 or 4); 0 for other formats."""
+    """Colour components of a JPEG's pixel (1, 3 or 4); 0 for other formats."""
 
 
 def read_header(data: bytes) -> Header:
-    """Size, orientation and format, without decoding. A malformed EXIF block counts as orientation 1.
+    """Read size, orientation and format without decoding. A malformed EXIF block counts as orientation 1.
 
     Raises:
-        SampleError: `empty` without a byte, `not_an_image` without a signature of ours, `truncated` where the data end
-            before the size is known, `corrupt` where the header makes no sense.
+        SampleError: `empty` if there are no bytes, `not_an_image` if the signature is unknown, `truncated` if the data end
+            before the size, `corrupt` if the header makes no sense.
     """
     if not data:
         raise SampleError(Reason.EMPTY, "the file is empty")
     signature = _SIGNATURE.match(data)
     if signature is None:
-        raise SampleError(Reason.NOT_AN_IMAGE, f"no JPEG, PNG, WebP, GIF, BMP or TIFF: it begins {data[:8]!r}")
+        raise SampleError(Reason.NOT_AN_IMAGE, f"not a JPEG, PNG, WebP, GIF, BMP or TIFF: it begins with {data[:8]!r}")
     kind = Format(str(signature.lastgroup))
     try:
         width, height, orientation, components = _PARSERS[kind](data)
     except (struct.error, IndexError):
         raise SampleError(Reason.TRUNCATED, f"{kind} ends within its header, at byte {len(data)}") from None
     if not (0 < width <= _LONGEST and 0 < height <= _LONGEST):
-        raise SampleError(Reason.CORRUPT, f"{kind} header says {width} x {height} pixels")
+        raise SampleError(Reason.CORRUPT, f"the {kind} header says {width} x {height} pixels")
     if orientation >= 5:
         width, height = height, width
     return Header(width, height, orientation, kind, components)
 
 
 def read_focal(data: bytes, header: Header) -> float | None:
-    """Focal length in pixels of the image at full size, by its EXIF; None where that does not say, is malformed, or says
-    nonsense.
+    """The focal length from an image's EXIF, in pixels of the image at full size.
 
-    Pixels are taken as square, so it is the same number along both sides and whichever way the image is turned. EXIF describes
-    what the camera took: of an image that was cropped since it is not true.
+    Returns None if EXIF has no focal length, is malformed, or has an absurd value. Pixels are assumed to be square, so the focal
+    length is the same along both sides and in every orientation. EXIF describes the camera's picture, so the value is wrong
+    for an image that was cropped later.
 
-    From FocalLengthIn35mmFilm f: f * diagonal / 43.27, the diagonal of 36 x 24 mm film. Without it, from FocalLength in mm and
-    the width of the sensor, which is PixelXDimension over FocalPlaneXResolution, so that an image made smaller by a program
-    that left its EXIF alone is right too.
+    From FocalLengthIn35mmFilm f, the result is f * diagonal / 43.27, the diagonal of 36 x 24 mm film. Without that tag, it comes
+    from FocalLength in mm and the width of the sensor, which is PixelXDimension over FocalPlaneXResolution. That is also right
+    if a program made the image smaller and left its EXIF alone.
     """
     try:
         tags = _exif_directory(_EXIF[header.format](data))
@@ -82,7 +82,7 @@ def read_focal(data: bytes, header: Header) -> float | None:
         focal = film * diagonal / _FILM_DIAGONAL
     else:
         stored = header.height if header.orientation >= 5 else header.width
-        # Pixels a mm of a sensor that has `taken` of them side by side.
+        # Pixels in a millimetre of the sensor, which is `taken` pixels wide.
         density = tags.get(_PLANE_RESOLUTION, 0) / _UNIT_MM.get(int(tags.get(_PLANE_UNIT, 2)), math.inf)
         taken = tags.get(_PIXELS_ACROSS, stored)
         focal = length * density * stored / taken if taken > 0 else 0
@@ -90,20 +90,20 @@ def read_focal(data: bytes, header: Header) -> float | None:
 
 
 _FILM_DIAGONAL = math.hypot(36, 24)
-# mm; 43.27.
+# In mm: 43.27.
 _SHORTEST_FOCAL, _LONGEST_FOCAL = 0.05, 50
-# Of the diagonal: lenses of 2.2 mm to 2.2 m in front of film. What is beyond was not measured.
+# Shares of the diagonal: lenses of 2.2 mm to 2.2 m in front of film. Values beyond that are not measurements.
 _EXIF_POINTER = 0x8769
 _FOCAL, _PIXELS_ACROSS, _PLANE_RESOLUTION, _PLANE_UNIT, _FOCAL_IN_FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0xA405
 _UNIT_MM = {2: 25.4, 3: 10.0}
-# FocalPlaneResolutionUnit: inch, the default, and centimetre.
+# FocalPlaneResolutionUnit in mm: inch, which is the default, and centimetre.
 
 
 _LONGEST = 2**31 - 1
-# What PNG allows, and what the index holds.
+# Longest side that PNG allows and the index can hold.
 
 _Parsed: TypeAlias = tuple[int, int, int, int]
-# Width and height as stored, orientation, JPEG components.
+# Width and height as stored, orientation, and a JPEG's components.
 
 
 _SIGNATURE = re.compile(
@@ -112,7 +112,7 @@ _SIGNATURE = re.compile(
     rb"|(?P<webp>RIFF.{4}WEBP)"
     rb"|(?P<gif>GIF8[79]a)"
     rb"|(?P<tiff>II\*\0|MM\0\*)"
-    # Two letters begin many a text: the size of the second header, one of few, tells a BMP.
+    # Many texts begin with BM. A BMP is recognised by the size of its second header, which has few values.
     rb"|(?P<bmp>BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)",
     re.DOTALL,
 )
@@ -136,7 +136,7 @@ def _is_exif(data: bytes, marker: int, start: int) -> bool:
 
 
 def _jpeg_exif(data: bytes) -> bytes:
-    """Of several blocks the last one before the frame header, as for the orientation."""
+    """The EXIF block of a JPEG. If there are several, it is the last one before the frame header, as for the orientation."""
     found = b""
     for marker, start, end in jpeg_segments(data):
         if marker in JPEG_FRAMES or marker == JPEG_SCAN:
@@ -147,11 +147,12 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the segments up to the end of the image; `start` lies behind the length, and `end` may lie
-    behind the data. The coded pixels of a scan are passed over.
+    """The segments of a JPEG up to the end of the image, as (marker, start, end).
+
+    `start` lies behind the segment's length, and `end` may lie behind the data. The coded pixels of a scan are skipped.
 
     Raises:
-        SampleError: `corrupt` where there is no marker.
+        SampleError: `corrupt`: a marker is missing.
         struct.error, IndexError: the data end before the image does.
     """
     at = 2
@@ -176,11 +177,11 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 JPEG_SCAN = 0xDA
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# SOF0 to SOF15; the three between are Huffman tables, an extension, arithmetic conditioning.
+# SOF0 to SOF15, without the three markers for Huffman tables, an extension and arithmetic conditioning.
 _JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-# TEM, RST0 to RST7 and SOI have no length.
+# TEM, RST0 to RST7 and SOI, which have no length.
 _JPEG_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")
-# Among coded pixels, where 0xff stands before 0, a restart or a fill byte.
+# The next marker behind coded pixels. Among coded pixels, 0xff stands only before 0, a restart or a fill byte.
 
 
 def _parse_png(data: bytes) -> _Parsed:
@@ -193,7 +194,7 @@ def _png_exif(data: bytes) -> bytes:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, end) of the chunks that are wholly there."""
+    """The complete chunks of a PNG, as (name, start, end)."""
     at = 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -209,7 +210,7 @@ def _parse_webp(data: bytes) -> _Parsed:
     orientation, at = 1, 12
     while at + 8 <= len(data):
         name, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
-        # The first size counts, as for libwebp: it passes a second one over, or takes its memory before it objects.
+        # The first size counts, as in libwebp, which ignores a second one or allocates memory for it before it objects.
         if name == b"VP8X" and not width:
             low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, at + 12)
             width, height = 1 + (high_width << 16 | low_width), 1 + (high_height << 16 | low_height)
@@ -222,12 +223,12 @@ def _parse_webp(data: bytes) -> _Parsed:
             orientation = _exif_orientation(data[at + 8 : at + 8 + length])
         at += 8 + length + (length & 1)
     if not width:
-        raise IndexError  # no chunk with a size before the end
+        raise IndexError  # the data end before a chunk with a size
     return width, height, orientation, 0
 
 
 def _webp_exif(data: bytes) -> bytes:
-    """Of several chunks the last one, as for the orientation."""
+    """The EXIF chunk of a WebP. If there are several, it is the last one, as for the orientation."""
     at, found = 12, b""
     while at + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, at + 4)
@@ -247,7 +248,7 @@ def _parse_bmp(data: bytes) -> _Parsed:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
-    return width, abs(height), 1, 0  # a negative height: rows from the top
+    return width, abs(height), 1, 0  # a negative height means that rows start at the top
 
 
 def _parse_tiff(data: bytes) -> _Parsed:
@@ -260,7 +261,10 @@ _ORIENTATION = 0x112
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """1 to 8; 1 where EXIF is absent or malformed, for a picture shown unturned is worth more than none."""
+    """The orientation in an EXIF block, 1 to 8.
+
+    It is 1 if EXIF is absent or malformed, because an unturned picture is better than none.
+    """
     try:
         orientation = _first_directory(exif.removeprefix(_EXIF_PREFIX)).get(_ORIENTATION, 1)
     except (struct.error, IndexError):
@@ -269,14 +273,15 @@ def _exif_orientation(exif: bytes) -> int:
 
 
 _EXIF_PREFIX = b"Exif\0\0"
-# Before the block in a JPEG; some writers of PNG and WebP leave it in.
+# The prefix of the block in a JPEG. Some writers of PNG and WebP keep it.
 
 
 def _exif_directory(exif: bytes) -> dict[int, float]:
-    """Tags of the directory that EXIF has for the camera: numbers, and fractions whose denominator is not 0.
+    """The tags of EXIF's directory for the camera: numbers, and fractions whose denominator is not 0.
 
     Raises:
-        struct.error, KeyError: it is cut short, or not there.
+        struct.error: the directory is cut short.
+        KeyError: there is no such directory.
     """
     tiff = exif.removeprefix(_EXIF_PREFIX)
     order, (at,) = _byte_order(tiff), (_first_directory(tiff)[_EXIF_POINTER],)
@@ -292,10 +297,10 @@ def _exif_directory(exif: bytes) -> dict[int, float]:
 
 
 def _first_directory(tiff: bytes) -> dict[int, int]:
-    """Tags of a TIFF structure's first directory that are a single BYTE, SHORT or LONG.
+    """The tags of a TIFF structure's first directory that are a single BYTE, SHORT or LONG.
 
     Raises:
-        struct.error: it is cut short.
+        struct.error: the directory is cut short.
     """
     (at,) = struct.unpack_from(_byte_order(tiff) + "I", tiff, 4)
     return _directory(tiff, at)
@@ -306,7 +311,7 @@ def _byte_order(tiff: bytes) -> str:
 
 
 def _directory(tiff: bytes, at: int) -> dict[int, int]:
-    """As `_first_directory`, of the directory at a byte."""
+    """The tags of the directory at byte `at`; see `_first_directory`."""
     order = _byte_order(tiff)
     (count,) = struct.unpack_from(order + "H", tiff, at)
     tags = {}
@@ -331,7 +336,7 @@ _EXIF: dict[Format, Callable[[bytes], bytes]] = {
     Format.JPEG: _jpeg_exif,
     Format.PNG: _png_exif,
     Format.WEBP: _webp_exif,
-    Format.TIFF: bytes,  # the file is one
+    Format.TIFF: bytes,  # the whole file is such a structure
     Format.GIF: lambda _: b"",
     Format.BMP: lambda _: b"",
 }

@@ -1,4 +1,4 @@
-"""How strongly a JPEG was compressed, told from its quantisation tables: no pixel is decoded, and it takes 10 us."""
+"""The quality at which a JPEG was saved, read from its quantisation tables. It decodes no pixel and takes 10 us."""
 
 import struct
 
@@ -7,10 +7,10 @@ from da2ray.images.headers import JPEG_SCAN, Format, Header, jpeg_segments
 
 
 def read_jpeg_quality(data: bytes, header: Header) -> int | None:
-    """The `quality` of libjpeg (1 to 100) whose luminance table is as coarse as this file's; None where it has none.
+    """The libjpeg `quality` (1 to 100) whose luminance table is as coarse as this file's, or None if the file has no table.
 
-    Exact for files that libjpeg wrote with its own tables. Others have tables of their own: then it is the quality whose
-    table has the nearest sum. It is of the last encoding: what was lost before is not in it.
+    The result is exact for files that libjpeg wrote with its own tables. For other tables it is the quality whose table has the
+    nearest sum. It describes the last encoding, and not losses in earlier ones.
     """
     if header.format is not Format.JPEG:
         return None
@@ -26,7 +26,7 @@ def read_jpeg_quality(data: bytes, header: Header) -> int | None:
 
 
 def _luminance_sum(tables: bytes) -> int | None:
-    """Sum of the table with number 0 in a segment of quantisation tables; None where it has none."""
+    """The sum of table number 0 in a segment of quantisation tables, or None if the segment does not have it."""
     at = 0
     while at < len(tables):
         wide, number = tables[at] >> 4, tables[at] & 15
@@ -46,7 +46,7 @@ _LUMINANCE = (
     49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 )
 # fmt: on
-# Of quality 50: ITU-T T.81, table K.1, as in libjpeg's jcparam.c, whose jpeg_quality_scaling gives the others.
+# The table of quality 50: ITU-T T.81, table K.1, as in libjpeg's jcparam.c. Its jpeg_quality_scaling gives the other qualities.
 
 
 def _scaled_sum(quality: int) -> int:

@@ -1,1 +1,1 @@
-"""Training on labels: losses that ask for depth up to scale and shift."""
+"""Training on labels: losses that compare depth up to scale and shift."""

@@ -1,8 +1,8 @@
-"""Rendered worlds: images with exact depth from a seed, for training the embedded teacher and for tests of quality.
+"""Rendered worlds: images with exact depth from a seed, to train the embedded teacher and to test quality scores.
 
-Rooms and open grounds full of boxes, ellipsoids, cylinders and thin things, textured, lit and shadowed, seen by random
-cameras, in place of the synthetic sets that Depth Anything V2's own teacher was trained on (arXiv 2406.09414, section 4:
-exact depth, no noise of sensors). Only NumPy and torch; the same seed gives the same world.
+Worlds are rooms and open grounds full of boxes, ellipsoids, cylinders and thin things. They are textured, lit and shadowed, and
+random cameras see them. They replace the synthetic data sets on which Depth Anything V2's own teacher was trained (arXiv
+2406.09414, section 4: exact depth without sensor noise). Rendering needs only NumPy and torch. A seed gives the same world.
 """
 
 from da2ray.worlds.render import World, render

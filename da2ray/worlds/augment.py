@@ -1,4 +1,4 @@
-"""What makes a rendered picture look a little more like a photograph: framing, colours, blur, noise, compression."""
+"""Augmentation that makes rendered pictures look more like photographs: framing, colours, blur, noise, compression."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ Image = NDArray[np.uint8]
 def framed(
     image: Image, disparity: NDArray[np.float16], size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Image, NDArray[np.float32]]:
-    """A random window of a picture and its disparity, maybe mirrored, at `size` (height, width).
+    """Cut a random window out of a picture and its disparity, mirror it half the time, and resize it to `size` (height, width).
 
-    The window has the aspect of `size` and takes at least 60 % of the largest such window's side.
+    The window has the aspect of `size`, and its side is at least 60 % of the largest such window's.
     """
     height, width = image.shape[:2]
     largest = min(height / size[0], width / size[1])
@@ -23,7 +23,7 @@ def framed(
     top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
     window = slice(top, top + tall), slice(left, left + wide)
     picture = cv2.resize(image[window], size[::-1], interpolation=cv2.INTER_AREA)
-    # Nearest: no depth that is nowhere in the world appears between a thing and what is behind it.
+    # Nearest, because interpolation would make up depths between a thing and the background behind it.
     depth = cv2.resize(disparity[window].astype(np.float32), size[::-1], interpolation=cv2.INTER_NEAREST)
     if rng.random() < 0.5:
         picture, depth = picture[:, ::-1], depth[:, ::-1]
@@ -31,7 +31,7 @@ def framed(
 
 
 def photographed(image: Image, rng: np.random.Generator) -> Image:
-    """uint8 (H, W, 3) as a camera with its faults might have taken it."""
+    """Give a uint8 (H, W, 3) picture the faults of a camera."""
     picture: Any = image.astype(np.float32) / 255
     if rng.random() < 0.8:
         grey = picture.mean(axis=2, keepdims=True)

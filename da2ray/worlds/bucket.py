@@ -1,4 +1,4 @@
-"""Worlds as a bucket would have them: JPEGs, their exact depth beside in another folder, and a list of what was degraded."""
+"""Worlds written like a bucket of images: JPEGs, their exact depth in another folder, and a list that names degradations."""
 
 import json
 import multiprocessing
@@ -14,26 +14,27 @@ from PIL import Image
 from da2ray.worlds.degrade import JPEG_QUALITY, Degradation, world_of
 
 QUALITIES = (75, 96)
-"""JPEG qualities, from and to before: those of cameras and of the web, `da2ray.benchmark.photos` alike."""
+"""Range of JPEG qualities, without its end: those of cameras and of the web, as in `da2ray.benchmark.photos`."""
 IMAGES, TRUTH, LIST = "images", "truth", "worlds.jsonl"
-"""Below the folder: `images/<key>.jpg`, `truth/<key>.npy` (float32 (H, W) metres, infinite for the sky), a line a world."""
+"""Names in the folder: `images/<key>.jpg`, `truth/<key>.npy` (float32 (H, W) metres, infinite for the sky), and the list, with
+a line for each world."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A world to be written: its seed and what is wrong with it, None for nothing."""
+    """A world to write: its seed, and its degradation or None."""
 
     seed: int
     degradation: Degradation | None
 
     @property
     def key(self) -> str:
-        """Of its image among the images; says nothing of the degradation."""
+        """The key of the world's image. It does not reveal the degradation."""
         return f"{self.seed:07d}.jpg"
 
 
 def plan_worlds(count: int, share: float, first_seed: int) -> list[Planned]:
-    """`count` worlds of seeds from `first_seed`, a share of them degraded, evenly over the six kinds, spread at random."""
+    """Plan `count` worlds with seeds from `first_seed`. A random `share` of them is degraded, evenly over the six kinds."""
     rng = np.random.Generator(np.random.PCG64([first_seed, count]))
     kinds: list[Degradation | None] = [None] * count
     for place, index in enumerate(rng.permutation(count)[: round(share * count)]):
@@ -42,7 +43,7 @@ def plan_worlds(count: int, share: float, first_seed: int) -> list[Planned]:
 
 
 def export_worlds(worlds: list[Planned], folder: Path, size: tuple[int, int], processes: int) -> Iterator[int]:
-    """Write them at `size` (height, width), in several processes; after each, how many are written. The list comes last."""
+    """Write worlds at `size` (height, width) in several processes, and then the list. Yield the number of written worlds."""
     for part in (IMAGES, TRUTH):
         (folder / part).mkdir(parents=True, exist_ok=True)
     lines = []
@@ -56,7 +57,7 @@ def export_worlds(worlds: list[Planned], folder: Path, size: tuple[int, int], pr
 def _write(planned: Planned, folder: Path, size: tuple[int, int]) -> dict[str, object]:
     world, scene = world_of(planned.seed, planned.degradation, *size)
     rng = np.random.Generator(np.random.PCG64([planned.seed, 3]))
-    # What compression made of it is written at the same quality, which changes next to nothing.
+    # A compressed picture is written at the same quality again, which changes next to nothing.
     quality = JPEG_QUALITY if planned.degradation is Degradation.JPEG10 else int(rng.integers(*QUALITIES))
     Image.fromarray(world.image.numpy()).save(folder / IMAGES / planned.key, quality=quality)
     np.save((folder / TRUTH / planned.key).with_suffix(".npy"), world.depth.numpy())

@@ -1,4 +1,4 @@
-"""What things are made of and how they are put together."""
+"""Materials, and a builder that puts solids together."""
 
 import math
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from torch import Tensor
 from da2ray.worlds.solids import Shape, Solids
 
 GAP = 0.25
-"""Metres that stay free around the camera."""
+"""Free space around the camera in metres."""
 
 Vector = tuple[float, float, float]
 
 
 class Pattern(IntEnum):
-    """How a surface's second colour lies on its first."""
+    """The pattern in which a surface's second colour covers its first."""
 
     PLAIN = 0
     CHECKS = 1
@@ -29,19 +29,20 @@ class Pattern(IntEnum):
     WINDOWS = 4
     DOTS = 5
     CLOUDS = 6  # noise of several octaves
-    GRAIN = 7  # noise drawn out along one direction, as in wood
+    GRAIN = 7  # noise stretched along one direction, as in wood
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """A surface.
+    """The material of a surface.
 
     Attributes:
         colour, second: linear RGB in [0, 1].
-        size: metres of one period of the pattern.
-        grime: how much noise darkens it, 0 to 1.
+        pattern: the pattern of the second colour.
+        size: period of the pattern in metres.
+        grime: how much noise darkens the surface, 0 to 1.
         gloss: strength of its highlights, 0 to 1.
-        mirror: share of light that it reflects as a mirror does, 0 to 1.
+        mirror: share of light that it reflects like a mirror, 0 to 1.
     """
 
     colour: Vector
@@ -55,17 +56,17 @@ class Material:
 
 @dataclass(slots=True)
 class Builder:
-    """Gathers solids in the frame of the thing that is being built."""
+    """A collector of solids, which are given in the frame of the thing that is being built."""
 
     rng: np.random.Generator
-    eye: np.ndarray  # where the camera will be
+    eye: np.ndarray  # the camera's position
     _parts: list[tuple[Shape, np.ndarray, np.ndarray, Vector, Material]] = field(default_factory=list)
     _origin: np.ndarray = field(default_factory=lambda: np.zeros(3))
     _axes: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     @contextmanager
     def at(self, x: float, y: float, z: float, yaw: float = 0.0) -> Iterator[None]:
-        """Positions inside are relative to this place, and turned by `yaw`; nests."""
+        """Make positions inside the context relative to this place and turn them by `yaw`. Contexts nest."""
         before = self._origin, self._axes
         self._origin, self._axes = self._origin + np.array([x, y, z]) @ self._axes, _turn(yaw) @ self._axes
         yield
@@ -74,7 +75,7 @@ class Builder:
     def add(
         self, shape: Shape, centre: Vector, half: Vector, material: Material, *, yaw: float = 0, tilt: float = 0
     ) -> None:
-        """A solid; one that would hold or touch the camera is left out."""
+        """Add a solid. Leave it out if it would contain or touch the camera."""
         axes = _turn(yaw, tilt) @ self._axes
         middle = self._origin + np.array(centre) @ self._axes
         outside = np.maximum(np.abs(axes @ (self.eye - middle)) - half, 0)
@@ -88,11 +89,11 @@ class Builder:
         self.add(Shape.BALL, centre, half, material, **turned)
 
     def rod(self, centre: Vector, radius: float, half: float, material: Material, **turned: float) -> None:
-        """A cylinder that stands unless it is tilted."""
+        """Add a cylinder, which stands upright unless it is tilted."""
         self.add(Shape.CYLINDER, centre, (radius, half, radius), material, **turned)
 
     def materials(self) -> list[Material]:
-        """Of each solid."""
+        """The material of each solid."""
         return [material for *_, material in self._parts]
 
     def solids(self) -> Solids:
@@ -104,7 +105,7 @@ class Builder:
 
 
 def _turn(yaw: float, tilt: float = 0.0) -> np.ndarray:
-    """Rows are the axes of something turned about y, then tilted about its own x."""
+    """The axes, as rows, of something turned about y and then tilted about its own x."""
     c, s = math.cos(yaw), math.sin(yaw)
     turned = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
     c, s = math.cos(tilt), math.sin(tilt)
@@ -112,7 +113,7 @@ def _turn(yaw: float, tilt: float = 0.0) -> np.ndarray:
 
 
 def random_colour(rng: np.random.Generator, low: float = 0.03, high: float = 0.85) -> Vector:
-    """Most things are rather grey."""
+    """A random colour, linear RGB. Most are rather grey, like most things."""
     value = rng.uniform(low, high)
     tint = rng.normal(0, 0.35 * rng.random() ** 1.5, 3)
     red, green, blue = np.clip(value * (1 + tint - tint.mean()), 0.01, 0.95)

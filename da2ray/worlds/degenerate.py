@@ -1,4 +1,4 @@
-"""Scenes in which a picture says little, or something false, about depth: a bare wall up close, and a large mirror."""
+"""Scenes whose picture says little about depth, or something false: a bare wall up close, and a large mirror."""
 
 import math
 from dataclasses import replace
@@ -12,22 +12,22 @@ from da2ray.worlds.scene import Camera, Light, Scene, make_scene
 from da2ray.worlds.solids import Shape, Solids
 
 ANOTHER_SEED = 1 << 32
-"""Added to a seed whose scene has no place for a mirror, until one has."""
+"""Number that is added to a seed until its scene has a place for a mirror."""
 LEAST_MIRROR = 0.15
-"""Share of the picture that a mirror takes at least."""
+"""Smallest share of the picture that a mirror covers."""
 SKETCH = (36, 48)
-"""(height, width) at which it is looked for."""
+"""(height, width) of the sketch in which that share is measured."""
 MIRROR_SHARE = 0.92
-"""Of the light that a mirror of glass reflects."""
+"""Share of the light that a glass mirror reflects."""
 _HALL = (12.0, 6.0, 12.0)  # half extents of the room whose wall fills the picture
 _WALLS = {0: (0, -1), 1: (0, 1), 4: (2, -1), 5: (2, 1)}  # face of a room -> its axis and side
 
 
 def flat_wall_scene(seed: int) -> Scene:
-    """A plain wall from 0.4 to 1.5 m, seen at 15 to 45 degrees from its normal, and nothing else in the picture.
+    """The scene of a plain wall at 0.4 to 1.5 m, seen at 15 to 45 degrees from its normal, with nothing else in the picture.
 
-    At a slant, so that there is depth to see: a wall seen straight on is constant, and alignment makes any label of that
-    right.
+    The wall is slanted so that its depth varies. The depth of a wall seen straight on is constant, and alignment would make any
+    label of it right.
     """
     rng = np.random.Generator(np.random.PCG64([seed, 1]))
     view, near = rng.uniform(0.75, 1.1), rng.uniform(0.4, 1.5)
@@ -57,9 +57,10 @@ def flat_wall_scene(seed: int) -> Scene:
 
 
 def mirror_scene(seed: int) -> Scene:
-    """A world of rooms with a large mirror on the wall that fills most of the picture; things may stand before it.
+    """The scene of a room with a large mirror on the wall that fills most of the picture. Things may stand in front of it.
 
-    What a camera sees in it is as far as the way there and back on to what is reflected; what is true is its surface.
+    The reflection looks as far away as the path to the mirror and on to the reflected thing. The true depth is that of the
+    mirror's surface.
     """
     while True:
         found = with_mirror(make_scene(seed), np.random.Generator(np.random.PCG64([seed, 2])))
@@ -69,7 +70,7 @@ def mirror_scene(seed: int) -> Scene:
 
 
 def with_mirror(scene: Scene, rng: np.random.Generator) -> Scene | None:
-    """The scene with a mirror on the wall of which most is seen; None outdoors, or where too little of it would be seen."""
+    """The scene with a mirror on its most visible wall, or None outdoors or if too little of the mirror would be visible."""
     if scene.room is None:
         return None
     solids, half = len(scene.solids), scene.room.numpy()
@@ -82,7 +83,7 @@ def with_mirror(scene: Scene, rng: np.random.Generator) -> Scene | None:
     along = 2 - axis
     middle, extent = on_wall.mean(0), half * rng.uniform(0.55, 0.9, 3)
     extent[axis] = 0.02
-    # Within the wall: its middle moves as far as its edges would leave it.
+    # The mirror stays within the wall: its middle moves only until an edge reaches the wall's edge.
     centre = np.array([0.0, half[1], 0.0])
     for direction in (along, 1):
         room = half[direction] - extent[direction]

@@ -1,8 +1,8 @@
-"""Pictures that a teacher should fail on, with the depth still exact: what quality scores are tried on.
+"""Pictures on which a teacher should fail, with exact depth, to test quality scores.
 
-Six kinds. Four spoil the picture of an ordinary world as cameras and compression do; two are scenes that say little or
-something false (`da2ray.worlds.degenerate`). Depth Anything V2 S falls from delta1 .952 to .862 on blurred and .910 on dark
-pictures (arXiv 2507.01634).
+There are six kinds. Four degrade the picture of an ordinary world like cameras and compression do. Two are scenes whose picture
+says little about depth or something false (`da2ray.worlds.degenerate`). The delta1 of Depth Anything V2 S falls from .952 to .862
+on blurred and to .910 on dark pictures (arXiv 2507.01634).
 """
 
 from enum import StrEnum
@@ -20,20 +20,20 @@ from da2ray.worlds.scene import Scene, make_scene
 Image = NDArray[np.uint8]
 
 BLUR = (0.02, 0.05)
-"""Standard deviation of the blur, as a share of the short side: 8 to 19 pixels of 378, far out of focus. At half of that the
-embedded teacher, whose own maps are soft, errs no more than without."""
+"""Standard deviation of the blur, as a share of the short side: 8 to 19 pixels of 378, far out of focus. At half of it the
+embedded teacher, whose own maps are soft, makes no larger errors than without blur."""
 NOISE = (0.15, 0.35)
 """Standard deviation of the noise of each pixel and channel, as a share of white."""
 EXPOSURE = (0.01, 0.05)
 """Share of the light that reaches the sensor of an underexposed picture: 4 to 7 stops too little."""
 READ_NOISE = 0.012
-"""Of that sensor, as a share of white after development; with 8 bits it hides much of what light is left."""
+"""Noise of that sensor, as a share of white after development. With 8 bits it hides much of the remaining light."""
 GAMMA = 2.2
 JPEG_QUALITY = 10
 
 
 class Degradation(StrEnum):
-    """What is wrong with a picture."""
+    """A way in which a picture is degraded."""
 
     BLUR = "blur"
     NOISE = "noise"
@@ -44,7 +44,7 @@ class Degradation(StrEnum):
 
 
 def world_of(seed: int, degradation: Degradation | None, height: int, width: int) -> tuple[World, Scene]:
-    """The world of a seed, degraded or not, and its scene; the depth is exact in any case."""
+    """The world of a seed, degraded or not, and its scene. The depth is exact in both cases."""
     scene = _SCENES[degradation](seed) if degradation in _SCENES else make_scene(seed)
     world = render(scene, height, width)
     if degradation in _SPOILERS:
@@ -54,10 +54,10 @@ def world_of(seed: int, degradation: Degradation | None, height: int, width: int
 
 
 def degrade(image: Image, degradation: Degradation, seed: int) -> Image:
-    """A picture spoiled: uint8 (H, W, 3) sRGB -> the same shape; the same seed gives the same bytes.
+    """Degrade a picture: uint8 (H, W, 3) sRGB -> the same shape. The same seed gives the same bytes.
 
     Raises:
-        ValueError: the degradation is a scene, not something that happens to a picture.
+        ValueError: the degradation is a scene and cannot be applied to a picture.
     """
     if degradation not in _SPOILERS:
         raise ValueError(f"{degradation} is a scene: use world_of")

@@ -1,4 +1,4 @@
-"""How well a teacher sees: rendered worlds that no training saw, and one real scene with measured depth."""
+"""Evaluation of a teacher: on rendered worlds that training did not see, and on one real scene with measured depth."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from da2ray.worlds.render import render
 from da2ray.worlds.scene import make_scene
 
 HELD_OUT = 1_000_000
-"""First seed of the scenes that no training sees."""
+"""First seed of the scenes that training does not see."""
 IMAGE = (378, 504)
-"""(height, width) of the pictures: no network's size, so that the resize is judged too."""
+"""(height, width) of the pictures. It is not a network size, so that the resize is judged too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one scene: mean absolute relative error, and share of pixels within a factor of 1.25, after alignment."""
+    """The scores of one scene after alignment: mean absolute relative error, and share of pixels within a factor of 1.25."""
 
     seed: int
     outdoors: bool
@@ -31,7 +31,7 @@ class Score:
 
 
 class Ramp:
-    """What is lower is nearer: the least that a teacher must beat (`da2ray.teachers.base.Teacher`)."""
+    """The baseline that a teacher must beat: lower in the picture is nearer (`da2ray.teachers.base.Teacher`)."""
 
     device = torch.device("cpu")
 
@@ -43,7 +43,7 @@ class Ramp:
 def score_worlds(teachers: Sequence[Teacher], spec: TeacherSpec, seeds: Sequence[int]) -> Iterator[list[Score]]:
     """Render each scene, label it with each teacher, align the labels to the truth in disparity, and compare them.
 
-    Scenes of which less than `LEAST_SHARE` is nearer than `FARTHEST` are left out.
+    Scenes with a share of less than `LEAST_SHARE` nearer than `FARTHEST` are left out.
     """
     size = spec.size_rule(*IMAGE)
     for seed in seeds:
@@ -61,7 +61,7 @@ def score_worlds(teachers: Sequence[Teacher], spec: TeacherSpec, seeds: Sequence
 
 
 def motorcycle_rank_correlation(teacher: Teacher, spec: TeacherSpec) -> float:
-    """Spearman's correlation of labels and measured disparity on scikit-image's motorcycle (Middlebury 2014), 93 % of its pixels.
+    """Spearman's correlation of label and measured disparity on 93 % of scikit-image's motorcycle picture (Middlebury 2014).
 
     Raises:
         UserError: scikit-image is not installed.
@@ -69,7 +69,7 @@ def motorcycle_rank_correlation(teacher: Teacher, spec: TeacherSpec) -> float:
     try:
         from skimage.data import stereo_motorcycle  # noqa: PLC0415 - an extra
     except ImportError:
-        raise UserError("the motorcycle comes with scikit-image: pip install 'da2ray[demo]'") from None
+        raise UserError("the motorcycle picture comes with scikit-image: pip install 'da2ray[demo]'") from None
     image, _, measured = stereo_motorcycle()
     label = _label(teacher, spec, np.ascontiguousarray(image), spec.size_rule(*image.shape[:2]))
     full = F.interpolate(torch.from_numpy(label)[None, None], image.shape[:2], mode="bilinear", align_corners=True)
@@ -78,7 +78,7 @@ def motorcycle_rank_correlation(teacher: Teacher, spec: TeacherSpec) -> float:
 
 
 def _label(teacher: Teacher, spec: TeacherSpec, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Disparity (height, width) of `size` for an image."""
+    """Label an image with disparity of `size` (height, width)."""
     pixels = torch.from_numpy(image).to(teacher.device).reshape(-1)
     depth = teacher.predict(PixelBatch(pixels, [(image.shape[0], image.shape[1])], size)).depth[0].cpu().numpy()
     return depth if spec.kind is Kind.DISPARITY else 1 / np.maximum(depth, 1e-3)

@@ -1,4 +1,4 @@
-"""The job behind `jobs/train_teacher.py`: render, train, judge, write the weights and their model card."""
+"""The job behind `jobs/train_teacher.py`: render worlds, train, judge, and write the weights and their model card."""
 
 import os
 from collections import deque
@@ -21,9 +21,9 @@ from da2ray.worlds.training import LARGE, SIZE, TINIEST, Plan, Training, has_bfl
 
 TEACHER = "depth-anything-v2-tiny"
 STEPS_KEPT = 100
-"""Steps between two checkpoints: what a killed run repeats."""
+"""Steps between two checkpoints, which is the most that a killed run repeats."""
 LOSSES_SHOWN = 50
-"""Steps over whose mean the loss is shown."""
+"""Steps over which the shown loss is averaged."""
 
 CARD = """\
 # {teacher}
@@ -62,7 +62,7 @@ structure mean nothing to it. Edges are as coarse as its patches. Skies are 0 or
 
 
 def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
-    """Run the job; goes on from what a former run left in the same folder."""
+    """Run the job. It continues an earlier run in the same folder."""
     device = torch_device(config.device)
     folder = Path(config.work)
     worlds = WorldStore(folder / "worlds", config.scenes, SIZE)
@@ -103,7 +103,7 @@ def train_teacher(config: TrainTeacherConfig, console: Console) -> int:
 
 
 def _options(config: TrainTeacherConfig, initial: Path | None) -> str:
-    """The part of the command line that decides the weights."""
+    """The options that decide the weights, as a command line."""
     options = f"--scenes {config.scenes} --steps {config.steps} --batch-size {config.batch_size} "
     options += f"--learning-rate {config.learning_rate:g} --seed {config.seed}"
     return f"{options} --initial-weights {initial.name}" if initial else options
@@ -122,7 +122,7 @@ def _trained(training: Training, plan: Plan, console: Console) -> DepthAnythingV
 
 
 def _judge(teacher: Teacher, spec: TeacherSpec, scenes: int, console: Console) -> list[str]:
-    """Lines of the card's table: what the teacher reaches, and what a ramp does."""
+    """The lines of the card's table: the scores of the teacher and of the ramp."""
     ticker = Ticker(console)
     judged = (teacher, Ramp())
     scores = []

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024): momentum whose update of a matrix is made orthogonal; fewer steps to the same loss than AdamW.
+"""Muon (Jordan et al., 2024): momentum with orthogonalised updates of matrices. It needs fewer steps than AdamW for a loss.
 
-torch has one, which orthogonalises in bfloat16: on a CPU that has none (AVX2 alone), that takes several times as long as all the
-rest of a step. This one stays in float32 and takes matrices of one shape together: 7 % of a step there.
+torch's Muon orthogonalises in bfloat16. On a CPU without bfloat16 (AVX2 only) that takes several times as long as the rest of a
+step. This one stays in float32 and updates matrices of one shape together, which takes 7 % of a step there.
 """
 
 import math
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
-"""Of the quintic that brings singular values near 1, steepest at 0 (the authors')."""
+"""Coefficients of the quintic that brings singular values near 1. These are the authors', steepest at 0."""
 ITERATIONS = 5
 MOMENTUM = 0.95
 RMS = 0.2
-"""Root mean square of an update, about that of AdamW's, so that both take one rate (arXiv 2502.16982, section 2.2)."""
+"""Root mean square of an update. It is about AdamW's, so that both can share a learning rate (arXiv 2502.16982, section 2.2)."""
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; Nesterov momentum, decoupled weight decay."""
+    """The Muon optimiser with Nesterov momentum and decoupled weight decay, for matrices only."""
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """float32 (N, rows, columns) -> the same with all singular values between about 0.7 and 1.2: Newton-Schulz iterations."""
+    """Bring all singular values of float32 (N, rows, columns) to between about 0.7 and 1.2, with Newton-Schulz iterations."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)

@@ -1,8 +1,8 @@
-"""A world as its camera sees it: rays, surfaces, light, and the exact depth of every pixel.
+"""The renderer of worlds: rays, surfaces, light, and the exact depth of every pixel.
 
-A world is rendered in one thread, whatever the process is set to: matrix products and vectorised loops round differently
-where threads split them. So a seed gives the same bytes on any number of cores. The bytes still depend on torch's version and
-on the instruction set (AVX2 or AVX-512, Intel or AMD), by the last bits of a float32.
+A world is always rendered in one thread, because matrix products and vectorised loops round differently where threads split
+them. A seed therefore gives the same bytes on any number of cores. The bytes still depend on torch's version and on the
+instruction set (AVX2 or AVX-512, Intel or AMD), by the last bits of a float32.
 """
 
 import math
@@ -18,18 +18,18 @@ from da2ray.worlds.scene import Scene
 from da2ray.worlds.solids import NEAR, first_hits, leave_box
 
 FARTHEST = 1e4
-"""Metres; beyond lies the sky."""
-_NOISE = 4096  # random numbers that the noise is made of, a power of two
+"""Distance of the sky in metres."""
+_NOISE = 4096  # random numbers from which the noise is made, a power of two
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A picture and what is true of it.
+    """A rendered picture and its true depth.
 
     Attributes:
         image: uint8 (H, W, 3), sRGB.
-        depth: float32 (H, W): metres along the camera's axis, infinite where the sky is seen.
-        focal: pixels.
+        depth: float32 (H, W), metres along the camera's axis, infinite for the sky.
+        focal: focal length in pixels.
     """
 
     image: Tensor
@@ -38,9 +38,9 @@ class World:
 
 
 def render(scene: Scene, height: int, width: int) -> World:
-    """One ray a pixel, through its centre, and one on to the light from where it ends.
+    """Render a scene with one ray through each pixel's centre, and one from its end to the light.
 
-    A mirror shows what it reflects, once: of a mirror in a mirror the surface is seen. Its depth is that of its surface.
+    A mirror reflects once: a mirror in a mirror shows its surface. The depth of a mirror is that of its surface.
     """
     camera = scene.camera
     with _one_thread():
@@ -51,7 +51,7 @@ def render(scene: Scene, height: int, width: int) -> World:
 
 
 def first_surfaces(scene: Scene, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Of each pixel the point (H * W, 3) it sees, not finite for the sky, and which of `scene.materials` (H * W,) that is of."""
+    """The point that each pixel sees, (H * W, 3), not finite for the sky, and its index in `scene.materials`, (H * W,)."""
     with _one_thread():
         _, direction = _rays(scene, height, width)
         distance, surface = _look(scene, scene.camera.position, direction)
@@ -60,7 +60,7 @@ def first_surfaces(scene: Scene, height: int, width: int) -> tuple[Tensor, Tenso
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch and the libraries below it compute in one thread for a while."""
+    """Let torch and the libraries below it compute in one thread inside the context."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -70,7 +70,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _rays(scene: Scene, height: int, width: int) -> tuple[float, Tensor]:
-    """The focal length in pixels, and the unit direction (H * W, 3) in which each pixel looks."""
+    """The focal length in pixels, and the unit direction of each pixel's ray (H * W, 3)."""
     focal = width / (2 * math.tan(scene.camera.view / 2))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     plane = torch.stack(
@@ -80,7 +80,7 @@ def _rays(scene: Scene, height: int, width: int) -> tuple[float, Tensor]:
 
 
 def _seen(scene: Scene, origin: Tensor, direction: Tensor, bounces: int) -> tuple[Tensor, Tensor]:
-    """Along rays from (3,) or (P, 3): distance (P,), infinite for the sky, and linear RGB (P, 3) of what is there."""
+    """The distance (P,), infinite for the sky, and linear RGB (P, 3) that rays from (3,) or (P, 3) see."""
     distance, surface = _look(scene, origin, direction)
     points = origin + distance.clamp_max(FARTHEST)[:, None] * direction
     colour = _sky(scene, direction)
@@ -95,7 +95,7 @@ def _seen(scene: Scene, origin: Tensor, direction: Tensor, bounces: int) -> tupl
 
 
 def _mirrored(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor, lit: Tensor, bounces: int) -> Tensor:
-    """`lit` (P, 3), where surfaces are mirrors mixed with what lies in the direction that they reflect."""
+    """The colours `lit` (P, 3). The colour of a mirror is mixed with the colour in the direction that it reflects."""
     share = points.new_tensor([material.mirror for material in scene.materials])[surface]
     at = (share > 0).nonzero().squeeze(1)
     if not len(at):
@@ -108,14 +108,14 @@ def _mirrored(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor, 
 
 
 def _look(scene: Scene, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance (P,) to what each ray meets first, infinite for the sky, and which material (P,) that is of."""
+    """The distance (P,) to the first surface on each ray, infinite for the sky, and the index of its material (P,)."""
     distance, face = _surroundings(scene, origin, direction)
     met, index = first_hits(scene.solids, origin, direction, distance)
     return met, torch.where(index < 0, len(scene.solids) + face, index)
 
 
 def _surroundings(scene: Scene, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """The room's walls, or the ground and the sky: distance (P,) and face (P,) 0 to 5."""
+    """The distance (P,) to the room's walls, or to the ground and the sky, and the face (P,) from 0 to 5."""
     if scene.room is not None:
         return leave_box(scene.room, origin - scene.room * scene.room.new_tensor([0.0, 1.0, 0.0]), direction)
     down = -direction[..., 1]
@@ -134,7 +134,7 @@ def _normals(scene: Scene, points: Tensor, surface: Tensor) -> Tensor:
 
 
 def _lit(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor) -> Tensor:
-    """Linear RGB (P, 3) that surfaces send back along the rays: diffuse, highlights, shadows, and less where things stand."""
+    """The linear RGB (P, 3) that surfaces send back along the rays: diffuse light, highlights, shadows and contact shadows."""
     normals = _normals(scene, points, surface)
     start = points + 1e-3 * (1 + points.abs().amax(1, keepdim=True) * 1e-2) * normals
     light = scene.light
@@ -152,7 +152,7 @@ def _lit(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor) -> Te
     gloss = points.new_tensor([material.gloss for material in scene.materials])[surface]
     shine = gloss * (normals * half).sum(1).clamp_min(0) ** 40
     strength = (shown * facing.clamp_min(0))[:, None] * falloff * points.new_tensor(light.colour)
-    # What comes from everywhere comes less from below, and hardly reaches where things stand on the floor.
+    # Less ambient light comes from below, and little reaches the places where things stand on the floor.
     open_ = (0.75 + 0.25 * normals[:, 1]) * (
         1 - 0.5 * torch.exp(-points[:, 1].clamp_min(0) / 0.1) * (normals[:, 1] < 0.5)
     )
@@ -163,7 +163,7 @@ def _lit(scene: Scene, points: Tensor, direction: Tensor, surface: Tensor) -> Te
 
 
 def _textured(scene: Scene, points: Tensor, normals: Tensor, surface: Tensor) -> Tensor:
-    """Linear RGB (P, 3) of the materials at surface points."""
+    """The linear RGB (P, 3) of the materials at surface points."""
     count = len(scene.solids)
     where, facing = points.clone(), normals.abs()
     on = (surface < count).nonzero().squeeze(1)
@@ -191,7 +191,7 @@ def _textured(scene: Scene, points: Tensor, normals: Tensor, surface: Tensor) ->
 
 
 def _share(kind: Pattern, u: Tensor, v: Tensor, noise: Tensor, table: Tensor) -> Tensor:
-    """How much of its second colour a surface shows (P,), 0 to 1, at places (u, v) in periods of its pattern."""
+    """The share (P,), 0 to 1, of a surface's second colour at places (u, v), in periods of its pattern."""
     match kind:
         case Pattern.CHECKS:
             share = ((u.floor() + v.floor()) % 2).abs()
@@ -213,7 +213,7 @@ def _share(kind: Pattern, u: Tensor, v: Tensor, noise: Tensor, table: Tensor) ->
 
 
 def _octaves(table: Tensor, where: Tensor) -> Tensor:
-    """Noise (P,) in [0, 1] at points (P, 3): values on a lattice, smoothly joined, at three scales."""
+    """Noise (P,) in [0, 1] at points (P, 3): values on a lattice, smoothly interpolated, at three scales."""
     total = torch.zeros(len(where))
     for octave, weight in enumerate((0.55, 0.3, 0.15)):
         cell = (where * 2.1**octave).floor()
@@ -230,7 +230,7 @@ def _octaves(table: Tensor, where: Tensor) -> Tensor:
 
 
 def _sky(scene: Scene, direction: Tensor) -> Tensor:
-    """Linear RGB (P, 3) of the sky: from horizon to zenith, and clouds."""
+    """The linear RGB (P, 3) of the sky, from horizon to zenith, with clouds."""
     horizon, zenith = (direction.new_tensor(colour) for colour in scene.sky)
     up = direction[:, 1].clamp_min(0)
     colour = torch.lerp(horizon, zenith, up[:, None] ** 0.5)
@@ -244,6 +244,6 @@ def _sky(scene: Scene, direction: Tensor) -> Tensor:
 
 
 def _developed(colour: Tensor) -> Tensor:
-    """Linear RGB -> sRGB uint8, exposed so that the picture's mean lies where cameras put it, its brightest part clipped."""
+    """Develop linear RGB into sRGB uint8. The exposure gives the picture a camera's usual mean; the brightest part is clipped."""
     exposed = (colour * (0.32 / colour.mean().clamp_min(1e-3))).clamp(0, 1)
     return ((exposed ** (1 / 2.2)) * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""What is in a world: its solids, what they are made of, its light and its camera, all drawn from one seed."""
+"""The scene of a world: its solids and their materials, its light and its camera, all drawn from one seed."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,13 @@ from da2ray.worlds.things import car, clutter, fence, furniture, house, person, 
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """`position` (3,) of a lamp in metres, or the direction to the sun where `sun`; `colour`: linear RGB strength."""
+    """A light.
+
+    Attributes:
+        position: (3,), a lamp's position in metres, or the direction to the sun.
+        colour: strength in linear RGB.
+        sun: whether the light is the sun.
+    """
 
     position: Tensor
     colour: Vector
@@ -24,7 +30,13 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """`position` (3,); `axes` (3, 3): rows are right, up and forward in the world; `view`: horizontal angle, radians."""
+    """A camera.
+
+    Attributes:
+        position: (3,), in metres.
+        axes: (3, 3), whose rows are right, up and forward in the world.
+        view: horizontal angle of view in radians.
+    """
 
     position: Tensor
     axes: Tensor
@@ -33,15 +45,18 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A world.
+    """Everything in a world.
 
     Attributes:
-        seed: what it was drawn from; its noise is drawn from it too.
+        seed: the seed from which the scene and its noise are drawn.
         room: half extents (3,) of the room around (0, room[1], 0), None outdoors.
-        solids: K of them.
-        materials: K + 6: the solids', then the room's faces -x, +x, floor (or ground), ceiling, -z, +z.
-        light, ambient: the one light that throws shadows, and what comes from everywhere (linear RGB).
-        sky: linear RGB at the horizon and at the zenith. haze: metres at which the air hides two thirds; infinite indoors.
+        solids: K solids.
+        materials: K + 6 materials: of the solids, then of the room's faces -x, +x, floor (or ground), ceiling, -z, +z.
+        light: the only light that casts shadows.
+        ambient: light from everywhere, linear RGB.
+        camera: the camera.
+        sky: linear RGB at the horizon and at the zenith.
+        haze: metres at which the air hides two thirds, infinite indoors.
     """
 
     seed: int
@@ -56,7 +71,7 @@ class Scene:
 
 
 def make_scene(seed: int) -> Scene:
-    """The world of a seed: indoors, on a table, or outdoors."""
+    """The scene of a seed: indoors, on a table, or outdoors."""
     rng = np.random.Generator(np.random.PCG64(seed))
     return rng.choice(np.array([_room, _table, _outdoors], dtype=object), p=[0.4, 0.25, 0.35])(seed, rng)
 
@@ -99,7 +114,7 @@ def _room(seed: int, rng: np.random.Generator) -> Scene:
 
 
 def _table(seed: int, rng: np.random.Generator) -> Scene:
-    """Small things near the camera, on a table or on the floor, a room behind them."""
+    """A scene of small things near the camera, on a table or on the floor, with a room behind them."""
     half = np.array([rng.uniform(1.2, 4), rng.uniform(1.1, 1.6), rng.uniform(1.2, 4)])
     height = rng.choice([0.0, rng.uniform(0.5, 0.9)])
     eye = np.array([0, height + rng.uniform(0.15, 0.9), -rng.uniform(0.5, 1.0)])
@@ -130,7 +145,7 @@ def _outdoors(seed: int, rng: np.random.Generator) -> Scene:
         z = nearest + (reach - nearest) * rng.random() ** 2
         return float(rng.uniform(-1, 1) * math.tan(view / 2) * 1.1 * z), float(z)
 
-    if rng.random() < 0.5:  # a street, buildings along it
+    if rng.random() < 0.5:  # a street with buildings along it
         wide = rng.uniform(3, 9)
         b.box((0, 0.01, reach), (wide * 0.6, 0.02, 2 * reach), random_material(rng, 1.5))
         for side in (-1, 1):
@@ -175,7 +190,7 @@ def _finish(
     aim: np.ndarray,
     view: float | None = None,
 ) -> Scene:
-    """The scene around what was built: a camera at the builder's eye that looks at `aim`."""
+    """The scene around the builder's solids, with a camera at the builder's eye that looks at `aim`."""
     rng = b.rng
     forward = aim - b.eye
     forward = forward / np.linalg.norm(forward)

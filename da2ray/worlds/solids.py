@@ -1,7 +1,7 @@
-"""Solids and rays: where a ray first meets a box, an ellipsoid or a cylinder, and which way the surface faces there.
+"""Solids and rays: where a ray first meets a box, an ellipsoid or a cylinder, and the direction of the surface there.
 
-Every solid is a unit solid (|x|, |y|, |z| <= 1; |p| <= 1; x^2 + z^2 <= 1 and |y| <= 1) that was stretched by its half sizes,
-rotated and moved. Stretching changes no ray parameter, so that three small tests serve all solids.
+Every solid is a unit solid (|x|, |y|, |z| <= 1; |p| <= 1; x^2 + z^2 <= 1 and |y| <= 1) that is stretched by its half sizes,
+rotated and moved. Stretching does not change ray parameters, so three small tests serve all solids.
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 NEAR = 1e-4
-"""Metres before a ray's start that still count as the surface it starts from."""
+"""Distance from a ray's start in metres within which a hit counts as the surface where the ray starts."""
 
 
 class Shape(IntEnum):
     BOX = 0
     BALL = 1
-    CYLINDER = 2  # its axis is y
+    CYLINDER = 2  # along y
 
 
 @dataclass(frozen=True, slots=True)
 class Solids:
-    """K solids. Metres, y upwards.
+    """K solids, in metres, with y upwards.
 
     Attributes:
-        shape: (K,) of `Shape`.
+        shape: K shapes.
         centre: float32 (K, 3).
-        axes: float32 (K, 3, 3): rows are the solid's own axes in the world.
-        half: float32 (K, 3): half its extent along each of them.
+        axes: float32 (K, 3, 3), whose rows are the solid's own axes in the world.
+        half: float32 (K, 3), half the solid's extent along each axis.
     """
 
     shape: list[Shape]
@@ -40,7 +40,7 @@ class Solids:
         return len(self.shape)
 
     def local(self, index: Tensor, points: Tensor) -> Tensor:
-        """World points (P, 3) in metres along the axes of the solids `index` (P,) -> (P, 3)."""
+        """World points (P, 3) -> metres (P, 3) along the axes of the solids `index` (P,)."""
         return torch.einsum("pij,pj->pi", self.axes[index], points - self.centre[index])
 
     def normals(self, index: Tensor, points: Tensor) -> Tensor:
@@ -62,19 +62,19 @@ class Solids:
 
 
 def first_hits(solids: Solids, origin: Tensor, direction: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """The first solid along each ray.
+    """Find the first solid along each ray.
 
-    A loop over the solids, each against the rays that pass its bounding sphere only: of the rays of a picture that is a small
-    share, and all else would be spent on misses.
+    A loop over the solids tests each of them only against the rays that pass its bounding sphere. They are a small share of a
+    picture's rays, and tests of the others would only find misses.
 
     Args:
         solids: K solids.
-        origin: float32 (P, 3), or (3,) where all rays start at one point.
+        origin: float32 (P, 3), or (3,) if all rays start at one point.
         direction: float32 (P, 3), unit vectors.
-        limit: float32 (P,): metres along each ray beyond which nothing counts.
+        limit: float32 (P,), metres along each ray beyond which nothing counts.
 
     Returns:
-        distance, float32 (P,): `limit` where nothing was met; index, int64 (P,): -1 there.
+        distance, float32 (P,), which is `limit` for a miss, and index, int64 (P,), which is -1 for a miss.
     """
     distance = limit.clone()
     index = torch.full(limit.shape, -1, dtype=torch.int64, device=limit.device)
@@ -83,7 +83,7 @@ def first_hits(solids: Solids, origin: Tensor, direction: Tensor, limit: Tensor)
         solids.half.amax(1),
         solids.half.norm(dim=1),
     ).tolist()
-    # |c - o|^2 and (c - o) . d by their parts: what depends on the rays alone is added up once.
+    # |c - o|^2 and (c - o) . d are split into parts, so that the parts that depend only on the rays are computed once.
     origin_along, origin_squared = (origin * direction).sum(1), (origin * origin).sum(-1)
     for k, (shape, radius) in enumerate(zip(solids.shape, radii, strict=True)):
         centre = solids.centre[k]
@@ -103,10 +103,10 @@ def first_hits(solids: Solids, origin: Tensor, direction: Tensor, limit: Tensor)
 
 
 def leave_box(half: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays that start inside a box around 0 (half extents (3,)) leave it.
+    """Find where rays that start inside a box around 0, with half extents (3,), leave it.
 
     Returns:
-        distance, float32 (P,); face, int64 (P,): 2 * axis, + 1 on the positive side.
+        distance, float32 (P,), and face, int64 (P,), which is 2 * axis, + 1 on the positive side.
     """
     steps = (half * direction.sign() - origin) / direction
     distance, axis = torch.where(direction == 0, torch.inf, steps).min(1)
@@ -115,7 +115,7 @@ def leave_box(half: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, 
 
 
 def _enter(shape: Shape, origin: Tensor, direction: Tensor) -> Tensor:
-    """Ray parameter (P,) at which rays enter a unit solid; infinity where they miss it or start inside."""
+    """The ray parameter (P,) at which rays enter a unit solid; infinity if they miss it or start inside."""
     if shape is Shape.BOX:
         first, last = _slab(origin, direction)
         first, last = first.amax(1), last.amin(1)
@@ -129,14 +129,14 @@ def _enter(shape: Shape, origin: Tensor, direction: Tensor) -> Tensor:
 
 
 def _slab(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Parameters at which each coordinate enters and leaves [-1, 1]."""
+    """The parameters at which each coordinate enters and leaves [-1, 1]."""
     safe = torch.where(direction.abs() < 1e-12, 1e-12, direction)
     one, other = (-1 - origin) / safe, (1 - origin) / safe
     return torch.minimum(one, other), torch.maximum(one, other)
 
 
 def _ball(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Parameters at which rays enter and leave |p| <= 1, in as many dimensions as they have; (inf, -inf) on a miss."""
+    """The parameters at which rays enter and leave |p| <= 1, in any number of dimensions; (inf, -inf) for a miss."""
     a = (direction * direction).sum(1).clamp_min(1e-20)
     b = (origin * direction).sum(1)
     c = (origin * origin).sum(1) - 1

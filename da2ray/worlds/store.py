@@ -1,4 +1,4 @@
-"""Rendered worlds on disk: chunks of scenes as plain arrays, made by several processes, resumed by what is there."""
+"""Rendered worlds on disk: chunks of scenes as plain arrays. Several processes render them; a new run renders missing ones."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from da2ray.worlds.render import render
 from da2ray.worlds.scene import make_scene
 
 CHUNK = 256
-"""Scenes in a file: 65 MB of images and 43 MB of disparity at 252 x 336."""
+"""Scenes in a chunk: 65 MB of images and 43 MB of disparity at 252 x 336."""
 
 
 class WorldStore:
-    """Scenes of the seeds 0 to `scenes` - 1, each at `size` (height, width), under a folder.
+    """A folder with `scenes` rendered scenes at `size` (height, width), with seeds from `first_seed`.
 
-    Disparity (1 / metres, 0 for the sky) is kept in half precision: its steps of 0.05 % are below what a network learns.
+    Disparity (1 / metres, 0 for the sky) is stored in half precision. Its steps of 0.05 % are too small for a network to learn.
     """
 
     def __init__(self, folder: Path, scenes: int, size: tuple[int, int], first_seed: int = 0) -> None:
@@ -28,7 +28,7 @@ class WorldStore:
         ]
 
     def make(self, processes: int) -> Iterator[int]:
-        """Render what is missing; after each chunk, the number of scenes that are there."""
+        """Render the missing chunks, and yield the number of finished scenes at the start and after each chunk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         missing = [seeds for seeds in self._seeds if not self._path(seeds, "disparity").exists()]
         done = sum(map(len, self._seeds)) - sum(map(len, missing))
@@ -41,7 +41,7 @@ class WorldStore:
                 yield done
 
     def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each chunk, mapped from the disk: uint8 (N, H, W, 3) sRGB, float16 (N, H, W) disparity."""
+        """The chunks, memory-mapped: each is uint8 (N, H, W, 3) sRGB and float16 (N, H, W) disparity."""
         return [
             (np.load(self._path(seeds, "image"), mmap_mode="r"), np.load(self._path(seeds, "disparity"), mmap_mode="r"))
             for seeds in self._seeds
@@ -50,7 +50,7 @@ class WorldStore:
     def _make_chunk(self, seeds: range) -> int:
         torch.set_num_threads(1)
         worlds = [render(make_scene(seed), *self._size) for seed in seeds]
-        # The disparity last: it is there when the chunk is whole.
+        # The disparity is written last: it exists only if the chunk is complete.
         self._write(seeds, "image", np.stack([world.image.numpy() for world in worlds]))
         self._write(seeds, "disparity", np.stack([(1 / world.depth).half().numpy() for world in worlds]))
         return len(seeds)

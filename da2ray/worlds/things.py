@@ -1,4 +1,4 @@
-"""The things that stand about in worlds: furniture, small things on tables, and what is outdoors."""
+"""The things in worlds: furniture, small things on tables, and things outdoors."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from da2ray.worlds.solids import Shape
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """Of a piece of furniture: half its width and depth, its height and the most it may have, metres; its main material."""
+    """The measures of a piece of furniture: half its width and depth, its height and its limit in metres, and its material."""
 
     w: float
     d: float
@@ -22,7 +22,7 @@ class _Measure:
 
 
 def furniture(b: Builder, limit: float) -> None:
-    """One thing that stands on the floor, at most `limit` metres tall."""
+    """Build one thing that stands on the floor and is at most `limit` metres tall."""
     rng = b.rng
     wood = random_material(rng, 0.1)
     w, d, h = rng.uniform(0.25, 0.9), rng.uniform(0.2, 0.5), min(rng.uniform(0.35, 1.0), limit)
@@ -30,7 +30,7 @@ def furniture(b: Builder, limit: float) -> None:
 
 
 def _desk(b: Builder, m: _Measure) -> None:
-    """A table, things on it."""
+    """A table with things on it."""
     rng = b.rng
     leg = rng.uniform(0.015, 0.05)
     b.box((0, m.h, 0), (m.w, 0.025, m.d), m.wood)
@@ -99,7 +99,7 @@ def _cupboard(b: Builder, m: _Measure) -> None:
 
 
 def _stack(b: Builder, m: _Measure) -> None:
-    """Boxes, one on another."""
+    """A stack of boxes."""
     rng = b.rng
     y = 0.0
     for _ in range(rng.integers(1, 5)):
@@ -116,7 +116,7 @@ def _stack(b: Builder, m: _Measure) -> None:
 
 
 def _motorcycle(b: Builder, _: _Measure) -> None:
-    """Something on two wheels."""
+    """A motorcycle."""
     rng = b.rng
     metal, rubber = random_material(rng, 0.1), random_material(rng, 0.1, Pattern.PLAIN)
     r = rng.uniform(0.22, 0.36)
@@ -131,7 +131,7 @@ def _motorcycle(b: Builder, _: _Measure) -> None:
 
 
 def _jumble(b: Builder, _m: _Measure) -> None:
-    """Any solids, any way up."""
+    """Random solids in any position."""
     rng = b.rng
     for _ in range(rng.integers(2, 9)):
         half = rng.uniform(0.03, 0.4, 3)
@@ -154,7 +154,7 @@ _FURNITURE: list[Callable[[Builder, _Measure], None]] = [
 
 
 def trinket(b: Builder, s: float) -> None:
-    """One thing that stands on a table, about 2 `s` metres tall."""
+    """Build one thing that stands on a table and is about 2 `s` metres tall."""
     rng = b.rng
     m = random_material(rng, s / 2)
     kind = rng.integers(7)

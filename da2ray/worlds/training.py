@@ -1,8 +1,8 @@
-"""Training of a small Depth Anything V2 on rendered worlds, resumable: the paper's first stage (arXiv 2406.09414) in small.
+"""Resumable training of a small Depth Anything V2 on rendered worlds: the paper's first stage (arXiv 2406.09414) in small.
 
-Pictures grow: most steps see many small ones, since what costs most to learn is how a world is laid out, and a picture of a
-third of the teacher's size shows that for a sixth of the time. They are judged at 8/14 of their size, before the head's last
-interpolation, where a step costs half as much; the last steps see pictures of the teacher's size and are judged at full size.
+Pictures grow during training. Most steps see many small ones: the layout of a world takes longest to learn, and a picture of a
+third of the teacher's size shows it for a sixth of the time. The loss compares them at 8/14 of their size, before the head's last
+interpolation, where a step costs half as much. The last steps see pictures of the teacher's size, with the loss at full size.
 """
 
 from collections.abc import Iterator
@@ -34,12 +34,17 @@ from da2ray.worlds.augment import framed, photographed
 from da2ray.worlds.muon import Muon
 
 SIZE = (TINY_SIDE, 336)
-"""(height, width) at which worlds are rendered, and the teacher's network size for pictures of that aspect."""
+"""(height, width) of rendered worlds, which is the teacher's network size for that aspect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """(height, width) of pictures, all with much the same number of patches, and how many a step takes per `Plan.batch_size`."""
+    """A resolution of training pictures.
+
+    Attributes:
+        sizes: (height, width) of pictures, all with about the same number of patches.
+        share: pictures in a step, as a multiple of `Plan.batch_size`.
+    """
 
     sizes: tuple[tuple[int, int], ...]
     share: float
@@ -55,29 +60,38 @@ STAGES = (
     (0.94, (MEDIUM,)),
     (1.0, (LARGE,)),
 )
-"""Up to which share of the steps pictures are of which resolutions, drawn step by step. On two cores with AVX2 a picture takes
-24 ms of `TINIEST`, 60 of `SMALL`, 119 of `MEDIUM`, 240 of `LARGE`."""
+"""The share of the steps up to which each stage lasts, and the resolutions that its steps draw from. On two cores with AVX2 a
+picture takes 24 ms at `TINIEST`, 60 at `SMALL`, 119 at `MEDIUM`, 240 at `LARGE`."""
 CLEAN_SHARE = 0.4
-"""Of the pictures, those that are left as rendered: what the teacher is judged on, while photographs want the others."""
+"""Share of the pictures that stay as rendered. The teacher is judged on such pictures; the others prepare it for photographs."""
 WARM_UP = 100
+"""Steps over which the learning rate rises."""
 DECAY_SHARE = 0.4
-"""Of the steps, those over which the learning rate falls to nothing; constant before, so that a run can be made longer."""
+"""Share of the steps over which the learning rate falls to 0. It is constant before, so that a run can be made longer."""
 WHITENED = 64
-"""Worlds whose patches the patch embedding is set from."""
+"""Worlds from whose patches the patch embedding is initialised."""
 NOISE = 0.1
-"""Variance that whitening takes for noise, in normalised units: that of the noise that augmentation adds."""
+"""Variance that whitening treats as noise, in normalised units: that of the noise that augmentation adds."""
 EARLY_GRADIENT_WEIGHT = 0.1
-"""Of gradient matching, until the learning rate falls."""
+"""Weight of gradient matching until the learning rate falls."""
 ANCHOR_WEIGHT = 0.2
-"""Of the plain difference to the normalised label, its least at 0. The other losses leave scale and shift free: both drift, until
-the network's ReLU cuts off half of a picture or training breaks."""
+"""Weight of the plain difference to the normalised label, whose minimum is moved to 0. The other losses leave scale and shift
+free. Without this one, both drift until the network's ReLU cuts off half of a picture or training breaks."""
 DEPTH_WEIGHT = 2.0
-"""Of the difference in log metres, which is what sees far things; the paper's two losses see disparity."""
+"""Weight of the difference in log metres, which is sensitive to far things. The paper's two losses compare disparity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast: steps, pictures of `MEDIUM` resolution in a step, the peak learning rate, the seed of everything."""
+    """A plan of training.
+
+    Attributes:
+        steps: number of steps.
+        batch_size: pictures of `MEDIUM` resolution in a step.
+        learning_rate: the peak learning rate.
+        weight_decay: the weight decay.
+        seed: the seed of everything.
+    """
 
     steps: int
     batch_size: int = 32
@@ -86,15 +100,18 @@ class Plan:
     seed: int = 0
 
     def resolutions(self, step: int) -> tuple[Resolution, ...]:
-        """Those that a step draws from."""
+        """The resolutions that a step draws from."""
         return next(drawn for until, drawn in STAGES if step < self.steps * until)
 
     def is_fine(self, step: int) -> bool:
-        """Whether a step is judged at full size."""
+        """Whether a step's loss is computed at full size."""
         return LARGE in self.resolutions(step)
 
     def gradient_weight(self, step: int) -> float:
-        """Nearly none until the rate falls: blurred edges cost least, so that early on it teaches to see none."""
+        """The weight of gradient matching: small until the learning rate falls.
+
+        Blurred edges minimise this loss, so early in training it would teach the network to see no edges.
+        """
         return GRADIENT_WEIGHT if step >= self.steps * (1 - DECAY_SHARE) else EARLY_GRADIENT_WEIGHT
 
     def rate(self, step: int) -> float:
@@ -103,7 +120,7 @@ class Plan:
 
 
 def new_network(seed: int) -> DepthAnythingV2:
-    """An untrained tiny network; its position embedding is the sine-cosine one and stays, at every size the same."""
+    """An untrained tiny network. Its position embedding is the sine-cosine one, which is not trained."""
     torch.manual_seed(seed)
     network = DepthAnythingV2(VITT)
     encoder = network.pretrained
@@ -114,7 +131,7 @@ def new_network(seed: int) -> DepthAnythingV2:
     nn.init.normal_(encoder.cls_token, std=0.02)
     with torch.no_grad():
         encoder.pos_embed.copy_(sine_positions(VITT.encoder.dim))
-        # The first outputs are positive: none of them dies in the ReLU.
+        # The first outputs must be positive, so that the ReLU does not cut them off.
         network.depth_head.scratch.output_conv2[2].bias.fill_(1.0)  # type: ignore[operator]
     encoder.pos_embed.requires_grad_(False)
     for block in encoder.blocks:
@@ -123,9 +140,9 @@ def new_network(seed: int) -> DepthAnythingV2:
 
 
 def _mimic_trained_attention(attention: Attention, heads: int) -> None:
-    """Products of query and key near the identity, of value and projection near its negative, as trained ones are.
+    """Initialise attention like trained attention: query x key near the identity, value x projection near its negative.
 
-    Tokens then look at places like their own from the first step: mimetic initialisation (arXiv 2305.09828).
+    Tokens then attend to places like their own from the first step (mimetic initialisation, arXiv 2305.09828).
     """
     dim = attention.proj.in_features
     width = dim // heads
@@ -148,7 +165,7 @@ def _mimic_trained_attention(attention: Attention, heads: int) -> None:
 def whiten_patches(network: DepthAnythingV2, images: NDArray[np.uint8]) -> None:
     """Set the patch embedding to whitened principal components of the patches in uint8 images (N, H, W, 3).
 
-    Raw pixels of a patch say much the same, and a linear embedding learns slowly from them.
+    The raw pixels of a patch are strongly correlated, and a linear embedding learns slowly from them.
     """
     patches = F.unfold(_normal(images), PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
     centred = patches - patches.mean(0)
@@ -162,7 +179,10 @@ def whiten_patches(network: DepthAnythingV2, images: NDArray[np.uint8]) -> None:
 
 
 def sine_positions(dim: int) -> Tensor:
-    """(1, 1 + GRID^2, dim): zeros for CLS, then half the channels for the row and half for the column (arXiv 2111.06377)."""
+    """The sine-cosine position embedding, (1, 1 + GRID^2, dim) (arXiv 2111.06377).
+
+    It has zeros for CLS, then half the channels for the row and half for the column.
+    """
     frequency = 1 / 10000 ** (torch.arange(dim // 4) / (dim / 4))
     angle = torch.arange(GRID)[:, None] * frequency
     side = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -173,14 +193,14 @@ def sine_positions(dim: int) -> Tensor:
 
 
 class Training:
-    """A network, its optimisers and how far they are, kept in `folder`.
+    """A network in training, with its optimisers and its step. `folder` stores its checkpoint.
 
     Args:
-        folder: where `checkpoint.pt` is kept, and found again.
-        arrays: chunks of (uint8 (N, H, W, 3), float16 (N, H, W)) as `WorldStore.arrays` gives them.
-        plan: a run that is resumed may be given more or fewer steps.
-        device: where it trains; matrix products are bfloat16 where it has them, else float32.
-        initial: weights to begin with instead of random ones, where there is no checkpoint yet.
+        folder: the folder of `checkpoint.pt`; a new `Training` continues from it.
+        arrays: chunks of (uint8 (N, H, W, 3), float16 (N, H, W)), as `WorldStore.arrays` returns them.
+        plan: the plan. A resumed run may have more or fewer steps.
+        device: the device to train on. Matrix products are in bfloat16 if the device has it, else in float32.
+        initial: weights to start from instead of random ones, if there is no checkpoint yet.
     """
 
     def __init__(
@@ -202,21 +222,21 @@ class Training:
         elif not self._path.exists():
             whiten_patches(self.network, np.asarray(arrays[0][0][:WHITENED]))
         self.network = self.network.to(device).train()
-        # Tokens seen as images are channels-last: on CPU the head's backward pass takes a third of the time with weights so.
+        # Tokens viewed as images are channels-last. With such weights the head's backward pass takes a third of the time on CPU.
         self.network.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimisers = optimisers(self.network, plan)
         if self._path.exists():
             self._restore()
 
     def run(self) -> Iterator[float]:
-        """Train to the plan's end; after each step its loss."""
-        # One thread makes 120 pictures a second, for which a GPU would wait. What a step sees hangs on its number alone.
+        """Train to the plan's end, and yield each step's loss."""
+        # One thread makes 120 pictures a second, too few for a GPU. A batch depends only on its step's number.
         threads = max(1, usable_cores() // 2)
         for images, label in look_ahead(self._batch, range(self.step, self._plan.steps), threads, "batches"):
             yield self._learn(images.to(self._device), label.to(self._device))
 
     def save(self) -> None:
-        """Keep everything that a later run goes on from."""
+        """Save everything that a later run needs to continue."""
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -253,7 +273,7 @@ class Training:
         return float(loss.detach())
 
     def _predict(self, images: Tensor, *, full: bool) -> Tensor:
-        """Disparity (N, H, W), or (N, 8/14 H, 8/14 W) where not `full`, before the network's ReLU."""
+        """Predict disparity before the network's ReLU: (N, H, W) if `full`, else (N, 8/14 H, 8/14 W)."""
         encoder, head = self.network.pretrained, self.network.depth_head
         rows, columns = images.shape[-2] // PATCH, images.shape[-1] // PATCH
         taps = encoder(images, encoder.positions(rows, columns))
@@ -262,7 +282,7 @@ class Training:
         return head.scratch.output_conv2(head.fused(taps, rows, columns)).squeeze(1).float()
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """What a step sees, by its number alone: float32 (N, 3, H, W) normalised, float32 (N, H, W) disparity."""
+        """The batch of a step, which depends only on its number: float32 (N, 3, H, W) normalised, float32 (N, H, W) disparity."""
         rng = np.random.Generator(np.random.PCG64([self._plan.seed, step]))
         resolutions = self._plan.resolutions(step)
         resolution = resolutions[rng.integers(len(resolutions))]
@@ -278,7 +298,7 @@ class Training:
 
 
 def optimisers(network: DepthAnythingV2, plan: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
+    """The optimisers: Muon for the matrices of the blocks, AdamW for the rest."""
     inner = [p for p in network.pretrained.blocks.parameters() if p.ndim == 2]
     known = {id(p) for p in inner}
     outer = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
@@ -290,11 +310,11 @@ def optimisers(network: DepthAnythingV2, plan: Plan) -> list[torch.optim.Optimiz
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products of bfloat16 are faster than of float32: emulated, with AVX2 alone, they take ten times as long."""
+    """Whether bfloat16 matrix products are faster than float32 ones. Emulated with AVX2 alone, they take ten times as long."""
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _normal(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) as the network takes them."""
+    """Normalise pictures for the network: uint8 (N, H, W, 3) -> float32 (N, 3, H, W)."""
     pixels = torch.tensor(images).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]

@@ -1,4 +1,4 @@
-"""Bytes -> pixels. References: Pillow with exif_transpose, and cv2.imdecode, the official reader."""
+"""Decoded pixels equal the references: Pillow with exif_transpose, and cv2.imdecode, the official reader."""
 
 import io
 import struct
@@ -124,7 +124,7 @@ def test_cmyk_jpeg_equals_pillow_and_is_not_inverted() -> None:
     assert np.abs(pixels.astype(int) - np.asarray(PHOTO)).mean() < 8
 
 
-def test_first_frame_of_an_animation() -> None:
+def test_an_animation_gives_its_first_frame() -> None:
     frames = [PHOTO, ImageOps.invert(PHOTO)]
     for kind in ("GIF", "WEBP", "PNG"):
         file = save(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
@@ -132,7 +132,7 @@ def test_first_frame_of_an_animation() -> None:
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
-def test_compressed_tiff(compression: str) -> None:
+def test_compressed_tiff_equals_pillow(compression: str) -> None:
     file = save(PHOTO, "TIFF", compression=compression)
     assert np.array_equal(read(file).pixels, shown(file))
 
@@ -175,7 +175,7 @@ def test_malformed_exif_counts_as_upright(kind: str, exif: bytes) -> None:
 # -------------------------------------------------------------------------------------------------------- scaled
 
 
-def test_scaled_never_decodes_below_network_size() -> None:
+def test_scaled_never_decodes_below_the_network_size() -> None:
     rng = np.random.default_rng(0)
     sides = [(518, 518), (1035, 1036), (1036, 1036), (1037, 1381), (1382, 1037), (2073, 2072), (4144, 700), (300, 200)]
     sides += rng.integers(200, 2600, (16, 2)).tolist()
@@ -194,7 +194,7 @@ def test_scaled_never_decodes_below_network_size() -> None:
     assert reduced >= 6
 
 
-def test_scaled_is_the_picture_that_exact_is() -> None:
+def test_scaled_shows_the_same_picture_as_exact() -> None:
     for mode in ("RGB", "CMYK"):
         exif = Pillow.Exif()
         exif[0x112] = 6
@@ -207,7 +207,7 @@ def test_scaled_is_the_picture_that_exact_is() -> None:
         assert np.abs(small.astype(int) - scaled).mean() < 2
 
 
-# ------------------------------------------------------------------------------------------------------ refusals
+# -------------------------------------------------------------------------------------------------------- errors
 
 
 def test_limits_reject_by_the_displayed_size_and_keep_it_for_the_index() -> None:
@@ -225,7 +225,7 @@ def test_limits_reject_by_the_displayed_size_and_keep_it_for_the_index() -> None
         assert caught.value.reason is expected
 
 
-def test_limits_let_the_sizes_at_their_edge_pass() -> None:
+def test_sizes_exactly_at_the_limits_are_admitted() -> None:
     header = read_header(save(Pillow.new("RGB", (256, 32)), "PNG"))
     assert admit(header, SIZE, Limits(max_tokens=10**6)) == SIZE(32, 256)
     rows, columns = SIZE(300, 1990)
@@ -234,7 +234,7 @@ def test_limits_let_the_sizes_at_their_edge_pass() -> None:
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_bomb_is_refused_before_its_pixels_are_allocated(kind: str) -> None:
+def test_a_bomb_is_refused_before_its_pixels_are_allocated(kind: str) -> None:
     tracemalloc.start()
     try:
         assert reason(BOMBS[kind]) is Reason.TOO_MANY_PIXELS
@@ -244,7 +244,7 @@ def test_bomb_is_refused_before_its_pixels_are_allocated(kind: str) -> None:
     assert read_header(BOMBS[kind]).width == HUGE
 
 
-def test_gif_whose_frame_is_larger_than_its_screen_is_refused_before_decoding() -> None:
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_before_decoding() -> None:
     file = bytearray(save(PHOTO.convert("P"), "GIF"))
     file[6:8] = struct.pack("<H", 20)
     assert reason(bytes(file)) is Reason.CORRUPT
@@ -255,13 +255,13 @@ def test_large_images_need_no_change_of_pillows_limit(monkeypatch: pytest.Monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for kind in SAVE:
-            if kind in {"WEBP", "TIFF"}:  # whose plugins check by themselves
+            if kind in {"WEBP", "TIFF"}:  # these plugins check by themselves
                 assert reason(save(PHOTO, kind)) is Reason.TOO_MANY_PIXELS
             else:
                 assert read(save(PHOTO, kind)).width == 120
 
 
-def test_sides_beyond_what_the_index_holds_are_corrupt() -> None:
+def test_sides_that_the_index_cannot_hold_are_corrupt() -> None:
     for side in (0, 2**31, 2**32 - 1):
         assert (
             reason(PNG_SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, 60, 8, 2, 0, 0, 0)))
@@ -271,10 +271,10 @@ def test_sides_beyond_what_the_index_holds_are_corrupt() -> None:
     assert reason(BOMBS["bmp"][:18] + struct.pack("<ii", 60, -(2**31)) + bytes(40)) is Reason.CORRUPT
 
 
-def test_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> None:
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> None:
     start = time.process_time()
     assert reason(many_scans(1500, 2000)) is Reason.CORRUPT
-    assert time.process_time() - start < 1  # 1.7 s each 2,000
+    assert time.process_time() - start < 1  # decoding takes 1.7 s for every 2,000 scans
     assert read(many_scans(64, 0)).width == 64
 
 
@@ -294,21 +294,21 @@ def test_damaged_or_huge_metadata_costs_no_pixels() -> None:
     assert reason(wrong[: len(wrong) // 2]) is Reason.TRUNCATED
 
 
-def test_of_two_sizes_in_a_webp_the_first_counts() -> None:
+def test_the_first_of_two_sizes_in_a_webp_counts() -> None:
     huge = b"VP8X\x0a\0\0\0" + bytes(4) + struct.pack("<I", HUGE)[:3] * 2
     chunk = save(PHOTO, "WEBP")[12:]
     assert reason(riff(huge + huge[:12] + bytes(6) + chunk)) is Reason.TOO_MANY_PIXELS
     assert read_header(riff(chunk + huge)).width == 120
 
 
-def test_tiff_whose_tiles_are_far_larger_than_its_image_is_refused() -> None:
+def test_a_tiff_whose_tiles_are_far_larger_than_its_image_is_refused() -> None:
     tile = zlib.compress(bytes(3 * 2064 * 2064), 1)
     assert reason(tiled_tiff(64, 64, 2064, 2064, tile, compression=8)) is Reason.CORRUPT
     tile = zlib.compress(bytes(3 * 256 * 256), 1)
     assert read(tiled_tiff(64, 64, 256, 256, tile, compression=8)).pixels.shape == (64, 64, 3)
 
 
-def test_classes_of_what_cannot_be_read() -> None:
+def test_each_kind_of_unreadable_file_has_its_error_class() -> None:
     jpeg, png = save(PHOTO, "JPEG"), save(PHOTO, "PNG")
     assert reason(b"") is Reason.EMPTY
     for text in (
@@ -331,7 +331,7 @@ def test_classes_of_what_cannot_be_read() -> None:
     assert reason(cv2.imencode(".tiff", np.zeros((40, 40), np.float32))[1].tobytes()) is Reason.CORRUPT
 
 
-def test_jpeg_with_stray_bytes_before_its_end_is_whole() -> None:
+def test_a_jpeg_with_stray_bytes_before_its_end_is_whole() -> None:
     file = save(PHOTO, "JPEG")
     stray = file[:-2] + b"\x12" * 40 + file[-2:]
     with pytest.raises(ValueError, match="extraneous bytes before marker 0xd9"):
@@ -353,11 +353,11 @@ TRUNCATABLE: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", TRUNCATABLE)
 @pytest.mark.parametrize("strict_pillow", [True, False])
-def test_file_cut_anywhere_never_passes_with_made_up_pixels(
+def test_a_file_cut_anywhere_never_gives_made_up_pixels(
     name: str, strict_pillow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not strict_pillow and name not in {"png", "webp", "webp-lossless", "jpeg"}:
-        pytest.skip("only these formats tell their end without Pillow's check")
+        pytest.skip("only these formats show their end without Pillow's check")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", not strict_pillow)
     file = TRUNCATABLE[name]()
     whole = read(file).pixels
@@ -369,7 +369,7 @@ def test_file_cut_anywhere_never_passes_with_made_up_pixels(
             pixels = read(file[:cut]).pixels
         except SampleError as error:
             classes.add(error.reason)
-        else:  # the missing bytes held no pixel
+        else:  # no pixel was in the missing bytes
             assert np.array_equal(pixels, whole), cut
             assert cut > len(file) // 2
     assert Reason.TRUNCATED in classes
@@ -400,9 +400,9 @@ def test_any_bytes_give_pixels_or_a_sample_error(capfd: pytest.CaptureFixture[st
     for length in range(200):
         with pytest.raises(SampleError):
             read(rng.bytes(length))
-    # libtiff prints by itself, from C: the name is the one Pillow gives it.
-    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("tempfile.tif:", "JPEG"))]
-    assert not [line for line in said if "Warning" in line or "PIL" in line]
+    # libtiff prints from C, with the file name that Pillow gives it.
+    printed = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("tempfile.tif:", "JPEG"))]
+    assert not [line for line in printed if "Warning" in line or "PIL" in line]
 
 
 def test_threads_leave_the_warning_filters_as_they_were() -> None:
@@ -416,7 +416,7 @@ def test_threads_leave_the_warning_filters_as_they_were() -> None:
     assert list(warnings.filters) == filters
 
 
-def test_the_three_steps_are_decode() -> None:
+def test_the_three_steps_together_equal_decode() -> None:
     file = save(PHOTO, "JPEG")
     header = read_header(file)
     size = admit(header, SIZE, ANY)

@@ -1,4 +1,4 @@
-"""Focal lengths from EXIF: known cameras come out right in every format, and what is broken or nonsense is not believed."""
+"""Focal lengths from EXIF are right for known cameras in every format. Broken and absurd values are ignored."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ FOCAL, PIXELS_ACROSS, RESOLUTION, UNIT, FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0
 
 
 def image(kind: str = "JPEG", size: tuple[int, int] = (WIDTH, HEIGHT), orientation: int = 1, **tags: object) -> bytes:
-    """A file with `tags` in its EXIF: `tag_<number>=value`."""
+    """An image file with `tags` in its EXIF, given as `tag_<number>=value`."""
     exif = Image.Exif()
     exif[0x112] = orientation
     exif[0x8769] = {int(name.removeprefix("tag_")): value for name, value in tags.items()}
@@ -36,12 +36,12 @@ def tags(**named: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_film_equivalents_are_read_from_every_format_that_has_exif(kind: str) -> None:
-    # A telephone's 26 mm: a field of view of 69 degrees across, as its maker says.
+    # A telephone's 26 mm, which is a field of view of 69 degrees across, as its maker says.
     assert focal(image(kind, **tags(film=26))) == pytest.approx(26 * DIAGONAL / FILM_DIAGONAL, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
-def test_no_exif_no_focal_length(kind: str) -> None:
+def test_a_file_without_exif_has_no_focal_length(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT)).save(file, kind)
     assert focal(file.getvalue()) is None
@@ -57,7 +57,7 @@ def test_turning_an_image_does_not_change_its_focal_length(orientation: int) -> 
 
 @pytest.mark.parametrize(("unit", "mm"), [(2, 25.4), (3, 10)])
 def test_a_sensor_of_36_mm_behind_50_mm(unit: int, mm: float) -> None:
-    # 6000 pixels across; the file is a smaller copy whose EXIF nobody touched.
+    # The sensor has 6000 pixels across. The file is a smaller copy with unchanged EXIF.
     sensor = tags(focal=IFDRational(500, 10), resolution=IFDRational(round(6000 * mm * 1000), 36_000), unit=unit)
     assert focal(image(**sensor, **tags(pixels_across=6000))) == pytest.approx(50 / 36 * WIDTH, rel=1e-3)
 
@@ -81,7 +81,7 @@ def test_the_film_equivalent_comes_first() -> None:
         tags(focal=IFDRational(50), resolution=IFDRational(100), unit=3, pixels_across=0),
     ],
 )
-def test_nonsense_is_not_believed(nonsense: dict[str, object]) -> None:
+def test_absurd_values_are_ignored(nonsense: dict[str, object]) -> None:
     assert focal(image(**nonsense)) is None
 
 
@@ -100,7 +100,7 @@ def test_broken_exif_never_fails_an_image() -> None:
         read_focal(data[:length], header)
 
 
-def test_a_pointer_to_itself_ends() -> None:
+def test_a_directory_that_points_to_itself_ends() -> None:
     tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 0x8769, 4, 1, 8) + bytes(4)
     file = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT)).save(file, "JPEG", exif=b"Exif\0\0" + tiff)

@@ -1,4 +1,4 @@
-"""The quality of a JPEG is told from its tables, whoever wrote them, and never ends the reading of a file."""
+"""The quality of a JPEG is read from its tables, by any writer, and broken tables never stop the reading of a file."""
 
 import io
 
@@ -18,21 +18,21 @@ def quality_of(data: bytes) -> int | None:
 
 @pytest.mark.parametrize("quality", [1, *range(10, 96, 5), 100])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "subsampling": 0}])
-def test_it_is_the_quality_that_it_was_saved_with(quality: int, options: dict[str, object]) -> None:
+def test_the_quality_is_the_one_that_the_file_was_saved_with(quality: int, options: dict[str, object]) -> None:
     assert quality_of(jpeg(PICTURE, quality=quality, **options)) == pytest.approx(quality, abs=1)
     assert quality_of(jpeg(PICTURE.convert("L"), quality=quality, **options)) == pytest.approx(quality, abs=1)
     assert quality_of(jpeg(PICTURE.convert("CMYK"), quality=quality, **options)) == pytest.approx(quality, abs=1)
 
 
-def test_it_is_that_of_the_last_encoding() -> None:
+def test_the_quality_is_that_of_the_last_encoding() -> None:
     once = Image.open(io.BytesIO(jpeg(PICTURE, quality=10)))
     assert quality_of(jpeg(once, quality=90)) == 90
 
 
-def test_tables_of_another_maker_give_the_nearest_quality() -> None:
+def test_tables_of_another_encoder_give_the_nearest_quality() -> None:
     flat = [[20] * 64, [20] * 64]
     found = quality_of(jpeg(PICTURE, quality=50, qtables=flat))
-    # 1280 in all; libjpeg's has 3685 at 50.
+    # The table's sum is 1280. libjpeg's table has 3685 at quality 50.
     assert 80 <= found <= 85
 
 
@@ -44,15 +44,15 @@ def test_wide_tables_are_read_too() -> None:
     assert quality_of(data[:at] + wide + data[at + 69 :]) == 40
 
 
-def test_other_formats_have_none() -> None:
+def test_other_formats_have_no_quality() -> None:
     assert quality_of(png(PICTURE)) is None
 
 
-def test_broken_tables_give_none_and_end_nothing() -> None:
+def test_broken_tables_give_no_quality_and_no_error() -> None:
     data = jpeg(PICTURE, quality=40)
     header = read_header(data)
     for end in range(20, len(data)):
         assert read_jpeg_quality(data[:end], header) in (None, 40)
     at = data.index(b"\xff\xdb")
-    assert read_jpeg_quality(data[:at] + data[at + 69 :], header) is None  # only that of the colours is left
+    assert read_jpeg_quality(data[:at] + data[at + 69 :], header) is None  # only the table of the colours remains
     assert read_jpeg_quality(data[:at] + b"\xff\xdb\x00\x05\x00\x01\x02" + data[at:], header) in (None, 40)

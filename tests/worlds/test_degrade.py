@@ -1,4 +1,4 @@
-"""Degraded worlds: seeded, with the exact depth kept, and a mirror that shows the room and is a surface."""
+"""Degraded worlds follow their seed and keep their exact depth. A mirror shows the room but has the depth of its surface."""
 
 import io
 import json
@@ -26,7 +26,7 @@ SCENES = [Degradation.FLAT_WALL, Degradation.MIRROR]
 
 
 @pytest.mark.parametrize("kind", Degradation)
-def test_a_seed_is_a_degraded_world_and_another_seed_another(kind: Degradation) -> None:
+def test_a_seed_gives_one_degraded_world_and_another_seed_another(kind: Degradation) -> None:
     # Fixed: this process, so torch and the instruction set; `render` itself fixes the threads.
     first, again, other = (world_of(seed, kind, *SIZE)[0] for seed in (7, 7, 8))
     assert torch.equal(first.image, again.image)
@@ -52,7 +52,7 @@ def test_each_kind_spoils_as_its_name_says() -> None:
 
 
 @pytest.mark.parametrize("kind", SCENES)
-def test_a_scene_is_not_something_that_happens_to_a_picture(kind: Degradation) -> None:
+def test_a_scene_cannot_be_applied_to_a_picture(kind: Degradation) -> None:
     with pytest.raises(ValueError, match="world_of"):
         degrade(np.zeros((4, 4, 3), np.uint8), kind, 0)
 
@@ -61,7 +61,7 @@ def test_a_scene_is_not_something_that_happens_to_a_picture(kind: Degradation) -
 def test_a_flat_wall_is_one_smooth_plane_at_a_slant(seed: int) -> None:
     world = world_of(seed, Degradation.FLAT_WALL, *SIZE)[0]
     disparity = 1 / world.depth.double()
-    # Disparity of a plane is affine in the picture; and there is depth to see.
+    # The disparity of a plane is affine in the picture, and its depth varies.
     assert disparity.diff(n=2, dim=0).abs().max() < 1e-5
     assert disparity.diff(n=2, dim=1).abs().max() < 1e-5
     assert world.depth.max() / world.depth.min() > 1.2
@@ -76,12 +76,12 @@ def test_a_mirror_shows_the_room_and_its_depth_is_its_surface(seed: int) -> None
     points, surface = first_surfaces(scene, *SIZE)
     on = surface == glass
     assert on.float().mean() > LEAST_MIRROR / 2
-    # The truth: each of its points lies on one plane, the front of the panel.
+    # The truth: all points of the mirror lie on one plane, the front of the panel.
     local = scene.solids.local(surface[on], points[on]) / scene.solids.half[glass]
     assert local.abs().amax(1) == pytest.approx(1, abs=1e-3)
     along = (points - scene.camera.position) @ scene.camera.axes[2]
     assert torch.allclose(world.depth.reshape(-1), along, rtol=1e-4)
-    # The picture: a wall of that colour alone would be plain.
+    # The picture: without a reflection it would be plain.
     dull = render(with_reflection(scene, glass, 0.0), *SIZE)
     assert torch.equal(dull.depth, world.depth)
     shown, plain = (each.image.reshape(-1, 3)[on].float() for each in (world, dull))
@@ -95,9 +95,9 @@ def with_reflection(scene: Scene, glass: int, share: float) -> Scene:
     return replace(scene, materials=materials)
 
 
-def test_a_ball_behind_the_camera_is_seen_where_its_mirror_image_is() -> None:
+def test_a_ball_behind_the_camera_appears_at_its_mirror_image() -> None:
     grey, red = (Material(colour, colour, Pattern.PLAIN, 1.0, 0.0, 0.0) for colour in ((0.5,) * 3, (0.9, 0.02, 0.02)))
-    # The camera at the middle of the room looks at the mirror, whose front is at z = 2.9; the ball is 2 m behind the camera.
+    # The camera in the middle of the room looks at the mirror, whose front is at z = 2.9. The ball is 2 m behind the camera.
     solids = Solids(
         [Shape.BALL, Shape.BOX],
         torch.tensor([[1.0, 2.0, -2.0], [0.0, 1.5, 2.95]]),
@@ -120,7 +120,7 @@ def test_a_ball_behind_the_camera_is_seen_where_its_mirror_image_is() -> None:
     assert world.depth[100, 100].item() == pytest.approx(2.9, abs=1e-4)
 
 
-def test_exported_worlds_are_those_of_the_list(tmp_path: Path) -> None:
+def test_exported_worlds_match_the_list(tmp_path: Path) -> None:
     # The export's processes compute in one thread and this one in several. Fixed: torch, the instruction set, and `render`'s
     # one thread.
     worlds = plan_worlds(12, 0.5, first_seed=500)

@@ -1,4 +1,4 @@
-"""The optimiser of the blocks' matrices."""
+"""The optimiser of the blocks' matrices makes orthogonal updates of AdamW's size."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ def test_an_update_has_singular_values_near_one_and_the_directions_of_its_gradie
     assert (torch.diagonal(u.mT @ updates @ vh.mT, dim1=1, dim2=2) > 0.3).all()
 
 
-def test_each_matrix_is_orthogonalised_by_itself() -> None:
+def test_each_matrix_is_orthogonalised_alone() -> None:
     gradients = torch.randn((3, 24, 8), generator=torch.Generator().manual_seed(0))
     alone = torch.cat([orthogonalised(each[None]) for each in gradients])
     torch.testing.assert_close(orthogonalised(gradients), alone)
 
 
-def test_a_step_is_as_large_as_adamws_goes_down_and_decays() -> None:
+def test_a_step_is_as_large_as_adamws_and_descends_and_decays() -> None:
     matrix = torch.nn.Parameter(torch.ones(16, 64))
     unused = torch.nn.Parameter(torch.ones(16, 64))
     optimiser = Muon([matrix, unused], lr=0.01, weight_decay=0.5)

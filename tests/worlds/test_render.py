@@ -1,4 +1,4 @@
-"""Rendered worlds: depth is exact, and a seed is a world."""
+"""Rendered worlds have exact depth, and a seed gives one world."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ SEEDS = range(12)
 
 
 def inside(solids: Solids, points: torch.Tensor, shrunk: float) -> torch.Tensor:
-    """Which of the points (P, 3) lie within some solid whose half sizes are `shrunk` times theirs, by its definition."""
+    """Whether each of the points (P, 3) lies in a solid, by the solids' definition, with half sizes multiplied by `shrunk`."""
     found = torch.zeros(len(points), dtype=torch.bool)
     for k, shape in enumerate(solids.shape):
         local = (points - solids.centre[k]) @ solids.axes[k].T / (solids.half[k] * shrunk)
@@ -32,7 +32,7 @@ def inside(solids: Solids, points: torch.Tensor, shrunk: float) -> torch.Tensor:
 
 
 def rays(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
-    """(P, 3) directions whose forward part is 1, and the depth (P,) rendered along them."""
+    """The directions (P, 3) of all pixels, with a forward part of 1, and the rendered depth (P,) along them."""
     world = render(scene, *SIZE)
     v, u = np.mgrid[0 : SIZE[0], 0 : SIZE[1]] + 0.5
     plane = np.stack([(u - SIZE[1] / 2) / world.focal, (SIZE[0] / 2 - v) / world.focal, np.ones(SIZE)], axis=-1)
@@ -40,7 +40,7 @@ def rays(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_solid_lies_before_the_depth_of_a_pixel(seed: int) -> None:
+def test_no_solid_lies_in_front_of_a_pixels_depth(seed: int) -> None:
     scene = make_scene(seed)
     directions, depth = rays(scene)
     for share in torch.linspace(0.02, 0.99, 40):
@@ -51,7 +51,7 @@ def test_nothing_solid_lies_before_the_depth_of_a_pixel(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_where_a_pixels_depth_ends_something_begins(seed: int) -> None:
+def test_a_surface_lies_at_a_pixels_depth(seed: int) -> None:
     scene = make_scene(seed)
     directions, depth = rays(scene)
     seen = torch.isfinite(depth)
@@ -63,7 +63,7 @@ def test_where_a_pixels_depth_ends_something_begins(seed: int) -> None:
     assert met.all()
 
 
-def test_a_seed_is_a_world_and_another_seed_another() -> None:
+def test_a_seed_gives_one_world_and_another_seed_another() -> None:
     # Fixed: this process, so torch and the instruction set; `render` itself fixes the threads.
     first, again, other = (render(make_scene(seed), *SIZE) for seed in (3, 3, 4))
     assert torch.equal(first.image, again.image)
@@ -115,20 +115,20 @@ def one_ball(material: Material) -> Scene:
     return Scene(0, None, ball, [material] * 7, light, (0.2, 0.2, 0.2), camera, sky, math.inf)
 
 
-def test_a_ball_on_open_ground_has_the_depth_and_the_shadow_that_geometry_says() -> None:
+def test_a_ball_on_open_ground_has_the_depth_and_shadow_of_its_geometry() -> None:
     plain = Material((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), Pattern.PLAIN, 1.0, 0.0, 0.0)
     world = render(one_ball(plain), 201, 201)
-    # Half the width is seen under 45 degrees: 100.5 pixels are 1 m at 1 m.
+    # Half the width spans 45 degrees, so 100.5 pixels are 1 m at a distance of 1 m.
     assert world.focal == pytest.approx(100.5)
     assert world.depth[100, 100].item() == pytest.approx(4.0, abs=1e-4)
     assert torch.isinf(world.depth[20, 100])
     assert world.depth[200, 100].item() == pytest.approx(2 / (100 / 100.5), rel=1e-4)  # the ground, 2 m below
-    # The sun is straight above: the ground below the ball, at depth 5, is dark, and beside it is not.
+    # The sun is straight above, so the ground below the ball, at depth 5, is darker than the ground beside it.
     row = 100 + round(100.5 * 2 / 5)
     assert world.image[row, 100].sum() < world.image[row, 160].sum() / 1.5
 
 
-def test_rays_that_meet_nothing_keep_their_limit() -> None:
+def test_rays_that_hit_nothing_keep_their_limit() -> None:
     nothing = Solids([], torch.zeros(0, 3), torch.zeros(0, 3, 3), torch.zeros(0, 3))
     limit = torch.tensor([3.0, FARTHEST])
     distance, index = first_hits(nothing, torch.zeros(3), torch.eye(3)[:2], limit)

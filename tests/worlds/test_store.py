@@ -1,4 +1,4 @@
-"""Rendered worlds on disk are those of their seeds, and only what is missing is made."""
+"""Rendered worlds on disk match their seeds, and a new run renders only missing ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from da2ray.worlds.store import WorldStore
 SIZE = (28, 42)
 
 
-def test_a_store_holds_the_worlds_of_its_seeds_and_makes_what_is_not_there(tmp_path: Path) -> None:
+def test_a_store_holds_the_worlds_of_its_seeds_and_renders_missing_ones(tmp_path: Path) -> None:
     store = WorldStore(tmp_path, 3, SIZE)
     assert list(store.make(1)) == [0, 3]
     [(images, disparity)] = store.arrays()
@@ -21,6 +21,6 @@ def test_a_store_holds_the_worlds_of_its_seeds_and_makes_what_is_not_there(tmp_p
         assert np.allclose(disparity[seed], (1 / world.depth).numpy(), rtol=1e-3)
     assert list(WorldStore(tmp_path, 3, SIZE).make(1)) == [3]
     [written] = tmp_path.glob("*-disparity.npy")
-    written.rename(written.with_suffix(".part"))  # as a killed run leaves it
+    written.rename(written.with_suffix(".part"))  # a killed run leaves such a file
     assert list(WorldStore(tmp_path, 3, SIZE).make(1)) == [0, 3]
     assert written.exists()

@@ -1,4 +1,4 @@
-"""Training on worlds: a killed run goes on as if nothing had been, and what comes out is a teacher."""
+"""Training on worlds: a killed run continues without a difference, and the result is a teacher."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def arrays() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def weights_after(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
-    """Train to each stop in a new `Training`, as a run that is killed after saving does."""
+    """Train to each stop in a new `Training`, like runs that are killed after saving, and return the weights."""
     folder.mkdir()
     for stop in stops:
         training = Training(folder, arrays(), Plan(steps=4, batch_size=2), CPU)
@@ -41,7 +41,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_pat
     resumed = weights_after(tmp_path / "resumed", 2, 4)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     untrained = new_network(0).state_dict()
-    # The position embedding is fixed; the mask token and one unit of the head are in all checkpoints and never used.
+    # The position embedding is fixed. The mask token and one unit of the head are in all checkpoints and never used.
     still = {key for key in whole if torch.equal(whole[key], untrained[key])}
     assert {key.partition("resConfUnit1")[0] for key in still} == {
         "pretrained.pos_embed",
@@ -50,7 +50,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_pat
     }
 
 
-def test_given_weights_are_what_a_run_begins_with_and_a_resumed_one_keeps_its_own(tmp_path: Path) -> None:
+def test_a_run_starts_from_given_weights_and_a_resumed_run_keeps_its_own(tmp_path: Path) -> None:
     given = new_network(7).state_dict()
     save_file({key: value.half().contiguous() for key, value in given.items()}, tmp_path / "given.safetensors")
     plan = Plan(steps=2, batch_size=2)
@@ -88,5 +88,5 @@ def test_the_job_writes_weights_that_the_teacher_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.01), (49, 0.5), (500, 1.0), (999, 0.0025)])
-def test_the_rate_rises_stays_and_falls_to_nothing(step: int, share: float) -> None:
+def test_the_learning_rate_rises_stays_and_falls_to_zero(step: int, share: float) -> None:
     assert Plan(steps=1000, learning_rate=2.0).rate(step) == pytest.approx(2 * share)
