@@ -1,0 +1,26 @@
+"""The benchmarks' README has commands that parse and names the options that exist."""
+
+import re
+
+import pytest
+
+from da2ray.commands.benchmark import BenchmarkConfig
+from tests.readmes import ROOT, broken_links, commands, parse
+
+README = ROOT / "da2ray" / "benchmark" / "README.md"
+
+
+@pytest.mark.parametrize("command", commands(README))
+def test_every_command_parses(command: str) -> None:
+    parse(command)
+
+
+def test_every_option_exists() -> None:
+    table = README.read_text().partition("## What is measured")[2].partition("\n\nPlain")[0]
+    options = re.findall(r"`--([a-z-]+)", table)
+    assert options
+    assert {option.replace("-", "_") for option in options} <= set(BenchmarkConfig.model_fields)
+
+
+def test_every_link_leads_to_a_file() -> None:
+    assert set(broken_links(README)) <= {"../quality/README.md"}
