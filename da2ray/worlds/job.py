@@ -28,23 +28,23 @@ LOSSES_SHOWN = 50
 CARD = """\
 # {teacher}
 
-A small Depth Anything V2 (patch 14, 192 wide, 8 blocks, DPT head of 32 features; {parameters:,} parameters, fp16) that
-labels affine-invariant disparity, larger = nearer, at a short side of {side} pixels. It is here so that da2ray runs, and is
-tested, on a network that sees depth, on machines that reach no hub. For labels to train on take published weights.
+A small Depth Anything V2 (patch 14, 192 wide, 8 blocks, DPT head of 32 features; {parameters:,} parameters, fp16). It
+predicts affine-invariant disparity, larger = nearer, at a short side of {side} pixels. With it, da2ray runs and is tested on
+a network that sees depth, also on machines that cannot reach a hub. To make labels for training, use the published weights.
 
 | | |
 |---|---|
 | licence | Apache-2.0 |
 | sha256 | `{sha256}` |
 | data | {scenes:,} worlds, seeds from 0, rendered by `da2ray.worlds` with exact depth: rooms, tables, streets, open ground |
-| augmentation | window, mirror; of three pictures in five colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
-| begun with | {began} |
+| augmentation | window, mirror; three pictures in five also colour, blur, noise, JPEG (`da2ray/worlds/augment.py`) |
+| initial weights | {began} |
 | loss | scale-and-shift-invariant + 2 x gradient matching, in disparity, + aligned log depth (`da2ray/student/losses.py`) |
-| optimiser | Muon for the blocks' matrices, AdamW for the rest; peak rate {rate:g}, over the last 40 % falling to 0 |
+| optimiser | Muon for the blocks' matrices, AdamW for the rest; peak rate {rate:g}, which falls to 0 over the last 40 % |
 | steps | {steps:,}, from {most} pictures at about 84 x 112 to {least} at about 252 x 336; {precision} |
 | seed | {seed} |
 
-Made, and judged, by
+This command made the weights and judged them:
 
     python jobs/train_teacher.py {options}
 
@@ -52,12 +52,12 @@ Made, and judged, by
 |---|---|---|
 {scores}
 
-Worlds are pictures of 378 x 504 of seeds from {held_out:,}, judged after affine alignment in disparity, up to 80 m.
-"Lower is nearer" is a ramp from the top to the bottom of the picture, aligned in the same way. The motorcycle is
-scikit-image's (Middlebury 2014), against its measured disparity.
+Worlds are pictures of 378 x 504 with seeds from {held_out:,}, judged after affine alignment in disparity, up to 80 m.
+"Lower is nearer" is a ramp from the top to the bottom of the picture, aligned in the same way. The motorcycle is a picture
+of scikit-image (Middlebury 2014), judged against its measured disparity.
 
-Limits: it has seen no photograph. It knows grounds, walls and simple solids; faces, foliage, glass, mirrors, text and fine
-structure mean nothing to it. Edges are as coarse as its patches. Skies are 0 or near it.
+Limits: training has seen no photograph. The teacher knows grounds, walls and simple solids. Faces, foliage, glass, mirrors,
+text and fine structure mean nothing to it. Edges are as coarse as its patches. Skies are 0 or near 0.
 """
 
 
