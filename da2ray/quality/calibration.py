@@ -1,8 +1,8 @@
-"""How well each score predicts the true error, on images with ground truth: what thresholds and presets rest on.
+"""Measure how well each score predicts the true error, on images with ground truth. Thresholds and presets rest on this.
 
-An image's true error is the mean of its pixels' (`ErrorKind`), after alignment. A score is judged by its rank correlation with
-that and by how well it tells the worst tenth of the images from the rest; a mask by what the error of its pixels does as the
-least sure ones go.
+An image's true error is the mean error of its pixels (`ErrorKind`) after alignment. A score is judged by its rank correlation
+with the true error, and by how well it tells the worst tenth of the images from the rest. A mask is judged by how the mean
+error falls as its least sure pixels are removed.
 """
 
 import json
@@ -32,7 +32,7 @@ from da2ray.quality.truth import ErrorKind, Truth, pixel_errors, stem
 from da2ray.storage import Client, canonical_url, open_store, split_uri
 
 LEAST_IMAGES = 20
-"""Below which a tenth is too few to say anything."""
+"""The fewest images with ground truth: a tenth of fewer says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,15 @@ class Calibration:
     """What ground truth says of a snapshot's scores.
 
     Attributes:
-        truth: its URL.
-        kind: what the errors are.
+        truth: URL of the ground truth.
+        kind: how the errors are measured.
         errors: true error of each image that has one, by key.
-        without_truth: labelled images that have none, or too little of it.
-        mean_error: mean of `errors`. worst_error: the least error of the worst tenth.
-        scores: by falling AUROC. constant: scores that are the same on all images, which say nothing.
-        mask: None where no label has one.
+        without_truth: number of labelled images without ground truth, or with too little of it.
+        mean_error: mean of `errors`.
+        worst_error: the least error among the worst tenth.
+        scores: sorted by AUROC, the highest first.
+        constant: scores with the same value on all images, which say nothing.
+        mask: None if no label has a mask.
     """
 
     truth: str
@@ -60,7 +62,7 @@ class Calibration:
     mask: MaskCalibration | None
 
     def to_json(self) -> str:
-        """All of it; null where a number has no value."""
+        """The calibration as JSON; a number that is not finite becomes null."""
 
         def plain(value: object) -> object:
             if isinstance(value, dict):
@@ -79,15 +81,15 @@ def calibrate(
     on_progress: OnProgress | None = None,
     kind: ErrorKind = ErrorKind.ABS_REL,
 ) -> Calibration:
-    """Compare the labels that have ground truth with it, and judge every score by that.
+    """Compare labels with their ground truth, and judge every score by the errors.
 
     Args:
-        labels: of any kind.
-        truth_url: folder or prefix, see `Truth`.
-        kind: of the true error.
+        labels: labels of any kind of depth.
+        truth_url: folder or prefix of the ground truth, see `Truth`.
+        kind: how true errors are measured.
 
     Raises:
-        UserError: too few labels have ground truth, or it cannot be read.
+        UserError: too few labels have ground truth, or the ground truth cannot be read.
         OSError: a store failed.
     """
     truth = Truth(truth_url, client)
@@ -113,13 +115,13 @@ def calibrate(
         if on_progress:
             on_progress(done, len(known))
     if len(measured) < LEAST_IMAGES:
-        example = f": {first} should have {stem(first)}.npy there" if labelled else ""
+        example = f": {first} needs {stem(first)}.npy or .png there" if labelled else ""
         raise UserError(
-            f"{len(measured)} of {labelled} labelled images have ground truth at {truth.url}, at least {LEAST_IMAGES} are "
+            f"{len(measured)} of {labelled} labelled images have ground truth at {truth.url}; at least {LEAST_IMAGES} are "
             f"needed{example}"
         )
     errors = np.array([one.error for one in measured])
-    # As many as a tenth is: which of two equal ones is in it goes by their order.
+    # Exactly a tenth of the images; the order of the index decides between equal errors.
     worst = np.zeros(len(errors), dtype=bool)
     worst[np.argsort(errors, kind="stable")[-max(1, round(WORST * len(errors))) :]] = True
     scores, constant = judge_scores(measured, errors, worst, source)
@@ -161,12 +163,13 @@ def calibrate_dataset(
     output: str | None = None,
     kind: ErrorKind = ErrorKind.ABS_REL,
 ) -> int:
-    """Calibrate a snapshot's scores, print the table, and write it as JSON to `output`, a path or URL, where that is given.
+    """Calibrate a snapshot's scores, print the result, and write it as JSON to `output` (a path or URL) if given.
 
     Raises:
-        UserError, OSError: see `calibrate`; or `output` cannot be written.
+        UserError: see `calibrate`, or `output` is not a URL.
+        OSError: a store failed, or `output` cannot be written.
     """
-    target = split_uri(canonical_url(output)) if output else None  # what is no URL is found out before the work
+    target = split_uri(canonical_url(output)) if output else None  # a wrong URL is found before the work
     labels = open_labels(url, snapshot=snapshot, client=client)
     with progress("calibrate", "labels") as on_progress:
         found = calibrate(labels, truth_url, client, on_progress, kind)
@@ -178,14 +181,14 @@ def calibrate_dataset(
 
 
 def print_calibration(found: Calibration, console: Console) -> None:
-    """The scores by falling AUROC, and the mask by its levels."""
+    """Print the scores, the highest AUROC first, and the levels of the mask."""
     worst = f"{WORST:.0%}"
-    without = f"; {found.without_truth:,} labelled images have none" if found.without_truth else ""
+    without = f"; {found.without_truth:,} labelled images have no ground truth" if found.without_truth else ""
     console.print(
-        f"true error ({found.kind}) of {len(found.errors):,} images by {found.truth}: mean {found.mean_error:.4f}, the worst "
-        f"{worst} from {found.worst_error:.4f}{without}"
+        f"true error ({found.kind}) of {len(found.errors):,} images, with ground truth from {found.truth}: "
+        f"mean {found.mean_error:.4f}; the worst {worst} begins at {found.worst_error:.4f}{without}"
     )
-    console.print(f"scores against it, AUROC for the worst {worst}:")
+    console.print(f"how well each score predicts it; AUROC is for finding the worst {worst}:")
     table = Table()
     for column in ("score", "images", "Spearman", "AUROC", "passes", "proposed", "removes", "worth it"):
         table.add_column(column, justify="left" if column in ("score", "proposed", "worth it") else "right")
@@ -196,14 +199,14 @@ def print_calibration(found: Calibration, console: Console) -> None:
         table.add_row(score.name, *figures, *proposal, score.verdict)
     console.print(table)
     if found.constant:
-        console.print(f"the same on all images: {', '.join(found.constant)}")
+        console.print(f"scores with the same value on all images: {', '.join(found.constant)}")
     if found.mask:
         print_mask(found.mask, console)
     console.print(RULE)
 
 
 def print_mask(mask: MaskCalibration, console: Console) -> None:
-    """The true error at each level of the masks."""
+    """Print the true error at each level of the masks."""
     console.print(
         f"masks ({mask.source}, {mask.images:,} images): AUSE {mask.ause:.3f}, AURG {mask.aurg:.3f} of the mean error, "
         f"passes {_passes(mask.passes)}, worth it: {mask.verdict}"
@@ -214,7 +217,7 @@ def print_mask(mask: MaskCalibration, console: Console) -> None:
     for level, share, error in zip(mask.levels, mask.shares, mask.errors, strict=True):
         table.add_row(str(level), f"{share:.1%}", f"{error:.4f}")
     console.print(table)
-    console.print(f"true error of the lowest level / of the highest: {mask.ratio:.1f}")
+    console.print(f"true error at the lowest level / at the highest: {mask.ratio:.1f}")
 
 
 def _passes(passes: float) -> str:

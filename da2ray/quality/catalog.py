@@ -1,4 +1,4 @@
-"""The labelled rows of one snapshot in a DuckDB database on the local disk, for questions over more rows than memory holds."""
+"""A DuckDB database of one snapshot's labelled rows, on the local disk, so that queries may span more rows than fit in memory."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,30 +20,30 @@ from da2ray.storage import Store
 
 TABLE: Final = "labels"
 THREADS: Final = 2
-"""Parts read at a time, each whole (the name is the hash of its bytes), of which the wanted columns are decoded."""
+"""Index parts read at a time: each as a whole, since its name is the hash of its bytes. Only the wanted columns are decoded."""
 
 MEMORY: Final = "4GB"
-"""What DuckDB takes at most before it goes to the disk."""
+"""The memory that DuckDB may use before it spills to the disk."""
 
 FULL: Final = (duckdb.IOException, duckdb.OutOfMemoryException)
-"""What DuckDB raises where neither memory nor the disk has room."""
+"""What DuckDB raises if neither memory nor the disk has room."""
 
 
 @contextmanager
 def open_catalog(
     store: Store, snapshot: Snapshot, columns: Iterable[str], on_progress: OnProgress | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the table `labels`: these columns of the snapshot's labelled rows, and `row`, the position in the index.
+    """Open a table `labels`: these columns of the snapshot's labelled rows, and `row`, a row's position in the index.
 
-    NaN becomes NULL: in SQL it would be larger than any number. The connection reaches no file and no Python variable.
-    The table goes with its temporary folder (TMPDIR says where) when the context ends.
+    NaN becomes NULL, because SQL sorts NaN above all numbers. The connection reaches neither files nor Python variables.
+    The table lives in a temporary folder (below TMPDIR), which is deleted when the context ends.
 
     Raises:
-        UserError: no row is labelled; or, from within the context too, the disk is full.
-        OSError: the store failed, or a part is corrupt.
+        UserError: no row is labelled; or the disk is full, which may also be raised from within the context.
+        OSError: the store failed, or an index part is corrupt.
     """
     if not snapshot.by_status.get(Status.LABELLED.value):
-        raise UserError(f"snapshot {snapshot.number} of {store.url} has no labelled row: nothing to choose from")
+        raise UserError(f"snapshot {snapshot.number} of {store.url} has no labelled rows to choose from")
     fields = [INDEX.field(name) for name in INDEX.names if name in set(columns) and name != "row"]
     with (
         tempfile.TemporaryDirectory(prefix="da2ray-catalog-") as folder,
@@ -64,9 +64,9 @@ def open_catalog(
 
 @contextmanager
 def blank_catalog() -> Iterator[duckdb.DuckDBPyConnection]:
-    """The table `labels` with all columns of the index and one row of NULLs: what an expression means before anything is read.
+    """Open a table `labels` with all columns of the index and one row of NULLs, to check expressions before anything is read.
 
-    The row is for literals that are no number: DuckDB finds them out when there is a row.
+    The row makes DuckDB notice literals that should be numbers and are not.
     """
     with duckdb.connect() as connection:
         _create(connection, INDEX)
@@ -82,7 +82,7 @@ def _create(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> None:
 
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
-    # Expressions are the users', and a service may run this with rights that they do not have.
+    # Users write the expressions, and a service may run this with rights that its users do not have.
     connection.execute("SET enable_external_access = false")
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
@@ -111,7 +111,7 @@ def _load(
 
 
 def _labelled(store: Store, part: Part, names: list[str]) -> pa.Table:
-    """Its labelled rows, `row` their position in the part."""
+    """The labelled rows of an index part; `row` is a row's position in the part."""
     rows = read_part(store, part, list({"status", *names}))
     columns = {"row": pa.array(np.arange(len(rows)))}
     for name in names:

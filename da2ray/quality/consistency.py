@@ -1,7 +1,7 @@
-"""How well opinions of one image agree: error maps, their scores, and a confidence from all of them.
+"""Compare opinions of one image: error maps, their scores, and a confidence from all of them.
 
-A change of any of them is another `COMPARISON` (da2ray/labels/dataset.py), which enters the fingerprint. Everything in
-disparity, batched, on the device of the input, without waiting for it.
+If you change any of these, change `COMPARISON` (da2ray/labels/dataset.py) too: it enters the fingerprint. Everything is in
+disparity and in batches, on the device of the input, without waiting for it.
 """
 
 import math
@@ -17,26 +17,27 @@ from da2ray.teachers.base import Kind
 
 SURE = 0.02
 UNSURE = 0.64
-"""Errors at and below which a pixel is sure (1), and from which on it is not at all (0): five octaves apart. With 2 bits the
-levels 3, 2, 1, 0 then change at errors of 0.036, 0.113 and 0.36."""
+"""Errors at which confidence reaches 1 (SURE, and below) and 0 (UNSURE, and above): five octaves apart. With 2 bits the levels
+3, 2, 1, 0 change at errors of 0.036, 0.113 and 0.36."""
 CELLS = 48
 WINDOW = 9
-"""A confidence is of a neighbourhood: the mean error over WINDOW x WINDOW cells, of which the short side has CELLS. Where two
-maps cross they agree by chance, and single pixels say little: on 300 worlds labelled by the embedded teacher (flip and scale;
-README, Quality) the true error of level 0 is 2.5 times that of level 3 by single pixels, and 3.3 times with this window, a fifth
-of the short side."""
+"""A confidence follows from the mean error in a neighbourhood of WINDOW x WINDOW cells; the short side has CELLS cells. Single
+pixels say little: where two maps cross, they agree by chance. On 300 worlds labelled by the embedded teacher (flip and scale;
+da2ray/quality/README.md) the true error at level 0 is 2.5 times that at level 3 with single pixels, and 3.3 times with this
+window, which is a fifth of the short side."""
 NEAREST_METRES = 1e-3
-"""Metres below this are none: what metric heads give where they know nothing."""
+"""Metres below this do not count: metric heads give such values where they know nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of N images; nothing but `valid` means anything where that is False.
+    """The disagreement of two maps of N images. Where `valid` is False, the other attributes mean nothing.
 
     Attributes:
-        error: float32 (N, h, w), see `compare`; of the size at which the two were compared.
-        mean, p90: float32 (N,) of the error; p90 is the least error that 90 % of the pixels do not exceed.
-        valid: bool (N,), False where one of the two is not finite, or the first is constant.
+        error: float32 (N, h, w), see `compare`; at the size at which the maps were compared.
+        mean: float32 (N,), mean of the error.
+        p90: float32 (N,), the least error that 90 % of the pixels do not exceed.
+        valid: bool (N,), False if one of the two maps is not finite, or the first is constant.
     """
 
     error: Tensor
@@ -46,9 +47,9 @@ class Comparison:
 
 
 def compare(label: Tensor, other: Tensor) -> Comparison:
-    """The error of `label` by `other`: |a - (s * b + t)| / mean|a - median(a)|, s and t by least squares.
+    """Measure the error of `label` against `other`: |a - (s * b + t)| / mean|a - median(a)|, with s and t by least squares.
 
-    Without a unit and without regard to scale and shift of either, so that teachers can be compared (facts: quality signals).
+    The error has no unit and does not depend on the scale and shift of either map, so that teachers can be compared.
 
     Args:
         label, other: disparity, float32 (N, h, w); may hold NaN and infinities.
@@ -59,19 +60,19 @@ def compare(label: Tensor, other: Tensor) -> Comparison:
     error = (a - (scale[:, None] * b + shift[:, None])).abs() / deviation[:, None]
     mean = error.mean(1)
     p90 = error.kthvalue(math.ceil(0.9 * error.shape[1]), dim=1).values
-    # Any NaN or infinity of either map reaches the mean, and so does a deviation of 0.
+    # A NaN or infinity in either map reaches the mean, and so does a deviation of 0.
     return Comparison(error.view(label.shape), mean, p90, mean.isfinite())
 
 
 def largest_error(comparisons: Sequence[Comparison], size: tuple[int, int]) -> Tensor:
-    """The pixelwise largest of the local means of several error maps of the same N images.
+    """Take the largest local mean error of several comparisons of the same N images, pixel by pixel.
 
     Args:
-        comparisons: at least one; their maps may be of other sizes, and are then resized (bilinear, half-pixel centres).
+        comparisons: at least one. Maps of another size are resized (bilinear, half-pixel centres).
         size: (height, width) of the result.
 
     Returns:
-        float32 (N, height, width). An opinion that is not valid for an image is left out there; without any it is 0.
+        float32 (N, height, width). An opinion that is not valid for an image does not count there; 0 if no opinion is valid.
     """
     largest: Tensor | None = None
     for each in comparisons:
@@ -79,14 +80,15 @@ def largest_error(comparisons: Sequence[Comparison], size: tuple[int, int]) -> T
         if error.shape[1:] != size:
             error = interpolate(error[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         largest = error if largest is None else largest.maximum(error)
-    assert largest is not None  # noqa: S101 - there is one
+    assert largest is not None  # noqa: S101 - there is at least one comparison
     return largest
 
 
 def local_mean(error: Tensor) -> Tensor:
-    """Error maps, float32 (N, h, w) -> the mean over each pixel's neighbourhood, cut at the border; see CELLS.
+    """Average error maps, float32 (N, h, w), over each pixel's neighbourhood, cut at the border; see WINDOW.
 
-    By way of cells (area average there, bilinear with half-pixel centres back): 3 ms an image of 518 x 686 on a core, not 160.
+    Average on cells and interpolate back (bilinear, half-pixel centres): 3 ms for an image of 518 x 686 on one core instead of
+    160 ms.
     """
     height, width = error.shape[1:]
     factor = min(1.0, CELLS / min(height, width))
@@ -96,22 +98,22 @@ def local_mean(error: Tensor) -> Tensor:
 
 
 def confidence(error: Tensor) -> Tensor:
-    """Error map -> [0, 1], falling with the logarithm of the error from 1 at SURE to 0 at UNSURE."""
+    """Confidence of an error map, in [0, 1]: it falls with the logarithm of the error, from 1 at SURE to 0 at UNSURE."""
     return (math.log(UNSURE) - error.log()).div_(math.log(UNSURE / SURE)).clamp_(0, 1)
 
 
 def quantise_confidence(confidence: Tensor, bits: int) -> Tensor:
-    """[0, 1] of any shape -> uint8 levels 0 (least sure) to 2^bits - 1 (surest), to the nearest; NaN is least sure."""
+    """Round confidence to uint8 levels from 0 (least sure) to 2^bits - 1 (surest). Any shape; NaN is least sure."""
     return confidence.nan_to_num(0).clamp(0, 1).mul_(2**bits - 1).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricFit:
-    """What makes metres of relative maps: float32 (N,) each, NaN where nothing does.
+    """The fit that turns relative maps into metres: float32 (N,) each, NaN if there is no fit.
 
     Attributes:
-        scale, shift: of disparity, 1 / metres = scale * d + shift; of affine-invariant depth, metres = scale * d + shift.
-        residual: median of |metres - those of the checker| / those of the checker.
+        scale, shift: disparity: 1 / metres = scale * d + shift; affine-invariant depth: metres = scale * d + shift.
+        residual: median of |metres - checker's metres| / checker's metres.
     """
 
     scale: Tensor
@@ -120,11 +122,11 @@ class MetricFit:
 
 
 def fit_metric(label: Tensor, kind: Kind, metres: Tensor) -> MetricFit:
-    """The robust fit of relative maps to metres, on a grid of their pixels.
+    """Fit relative maps to metres, robustly, on a grid of their pixels.
 
     Args:
         label: float32 (N, h, w), finite.
-        kind: of `label`, disparity or depth.
+        kind: kind of `label`: disparity or depth.
         metres: float32 (N, h, w); pixels that are not finite or below NEAREST_METRES do not count.
     """
     d, known = grid(label), grid(metres)

@@ -1,6 +1,7 @@
-"""The standard measures of depth against ground truth, on NumPy arrays.
+"""Standard measures of depth against ground truth, on NumPy arrays.
 
-Relative depth is first aligned: affinely, in disparity, by least squares, as Depth Anything V2 is evaluated (arXiv 2406.09414).
+Relative depth is aligned first: a scale and a shift in disparity, by least squares, as in the evaluation of Depth Anything V2
+(arXiv 2406.09414).
 """
 
 from dataclasses import dataclass
@@ -13,25 +14,26 @@ from da2ray.teachers.base import Kind
 Values = NDArray[np.floating]
 
 FARTHEST = 80.0
-"""Metres beyond which nothing is judged, as on KITTI and Virtual KITTI."""
+"""Metres beyond which depth is not judged, as on KITTI and Virtual KITTI."""
 LEAST_SHARE = 0.01
-"""Of a picture that must have a true depth nearer than that, for it to be judged."""
+"""Share of a picture that must have a true depth within FARTHEST; otherwise the picture is not judged."""
 SMALLEST_DISPARITY = 1e-3
-"""1 / metres to which an aligned prediction is clipped before it is inverted, as the official evaluation does."""
+"""The least 1 / metres of an aligned prediction: it is clipped to that before it is inverted, as in the official evaluation."""
 CONTOUR_RATIOS = np.linspace(1.05, 1.25, 10)
-"""Of neighbouring depths, beyond which there is an occluding contour: Depth Pro's released evaluation (arXiv 2410.02073)."""
+"""Ratios of neighbouring depths beyond which there is an occluding contour, from Depth Pro's released evaluation (arXiv
+2410.02073)."""
 
 
 def aligned_depth(disparity: Values, depth: Values, farthest: float) -> Values:
-    """A relative prediction as metres.
+    """Convert a relative prediction to metres, by the scale and shift that fit 1 / `depth` best.
 
     Args:
         disparity: (P,) prediction up to scale and shift, larger = nearer.
         depth: (P,) true metres, positive and finite.
-        farthest: metres; what comes out is clipped to that.
+        farthest: metres to which the result is clipped.
 
     Returns:
-        (P,) metres, by the scale and shift that fit 1 / `depth` best.
+        (P,) metres.
     """
     scale, shift = affine_fit(disparity, 1 / depth.astype(np.float64))
     fitted = np.maximum(scale * disparity + shift, SMALLEST_DISPARITY)
@@ -39,7 +41,7 @@ def aligned_depth(disparity: Values, depth: Values, farthest: float) -> Values:
 
 
 def affine_fit(values: Values, target: Values) -> tuple[float, float]:
-    """The scale and shift of (P,) `values` that fit (P,) `target` best, by least squares in double precision."""
+    """Find the scale and shift with which (P,) `values` fit (P,) `target` best, by least squares in double precision."""
     sides = np.stack([values, np.ones_like(values)], axis=1).astype(np.float64)
     scale, shift = np.linalg.lstsq(sides, target, rcond=None)[0]
     return scale, shift
@@ -51,13 +53,13 @@ def abs_rel(prediction: Values, truth: Values) -> float:
 
 
 def delta(prediction: Values, truth: Values, power: int = 1) -> float:
-    """Share of (P,) metres that are within a factor of 1.25 ** `power` of the truth."""
+    """Share of (P,) metres within a factor of 1.25 ** `power` of the truth."""
     ratio = np.maximum(prediction / truth, truth / prediction)
     return float(np.mean(ratio < 1.25**power))
 
 
 def spearman(one: Values, other: Values) -> float:
-    """Rank correlation of two (P,) series; equal values share their mean rank. NaN where one of them is constant."""
+    """Rank correlation of two (P,) series; equal values share their mean rank. NaN if one series is constant."""
     a, b = _ranks(one), _ranks(other)
     a, b = a - a.mean(), b - b.mean()
     length = np.sqrt((a @ a) * (b @ b))
@@ -65,10 +67,13 @@ def spearman(one: Values, other: Values) -> float:
 
 
 def auroc(score: Values, bad: NDArray[np.bool_]) -> float:
-    """Chance that a bad one has a higher score than one that is not; of two that are equal, half (Mann-Whitney).
+    """Chance that a bad item has a higher score than a good one; two equal scores count half (Mann-Whitney).
 
     Args:
-        score, bad: (P,). NaN where all are bad, or none.
+        score, bad: (P,).
+
+    Returns:
+        NaN if all items are bad, or none is.
     """
     positives = int(bad.sum())
     pairs = positives * (len(bad) - positives)
@@ -78,13 +83,13 @@ def auroc(score: Values, bad: NDArray[np.bool_]) -> float:
 
 
 def ordinal_accuracy(values: Values, pairs: NDArray[np.integer], kind: Kind) -> float:
-    """Share of pairs of points whose order is seen, in DA-2K's convention (arXiv 2406.09414, section 6).
+    """Share of pairs of points that a map orders correctly, in DA-2K's convention (arXiv 2406.09414, section 6).
+
+    A tie is wrong: a constant map orders nothing.
 
     Args:
-        values: (H, W) of `kind`.
-        pairs: int (P, 2, 2): of each pair the nearer point, then the other one, as [row, column].
-
-    A tie is wrong: a constant map sees nothing.
+        values: (H, W), a map of `kind`.
+        pairs: int (P, 2, 2): for each pair the nearer point, then the other one, as [row, column].
     """
     first, second = (values[pairs[:, place, 0], pairs[:, place, 1]] for place in (0, 1))
     return float(np.mean(first > second if kind is Kind.DISPARITY else first < second))
@@ -92,7 +97,7 @@ def ordinal_accuracy(values: Values, pairs: NDArray[np.integer], kind: Kind) -> 
 
 @dataclass(frozen=True, slots=True)
 class Boundaries:
-    """How well occluding contours are found, each 0 to 1, means over `CONTOUR_RATIOS` weighted by the ratio."""
+    """How well a map finds occluding contours: each 0 to 1, the mean over `CONTOUR_RATIOS` weighted by the ratio."""
 
     precision: float
     recall: float
@@ -102,13 +107,13 @@ class Boundaries:
 def boundaries(prediction: Values, truth: Values) -> Boundaries:
     """Scale-invariant boundary precision, recall and F1 after Depth Pro (arXiv 2410.02073, "metrics for sharp boundaries").
 
-    A contour lies between two neighbours, and has a direction, where one is farther than the other by more than a ratio.
+    A contour lies between two neighbours if one is farther than the other by more than a ratio, and it has a direction.
     Precision and recall are the means over the four directions, as in the released evaluation: a direction without
-    contours counts 0. Invariant to scale, not to shift: align relative depth first.
+    contours counts 0. They do not depend on scale, but on shift: align relative depth first.
 
     Args:
-        prediction, truth: (H, W) metres, positive. Truth may be infinite (sky), which is farther than anything that is not;
-            where it is NaN or not positive it is unknown, and its pairs do not count.
+        prediction, truth: (H, W) metres, positive. Truth may be infinite (sky), which is farther than any finite depth. Truth
+            that is NaN or not positive is unknown, and its pairs do not count.
     """
     known = truth > 0
     found: list[NDArray[np.float64]] = []
@@ -119,7 +124,7 @@ def boundaries(prediction: Values, truth: Values) -> Boundaries:
             one, other = (side(ratios, axis)[pair_known].astype(np.float64) for side in (_before, _after))
             with np.errstate(divide="ignore", invalid="ignore"):
                 forwards = one / other
-            # Of two that are infinitely far none is farther.
+            # Two infinitely far pixels are equally far.
             forwards = np.nan_to_num(forwards, nan=1.0, posinf=np.inf)
             with np.errstate(divide="ignore"):
                 ratio += [forwards, 1 / forwards]
@@ -135,7 +140,7 @@ def boundaries(prediction: Values, truth: Values) -> Boundaries:
 
 
 def _contours(found: Values, wanted: Values, least: float) -> tuple[int, int, int]:
-    """Contours of one direction: those that both have, those found, those wanted."""
+    """Count the contours of one direction: in both maps, in the prediction, in the truth."""
     one, other = found > least, wanted > least
     return int(np.count_nonzero(one & other)), int(np.count_nonzero(one)), int(np.count_nonzero(other))
 

@@ -1,19 +1,18 @@
-"""Near-duplicates by 64-bit hash: which rows go, so that of each group of look-alikes the best one stays.
+"""Find near-duplicates by 64-bit hash, so that the best row of each group of look-alikes stays.
 
-A row goes where a row that stays, and comes before it in order of priority, lies within a Hamming distance d. So what
-stays is pairwise further apart than d, everything that goes is within d of something that stays (no chains: A ~ B ~ C
-does not take C away when only B was like it, and B went), and the result depends on the hashes and their order alone.
+A row is removed if a row that stays and has a higher priority lies within a Hamming distance d. So rows that stay are
+pairwise further apart than d, and every removed row is within d of a row that stays. There are no chains: in A ~ B ~ C,
+if B is removed for A, then C stays unless it is near A itself. The result depends on the hashes and their order alone.
 
 Pairs are found without looking at all of them (Manku, Jain, Das Sarma: Detecting near-duplicates for web crawling,
 2007). The 64 bits are cut into d + k blocks; two hashes within d agree exactly in at least k of them. So for every choice
-of k blocks the hashes are sorted with those blocks first, and only rows that agree there are compared. The Hamming
-distance does not change when bits change places, so what is sorted is the hash itself, its blocks reordered: a sort of
-plain integers, nothing to carry along, nothing to gather. k is chosen by the number of hashes.
+of k blocks the hashes are sorted with those blocks first, and only rows that agree there are compared. Reordering bits
+does not change the Hamming distance, so the sort is of the hashes themselves with their blocks reordered: a sort of plain
+integers, with nothing to carry along or gather. k is chosen by the number of hashes.
 
-Look-alikes by the million (empty pages, the same title card) would make that quadratic where they agree. Equal hashes
-are one before anything else. Where a bucket still holds too many pairs, the hashes are halved by priority: the first
-half is decided, what is near its survivors leaves the second half, the rest is decided. A dense cloud has few
-survivors, so every halving leaves little of it.
+Look-alikes by the million (empty pages, the same title card) would make that quadratic. First, equal hashes are merged.
+If a bucket still holds too many pairs, the hashes are halved by priority: decide the first half, remove from the second
+half what is near its survivors, and decide the rest. A dense cloud has few survivors, so each halving leaves little of it.
 """
 
 import itertools
@@ -30,38 +29,38 @@ from da2ray.parallel import look_ahead, usable_cores
 HASH_BITS: Final = 64
 
 DEFAULT_DISTANCE: Final = 4
-"""Of 62 million unrelated images, hashes of 64 random bits bring 71 pairs this close, at 6 some 8,600, at 9 (the "below 10"
-of shared/facts/depth-anything-v2.md, for dHash on small sets) 3.4 million: C(62M, 2) pairs times the share of 64-bit numbers with
-so few set bits. What it is to find lies within 4: photographs saved again at quality 50, half the size and 10 % brighter
+"""Among 62 million unrelated images with random 64-bit hashes, 71 pairs are this close. At a distance of 6 some 8,600 pairs
+are, at 9 ("below 10", often used with dHash on small sets) 3.4 million: C(62M, 2) pairs times the share of 64-bit numbers with
+so few set bits. Real duplicates lie within 4: photographs saved again at quality 50, half the size and 10 % brighter
 (`da2ray.quality.phash`)."""
 
 MAX_DISTANCE: Final = 10
-"""Above, unrelated images go by the million, and the tables for every choice of blocks are too many."""
+"""Above this distance unrelated images are removed by the million, and there are too many choices of blocks."""
 
 SORT_COST: Final = 100.0
 COMPARE_COST: Final = 14.0
-"""Nanoseconds to bring one hash into one table's order, and to compare one pair, on one core with numpy 2.4; only their
-ratio matters, for the choice of k."""
+"""Nanoseconds to sort one hash into one table, and to compare one pair, on one core with numpy 2.4. Only their ratio matters,
+for the choice of k."""
 
 FEW: Final = 1 << 18
-"""Pairs that are looked at in any case: all that 724 hashes have, so that halving ends."""
+"""Pairs that are always compared without halving: as many as 724 hashes have, so that halving ends."""
 
 COMPARED_A_HASH: Final = 16
-"""Pairs of one table that are compared without halving first, for each hash; where hashes are random `tables` makes it 5 at most
-up to a distance of 7, and beyond, where it makes more of them, four times what it makes."""
+"""Pairs for each hash that one table may compare without halving. For random hashes `tables` needs at most 5 up to a distance
+of 7. Beyond, it needs more, and the limit is four times the number that it needs."""
 
 FOUND_A_HASH: Final = 1 / 2
-"""Pairs within the distance that may be found without halving: what bounds the memory for pairs, some 40 bytes each while
-they are decided on."""
+"""Pairs for each hash that may lie within the distance without halving. This bounds the memory for pairs: some 40 bytes each
+while they are decided on."""
 
 MOST_THREADS: Final = 4
-"""Each works on a table, which takes 8 bytes a hash, and more of them wait for memory."""
+"""Each thread works on a table, which takes 8 bytes a hash. More threads would only wait for memory."""
 
 CHUNK: Final = 1 << 18
-"""Hashes worked on in one go: the temporary arrays are 2 MB each and stay in the cache."""
+"""Hashes worked on at a time: the temporary arrays are 2 MB each and stay in the cache."""
 
 MOST: Final = 2**31 - 1
-"""Hashes that can be compared: their places are kept in 32 bits."""
+"""The most hashes that can be compared: their places are 32-bit integers."""
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.signedinteger]
@@ -69,10 +68,13 @@ Places = NDArray[np.signedinteger]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One choice of blocks: bits (first, width) of the hash, the chosen blocks at its end; `bits` they have in all.
+    """One choice of blocks to sort by.
 
-    `before`: masks, of arranged hashes, of blocks that come before the last chosen one and are not chosen. A pair that agrees in
-    one of them is in the bucket of a former table too, so that each pair is told once.
+    Attributes:
+        blocks: (first bit, width) of each block of the hash, the chosen blocks last.
+        bits: how many bits the chosen blocks have in all.
+        before: masks, for arranged hashes, of blocks that come before the last chosen block and are not chosen. A pair that
+            agrees in one of them is in a bucket of an earlier table too; so each pair is reported once.
     """
 
     blocks: tuple[tuple[int, int], ...]
@@ -80,7 +82,7 @@ class Table:
     before: tuple[int, ...] = ()
 
     def arrange(self, hashes: Hashes) -> Hashes:
-        """The hashes with the chosen blocks as their highest bits."""
+        """Reorder the bits of hashes so that the chosen blocks are the highest."""
         arranged = np.zeros_like(hashes)
         for begin in range(0, len(hashes), CHUNK):
             given, out = hashes[begin : begin + CHUNK], arranged[begin : begin + CHUNK]
@@ -92,7 +94,7 @@ class Table:
         return arranged
 
     def restore(self, arranged: Hashes) -> Hashes:
-        """What `arrange` was given."""
+        """Undo `arrange`."""
         hashes = np.zeros_like(arranged)
         place = 0
         for first, width in self.blocks:
@@ -106,11 +108,11 @@ class Table:
 
     @property
     def within(self) -> np.uint64:
-        """The bits by which members of one bucket may differ."""
+        """The bits in which members of one bucket may differ."""
         return np.uint64((1 << (HASH_BITS - self.bits)) - 1)
 
     def told_before(self, left: Hashes, right: Hashes) -> NDArray[np.bool_]:
-        """Which pairs of arranged hashes, that agree in the chosen blocks, a former table has too."""
+        """Tell which pairs of arranged hashes of one bucket an earlier table has too."""
         differing, told = left ^ right, np.zeros(len(left), bool)
         for mask in self.before:
             told |= (differing & np.uint64(mask)) == 0
@@ -118,29 +120,29 @@ class Table:
 
 
 def threads_to_use() -> int:
-    """For `find_duplicates`: what this machine has, up to `MOST_THREADS`."""
+    """Threads for `find_duplicates`: the cores of this machine, up to `MOST_THREADS`."""
     return min(MOST_THREADS, usable_cores())
 
 
 def find_duplicates(hashes: Hashes, distance: int, threads: int = 1) -> Places:
-    """For each row the row that it duplicates, -1 where it stays.
+    """Find for each row the row that it duplicates; -1 means that the row stays.
 
     Args:
-        hashes: uint64 (n), in order of priority: of two that are alike the first stays.
+        hashes: uint64 (n), in order of priority: the first of two look-alikes stays.
         distance: bits that may differ, 0 to MAX_DISTANCE.
-        threads: tables worked on at once; each takes 8 bytes a hash, and all the rest some 30.
+        threads: tables worked on at once; each takes 8 bytes a hash, and everything else takes some 30.
 
     Returns:
-        int32 (n): places in `hashes`, of rows that stay.
+        int32 (n): places in `hashes` of rows that stay, or -1.
 
     Raises:
-        ValueError: another distance, or more than `MOST` hashes.
+        ValueError: the distance is out of range, or there are more than `MOST` hashes.
     """
     if not 0 <= distance <= MAX_DISTANCE:
-        raise ValueError(f"a distance is 0 to {MAX_DISTANCE}, not {distance}")
+        raise ValueError(f"distance must be 0 to {MAX_DISTANCE}; got {distance}")
     if len(hashes) > MOST:
-        raise ValueError(f"{len(hashes):,} hashes are more than {MOST:,}")
-    # Equal hashes are one, at the place of the first: a million empty pages cost a sort.
+        raise ValueError(f"at most {MOST:,} hashes can be compared; got {len(hashes):,}")
+    # Merge equal hashes at the place of the first: a million empty pages cost one sort.
     equal, first = _equal(hashes)
     different = np.ones(len(hashes), bool)
     different[equal] = False
@@ -153,7 +155,7 @@ def find_duplicates(hashes: Hashes, distance: int, threads: int = 1) -> Places:
 
 
 def _equal(hashes: Hashes) -> tuple[Places, Places]:
-    """Places of hashes that came before, and for each where it first did."""
+    """Places of hashes that occurred before, and for each the place of its first occurrence."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     ordered = hashes[order]
     new = np.append(True, ordered[1:] != ordered[:-1])[: len(hashes)]
@@ -162,7 +164,7 @@ def _equal(hashes: Hashes) -> tuple[Places, Places]:
 
 
 def tables(count: int, distance: int) -> list[Table]:
-    """The cheapest set of tables in which any two of `count` random hashes within `distance` share a bucket."""
+    """Choose the cheapest set of tables in which any two of `count` random hashes within `distance` share a bucket."""
 
     def cost(agreeing: int) -> float:
         bits = HASH_BITS * agreeing / (distance + agreeing)
@@ -189,7 +191,7 @@ def tables(count: int, distance: int) -> list[Table]:
 
 
 def _decide(hashes: Hashes, distance: int, threads: int) -> Places:
-    """`find_duplicates` of hashes that are all different."""
+    """Do the work of `find_duplicates` for hashes that are all different."""
     if not distance or len(hashes) < 2:
         return np.full(len(hashes), -1, np.int32)
     pairs = _pairs(hashes, distance, threads)
@@ -208,7 +210,7 @@ def _decide(hashes: Hashes, distance: int, threads: int) -> Places:
 
 
 def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places] | None:
-    """Places (earlier, later) of all pairs within `distance`; None where there are too many."""
+    """Places (earlier, later) of all pairs within `distance`; None if there are too many pairs."""
     most_compared, most_found = max(FEW, COMPARED_A_HASH * len(hashes)), max(FEW, int(FOUND_A_HASH * len(hashes)))
 
     def of_table(table: Table) -> tuple[Hashes, Hashes] | None:
@@ -243,7 +245,7 @@ def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places]
 
 
 def _whole_buckets(arranged: Hashes, table: Table) -> Iterator[Hashes]:
-    """The sorted hashes in parts of `CHUNK` and what is left of a part's last bucket."""
+    """Cut sorted hashes into parts of `CHUNK`, each with the rest of its last bucket."""
     begin = 0
     while begin < len(arranged):
         last = arranged[min(begin + CHUNK, len(arranged)) - 1]
@@ -253,17 +255,17 @@ def _whole_buckets(arranged: Hashes, table: Table) -> Iterator[Hashes]:
 
 
 def _ends(buckets: Hashes) -> Places:
-    """For each of the sorted buckets' members where its bucket ends: the place of the first that is no member."""
+    """For each member of sorted buckets, the place after the last member of its bucket."""
     ends = np.append(np.flatnonzero(buckets[1:] != buckets[:-1]) + 1, len(buckets))
     return np.repeat(ends, np.diff(ends, prepend=0))
 
 
 def _greedy(pairs: tuple[Places, Places], count: int) -> Places:
-    """Who goes, by all pairs that are near each other: in order of priority, so that who decides is decided before."""
+    """Decide which rows are removed, given all near pairs. In order of priority, so that a row is decided before it decides."""
     earlier, later = pairs
     order = np.lexsort((earlier, later))
     duplicate_of = np.full(count, -1, np.int32)
-    decided = duplicate_of.data  # one element of it is read in a third of the time that NumPy takes
+    decided = duplicate_of.data  # reads single elements in a third of NumPy's time
     for begin in range(0, len(order), CHUNK):
         part = order[begin : begin + CHUNK]
         for one, other in zip(earlier[part].tolist(), later[part].tolist(), strict=True):
@@ -273,7 +275,7 @@ def _greedy(pairs: tuple[Places, Places], count: int) -> Places:
 
 
 def _nearest(hashes: Hashes, kept: Hashes, distance: int) -> Places:
-    """For each hash one of `kept` within `distance`, as a place in it; -1 where there is none."""
+    """For each hash the place of one in `kept` within `distance`, or -1."""
     near = np.full(len(hashes), -1, np.int32)
     order = np.argsort(kept).astype(np.int32)
     ordered = kept[order]
@@ -288,7 +290,7 @@ def _nearest(hashes: Hashes, kept: Hashes, distance: int) -> Places:
             stops = np.searchsorted(arranged, part | table.within, side="right")
             found.extend(_compare(part, starts, stops, arranged, distance, once=True))
         ours, theirs = (table.restore(np.concatenate([pair[side] for pair in found])) for side in (0, 1))
-        # Who asked, by its hash: they are all different.
+        # Find the asking places by their hashes, which are all different.
         by_hash = left[np.argsort(hashes[left])]
         near[by_hash[np.searchsorted(hashes[by_hash], ours)]] = order[np.searchsorted(ordered, theirs)]
         left = np.flatnonzero(near < 0).astype(np.int32)
@@ -301,7 +303,10 @@ _NO_PAIR: Final = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 def _compare(
     asking: Hashes, starts: Places, stops: Places, answering: Hashes, distance: int, *, once: bool = False
 ) -> Iterator[tuple[Hashes, Hashes]]:
-    """Pairs within `distance`: each of `asking` against `answering[start:stop]`; `once`: one pair for each is enough."""
+    """Compare each of `asking` with `answering[start:stop]`, and yield pairs within `distance`.
+
+    With `once`, one pair for each of `asking` is enough.
+    """
     one, at, stop = asking, starts, stops
     open_ = at < stop
     while open_.any():

@@ -1,11 +1,11 @@
-"""Filters: expressions of DuckDB's SQL over the index, and what a list of them removes.
+"""Filters: rules in DuckDB's SQL over the index, and what a list of rules removes.
 
-A rule removes a labelled row where it is FALSE. Where it is NULL, because a score was not measured on that row, it removes
-nothing. `flip_p90 below p95` stands for `flip_p90 < 0.0812`, the 95th percentile over the labelled rows that have a value;
-`above` likewise.
+A rule removes a labelled row if it is FALSE for that row. If it is NULL, because a score was not measured, the row stays.
+`flip_p90 below p95` stands for `flip_p90 < 0.0812`, the 95th percentile over the labelled rows that have a value; `above`
+likewise.
 """
 
-# ruff: noqa: S608 - expressions are the users' SQL; `bind` lets one expression through, the catalog reaches nothing else
+# ruff: noqa: S608 - users write SQL; `bind` accepts single expressions only, and the catalog reaches nothing but its table
 
 import difflib
 import re
@@ -28,22 +28,22 @@ _TOKENS: Final = re.compile(
     | (?P<quoted> "(?:[^"]|"")*" )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-"""What may hold the words and not mean them comes first: literals and comments."""
+"""Literals and comments come first: they may hold the words without meaning them."""
 
 _ORDERS: Final = {"below": "<", "above": ">"}
 _CHECKED: Final = (*SCORES, "phash")
-"""Columns that may be empty in a whole dataset because they were never measured; others may be so by nature."""
+"""Columns that are empty in a whole dataset only if they were never measured; others may be empty by nature."""
 
 _NO_EXPRESSIONS: Final = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "STAR": "a star"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule as it was given.
+    """A rule as the user wrote it.
 
     Attributes:
-        name: what it is called in tables, views and reports.
-        where: the expression: a row it is FALSE for is removed.
+        name: its name in tables, views and reports.
+        where: the expression; a row for which it is FALSE is removed.
     """
 
     name: str
@@ -52,7 +52,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class BoundRule:
-    """A rule that was checked against the index: its columns, spelt as in the index, and the SQL with percentiles as numbers."""
+    """A rule that was checked against the index.
+
+    Attributes:
+        columns: the columns that it names, spelt as in the index.
+        resolved: its SQL with percentiles as numbers.
+    """
 
     rule: Rule
     columns: tuple[str, ...]
@@ -61,7 +66,7 @@ class BoundRule:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A rule that was left out, since no labelled row has its score, or all have the same and there is no tail."""
+    """A rule that was left out: no labelled row has its score, or all have the same value, so that there is no tail."""
 
     name: str
     why: str
@@ -69,8 +74,12 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a rule does to the labelled rows: removes them by itself; those that no other rule removes; kept after it and all
-    rules before it.
+    """What a rule does to the labelled rows.
+
+    Attributes:
+        removes: rows that it removes.
+        alone: rows that only this rule removes.
+        kept_after: rows that stay after it and all rules before it.
     """
 
     removes: int
@@ -79,10 +88,10 @@ class Effect:
 
 
 def bind(rules: Iterable[Rule]) -> list[BoundRule]:
-    """Check expressions before anything is read; `resolved` has 0 for percentiles until `resolve`.
+    """Check rules before anything is read. Their `resolved` has 0 for percentiles until `resolve` is called.
 
     Raises:
-        UserError: one is no boolean expression over the columns of the index.
+        UserError: a rule is not a boolean expression over the columns of the index.
     """
     with blank_catalog() as connection:
         return [_bind(connection, rule) for rule in rules]
@@ -91,15 +100,19 @@ def bind(rules: Iterable[Rule]) -> list[BoundRule]:
 def resolve(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule], *, skip: bool
 ) -> tuple[list[BoundRule], list[Skipped]]:
-    """Rules with their percentiles as numbers, and those that were skipped.
+    """Replace the percentiles of rules by numbers.
 
     Args:
-        connection: of `da2ray.quality.catalog.open_catalog`, with the rules' columns.
-        rules: of `bind`.
-        skip: leave out rules that a score is missing for, or whose percentile is that of a constant, instead of raising.
+        connection: from `da2ray.quality.catalog.open_catalog`, with the rules' columns.
+        rules: from `bind`.
+        skip: leave out a rule whose score is missing, or whose percentile is of a constant, instead of raising.
+
+    Returns:
+        The rules, and those that were skipped.
 
     Raises:
-        UserError: no labelled row has a value in a column that a rule names, or all have the same and it names a percentile.
+        UserError: no labelled row has a value in a column that a rule names, or all have the same value and the rule names a
+            percentile of it.
     """
     found, skipped = [], []
     for bound in rules:
@@ -120,10 +133,10 @@ def resolve(
 
 
 def apply(connection: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> list[Effect]:
-    """What each rule removes; makes the table `kept` of the rows (`row`) that none of them does.
+    """Count what each rule removes, and make a table `kept` of the rows (`row`) that no rule removes.
 
     Raises:
-        UserError: an expression fails on a row, such as a cast that is not possible.
+        UserError: an expression fails on a row, for example because a cast is impossible.
     """
     verdicts = [f"(({bound.resolved}\n) IS FALSE) AS r{number}" for number, bound in enumerate(rules)]
     try:
@@ -150,34 +163,34 @@ def apply(connection: duckdb.DuckDBPyConnection, rules: Sequence[BoundRule]) -> 
 def _bind(connection: duckdb.DuckDBPyConnection, rule: Rule) -> BoundRule:
     sql = _with_percentiles(rule.where, lambda _column, _share: 0.0)
     try:
-        duckdb.SQLExpression(sql)  # one expression: no list, no statement after it, no FROM
+        duckdb.SQLExpression(sql)  # a single expression: no list, no second statement, no FROM
         columns = _columns(connection, sql)
         connection.execute(f"SELECT 1 FROM {TABLE} WHERE ({sql}\n)")
         kind = str(connection.execute(f"SELECT ({sql}\n) FROM {TABLE}").description[0][1])
     except duckdb.Error as error:
         hint = (
-            "\n`below pN` and `above pN` take a column and a percentile, such as `flip_p90 below p95`"
+            "\nwrite `below pN` and `above pN` after a column, such as `flip_p90 below p95`"
             if re.search(r"\b(below|above)\b", sql, re.IGNORECASE)
             else ""
         )
-        raise UserError(f"{rule.where!r} is no expression over the index: {_first_line(error)}{hint}") from None
+        raise UserError(f"{rule.where!r} is not an expression over the index: {_first_line(error)}{hint}") from None
     except _NotAllowedError as error:
         raise UserError(f"{rule.where!r}: {error}") from None
     if kind.upper() not in ("BOOLEAN", "BOOL"):
-        raise UserError(f"{rule.where!r} is {kind}, and a rule is true or false: compare it with something")
+        raise UserError(f"{rule.where!r} is {kind}, but a rule must be true or false: compare it with something")
     return BoundRule(rule, columns, sql)
 
 
 class _NotAllowedError(Exception):
-    """An expression holds something that a rule may not; the message says what."""
+    """A rule holds something that is not allowed; the message says what."""
 
 
 class _NoTailError(Exception):
-    """A percentile of a score that is the same everywhere: no row is below it, and a rule that says so would remove them all."""
+    """A rule names a percentile of a score with the same value everywhere: no row is below it, so all would be removed."""
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]:
-    """The index's columns that an expression names, in their order."""
+    """The columns of the index that an expression names, in the order of the index."""
     functions = connection.execute(
         "SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'"
     ).fetchall()
@@ -189,9 +202,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]
             waiting += node
         elif isinstance(node, dict):
             if what := _NO_EXPRESSIONS.get(node.get("class", "")):
-                raise _NotAllowedError(f"{what} cannot be in a rule, which sees one row")
+                raise _NotAllowedError(f"a rule sees one row at a time and cannot contain {what}")
             if (name := node.get("function_name")) and (name.lower(),) in functions:
-                raise _NotAllowedError(f"{name}() is another each time, and a view must be the same again")
+                raise _NotAllowedError(f"{name}() changes from run to run, but a view must be reproducible")
             if node.get("class") == "COLUMN_REF":
                 named.add(_known(node["column_names"][-1]))
             waiting += node.values()
@@ -200,7 +213,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]
 
 def _known(name: str) -> str:
     if name.lower() == "row":
-        raise _NotAllowedError("row is a place and says nothing of a label: choose by key or by scores")
+        raise _NotAllowedError("row is a position, not a property of a label: choose by key or by scores")
     if name.lower() in INDEX.names:
         return name.lower()
     close = difflib.get_close_matches(name.lower(), INDEX.names, n=3)
@@ -209,7 +222,7 @@ def _known(name: str) -> str:
 
 
 def _with_percentiles(sql: str, value: Any) -> str:
-    """The expression with `value(column, share)` where it says `column below pN`."""
+    """Replace each percentile `pN` of a column in an expression by the number `value(column, N / 100)`."""
 
     def number(match: re.Match[str]) -> str:
         if match["side"] is None:
@@ -218,8 +231,8 @@ def _with_percentiles(sql: str, value: Any) -> str:
         column = _known_column(sql, name[1:-1] if name.startswith('"') else name)
         percent = float(match["percent"])
         if percent > 100:
-            raise UserError(f"{sql!r}: p{match['percent']} is no percentile: p0 to p100")
-        # 9 digits tell all FLOATs apart. No exponent, which would make a DOUBLE of the literal.
+            raise UserError(f"{sql!r}: a percentile must be p0 to p100; got p{match['percent']}")
+        # 9 digits tell all FLOATs apart. An exponent would make the literal a DOUBLE.
         threshold = Decimal(f"{value(column, percent / 100):.9g}")
         shown = f'"{column}"' if name.startswith('"') else column
         return f"{shown} {_ORDERS[match['side'].lower()]} {threshold:f}"
@@ -239,8 +252,8 @@ def _known_column(sql: str, name: str) -> str:
 
 
 def _percentile(connection: duckdb.DuckDBPyConnection, column: str, share: float) -> float:
-    # As double: a quantile of FLOAT would be interpolated in FLOAT. At p95 of 62M rows that is one sort of one column.
-    quoted = f'"{column}"'  # `offset` is a word of SQL
+    # As DOUBLE, because a quantile of FLOAT would be interpolated in FLOAT. At p95 of 62M rows it is one sort of one column.
+    quoted = f'"{column}"'  # `offset` is a keyword of SQL
     measures = f"quantile_cont({quoted}::DOUBLE, {share!r}), min({quoted}), max({quoted}), count({quoted})"
     ((value, least, most, count),) = connection.execute(f"SELECT {measures} FROM {TABLE}").fetchall()
     if value is None:
@@ -265,8 +278,8 @@ def _why_empty(column: str) -> str:
     if option:
         return f"no labelled row has {column}: label with {option}"
     if column == "jpeg_quality":
-        return f"no labelled row has {column}: none is a JPEG, or they were labelled before there was this score"
-    return f"no labelled row has {column}: labelled before there was this score; label again, to another --output"
+        return f"no labelled row has {column}: no image is a JPEG, or they were labelled before it existed"
+    return f"no labelled row has {column}: they were labelled before it existed; label again, to another --output"
 
 
 def _first_line(error: duckdb.Error) -> str:

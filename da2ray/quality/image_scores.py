@@ -1,8 +1,8 @@
-"""What an image alone says of how well it can be labelled: batched, on the device of its input, without waiting for it.
+"""Scores of an image alone, which say how well it can be labelled: in batches, on the input's device, without waiting for it.
 
-All of it is of the image as the network saw it, brought to one short side, so that scores of different sources and teachers can
-be compared. 3 ms of an image's 4 at 518 x 686 on a CPU core are that resize, so there is one, of the grey levels; colour is
-told from pixels picked out, which changes it little (a mean over 20,000 of them).
+All scores are of the image as the network saw it, resized to one short side, so that different sources and teachers can be
+compared. At 518 x 686 the resize takes 3 of an image's 4 ms on a CPU core. So only the grey levels are resized; colourfulness
+is measured on pixels picked from the image, which changes it little (a mean over 20,000 pixels).
 """
 
 import functools
@@ -16,19 +16,20 @@ from da2ray.quality.statistics import entropy, histogram, mean_and_variance, sha
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
 
 SHORT_SIDE = 256
-"""Pixels of the image's short side where it is scored: half of the official network size, and about that of the smallest."""
+"""Short side, in pixels, at which an image is scored: half of the official network size, and about the smallest one."""
 COLOUR_SIDE = 128
-"""The same where colour is scored."""
+"""Short side, in pixels, at which colour is scored."""
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of R, G, B in a grey level (ITU-R BT.601), as Pillow's and OpenCV's."""
+"""Weights of R, G and B in a grey level (ITU-R BT.601), as in Pillow and OpenCV."""
 DARK, BRIGHT = 5.0, 250.0
-"""Grey levels, of 0 to 255, up to which and from which on a pixel counts as clipped: within what JPEG and resizing move it."""
+"""Grey levels of 0 to 255 up to which a pixel counts as clipped at black, and from which it counts as clipped at white. JPEG
+and resizing move clipped pixels by about that much."""
 LEVELS = 256
-"""Bins of the histogram of grey levels: one a level."""
+"""Bins of the histogram of grey levels: one for each level."""
 
 
 def grey(images: Tensor) -> Tensor:
-    """The grey levels of images, resized (bilinear, antialiased) to a short side of SHORT_SIDE.
+    """Convert images to grey levels, resized (bilinear, antialiased) to a short side of SHORT_SIDE.
 
     Args:
         images: float32 (N, 3, h, w), RGB in ImageNet normalisation.
@@ -46,27 +47,27 @@ def grey(images: Tensor) -> Tensor:
 
 
 def scored_size(size: Sequence[int], short_side: int = SHORT_SIDE) -> tuple[int, int]:
-    """(height, width) -> the same with its aspect kept and another short side."""
+    """Scale (height, width) to another short side, with the same aspect."""
     height, width = size
     factor = short_side / min(height, width)
     return round(height * factor), round(width * factor)
 
 
 def image_scores(images: Tensor, levels: Tensor) -> dict[str, Tensor]:
-    """The scores of `da2ray.labels.schema.IMAGE_SCORES`.
+    """Compute the scores of images.
 
     Args:
         images: float32 (N, 3, h, w), RGB in ImageNet normalisation.
-        levels: what `grey` makes of them.
+        levels: their grey levels, from `grey`.
 
     Returns:
         float32 (N,) each:
-        blur: variance of the Laplacian (4 neighbours) of the grey levels. Low = blurred, or nothing to be seen.
+        blur: variance of the Laplacian (4 neighbours) of the grey levels. Low: the image is blurred, or shows nothing.
         brightness: mean grey level, 0 black to 1 white.
-        dark_share, bright_share: shares of pixels at or below DARK, at or above BRIGHT.
-        image_entropy: of the histogram of grey levels, 0 to 8 bits.
-        colourfulness: Hasler and Suesstrunk's (2003) of R, G, B in 0..255: 0 grey, 15 a little, 45 averagely, 109 extremely
-            colourful.
+        dark_share, bright_share: shares of pixels at or below DARK, and at or above BRIGHT.
+        image_entropy: entropy of the histogram of grey levels, 0 to 8 bits.
+        colourfulness: Hasler and Suesstrunk (2003), from R, G and B in 0..255: 0 is grey, 15 slightly, 45 averagely and 109
+            extremely colourful.
     """
     flat = levels.flatten(1)
     bins = histogram(flat.round(), LEVELS)
@@ -81,7 +82,7 @@ def image_scores(images: Tensor, levels: Tensor) -> dict[str, Tensor]:
 
 
 def _laplacian(levels: Tensor) -> Tensor:
-    """(N, rows - 2, columns - 2): the sum of a pixel's four neighbours, less four times itself."""
+    """The sum of a pixel's four neighbours less four times the pixel: (N, rows - 2, columns - 2)."""
     middle = levels[:, 1:-1, 1:-1]
     return (
         (levels[:, :-2, 1:-1] + levels[:, 2:, 1:-1])
@@ -102,7 +103,10 @@ def _colourfulness(images: Tensor) -> Tensor:
 
 @functools.cache
 def _to_levels(device: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 (3, 1, 1) each: value in 0..255 = gain * normalised + bias. Kept a device: a copy to one would wait for it."""
+    """Gain and bias, float32 (3, 1, 1) each: value in 0..255 = gain * normalised + bias.
+
+    Kept for each device, because copying to a device would wait for it.
+    """
     with torch.inference_mode(False):
         mean, std = 255 * torch.tensor([MEAN, STD], dtype=torch.float64).view(2, 3, 1, 1)
         return std.float().to(device), mean.float().to(device)

@@ -1,4 +1,4 @@
-"""Judging scores and masks by true errors: the numbers of a calibration, its proposals and its verdicts."""
+"""Judge scores and masks by true errors: the numbers of a calibration, its proposals and its verdicts."""
 
 import math
 from collections.abc import Sequence
@@ -14,40 +14,41 @@ from da2ray.quality.depth_metrics import auroc, spearman
 from da2ray.quality.opinions import PASSES
 
 WORST = 0.1
-"""Share of the images, those of the largest true error, that a score should find."""
+"""Share of the images that a score should find: those with the largest true error."""
 LEAST_AUROC = 0.65
-"""Of a score that is worth it: between nothing (0.5) and what is called acceptable (0.7, Hosmer and Lemeshow)."""
+"""The least AUROC of a score that is worth it: between chance (0.5) and acceptable (0.7, Hosmer and Lemeshow)."""
 STANDARD_ERRORS = 2.0
-"""By which its AUROC must be above 0.5."""
+"""Standard errors by which the AUROC must lie above 0.5."""
 LEAST_WORST = 10
-"""Images in that tenth, below which no score is worth it: of two, any score may find both."""
+"""The fewest images in the worst tenth for any score to be worth it: a score may find two by chance."""
 LEAST_GAIN = 0.03
-"""Of AUROC, by which a score that costs forward passes must beat the best of those that cost none."""
+"""AUROC by which a score that costs forward passes must beat the best score that costs none."""
 LEAST_AURG = 0.1
-"""Of a mask that is worth it: a tenth of the mean error, on average over the shares that are removed."""
+"""The least AURG of a mask that is worth it: a tenth of the mean error, on average over the shares removed."""
 RULE = (
-    f"worth it: AUROC at least {LEAST_AUROC}, and {STANDARD_ERRORS:g} standard errors above 0.5 on {LEAST_WORST} bad images "
-    f"or more, by the end that the score's meaning says; one that costs passes also {LEAST_GAIN} above the best that costs none. "
-    f"A mask: AURG at least {LEAST_AURG}."
+    f"A score is worth it if its AUROC is at least {LEAST_AUROC} and {STANDARD_ERRORS:g} standard errors above 0.5, on "
+    f"{LEAST_WORST} bad images or more, at the end that its meaning calls bad; if it costs passes, its AUROC must also be "
+    f"{LEAST_GAIN} above the best that costs none. A mask is worth it if its AURG is at least {LEAST_AURG}."
 )
-"""In words."""
+"""The rule in words."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCalibration:
-    """Of one score.
+    """How well a score predicts the true error.
 
     Attributes:
-        name: of the column.
-        images: on which it was measured.
-        spearman: rank correlation with the true error; negative where low is bad.
-        auroc: chance that one of the worst tenth has a worse score than another image, by the end that is bad.
-        standard_error: of `auroc`.
-        bad: the end at which the worst tenth is, as found here.
-        threshold: where sensitivity - false alarms (Youden's J) is largest; `removes` is the share of images beyond it.
-        passes: forward passes beside the label's own that it costs.
+        name: name of the column.
+        images: number of images that have the score.
+        spearman: rank correlation with the true error; negative if low is bad.
+        auroc: chance that an image of the worst tenth has a worse score than another image, by the end that is bad.
+        standard_error: standard error of `auroc`.
+        bad: the end at which the worst tenth lies, as found here.
+        threshold: the cut with the largest sensitivity - false alarms (Youden's J).
+        removes: share of images beyond the threshold.
+        passes: forward passes that the score costs on top of the label's own.
         verdict: "yes", or "no" and why.
     """
 
@@ -64,21 +65,21 @@ class ScoreCalibration:
 
     @property
     def rule(self) -> str:
-        """The proposal as `--where` takes it."""
+        """The threshold as a rule for `--where`."""
         return f"{self.name} {'<' if self.bad is Bad.HIGH else '>'} {self.threshold:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
 class MaskCalibration:
-    """Of the masks.
+    """How well the masks predict the true error of pixels.
 
     Attributes:
-        source: whose confidence they hold.
-        images: that have one.
+        source: the opinions that made the confidence.
+        images: number of images that have a mask.
         ause, aurg: means over the images (`sparsification`).
         levels: from the least sure to the surest.
-        shares: of the pixels with a true depth, at each of them.
-        errors: mean true error at each, over all images; NaN where no pixel is.
+        shares: share of the pixels with a true depth at each level.
+        errors: mean true error at each level, over all images; NaN if no pixel is at a level.
     """
 
     source: str
@@ -93,13 +94,19 @@ class MaskCalibration:
 
     @property
     def ratio(self) -> float:
-        """Mean true error of the lowest level over that of the highest."""
+        """Mean true error at the lowest level, divided by that at the highest."""
         return self.errors[0] / self.errors[-1] if self.errors[-1] else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one image: what its label says and how wrong it is; `levels`: pixels and sum of errors (2, 2^bits) by level."""
+    """An image with ground truth: the scores of its label, and how wrong the label is.
+
+    Attributes:
+        error: mean true error of its pixels.
+        levels: number of pixels and sum of their errors at each level of its mask, (2, 2^bits); None without a mask.
+        areas: AUSE and AURG of its mask; None without a mask or without any error.
+    """
 
     key: str
     error: float
@@ -111,7 +118,7 @@ class Measured:
 def judge_scores(
     measured: Sequence[Measured], errors: Values, worst: NDArray[np.bool_], mask_source: str
 ) -> tuple[list[ScoreCalibration], list[str]]:
-    """Those that say something, by falling AUROC, and the names of those that are constant."""
+    """Judge the scores: those that vary, the highest AUROC first, and the names of those that are constant."""
     found, constant = [], []
     for name in SCORES.names:
         values = np.array([one.scores.get(name, np.nan) for one in measured])
@@ -140,11 +147,11 @@ def _judge(name: str, values: Values, errors: Values, worst: NDArray[np.bool_], 
 
 
 def _best_cut(values: Values, worst: NDArray[np.bool_]) -> tuple[float, float]:
-    """Of values where high is bad, the cut between two of them at which Youden's J is largest, and the share above it."""
+    """Find the cut between two values (high is bad) with the largest Youden's J, and the share of values above it."""
     levels, group = np.unique(values, return_inverse=True)
     bad = np.bincount(group, weights=worst)
     good = np.bincount(group, weights=~worst)
-    # Above the cut between level i and i + 1: all that are higher.
+    # All higher values lie above the cut between level i and i + 1.
     sensitivity = 1 - np.cumsum(bad)[:-1] / bad.sum()
     alarms = 1 - np.cumsum(good)[:-1] / good.sum()
     best = int(np.argmax(sensitivity - alarms))
@@ -174,13 +181,14 @@ def _with_verdict(score: ScoreCalibration, best_free: float, *, enough: bool) ->
 
 
 def _passes(name: str, mask_source: str) -> float:
-    """Forward passes that a score costs; those of a mask are those of the opinions in it."""
+    """Forward passes that a score costs. A mask costs the passes of all its opinions."""
     opinion = "checker" if name == "metric_residual" else name.partition("_")[0]
     opinions = mask_source.split("+") if opinion == "confidence" else [opinion]
     return sum(PASSES.get(part, 0.0) for part in opinions)
 
 
 def judge_masks(measured: Sequence[Measured], source: str) -> MaskCalibration | None:
+    """Judge the masks of all images together; None if no image has a mask."""
     parts = [one.levels for one in measured if one.levels is not None]
     areas = np.array([one.areas for one in measured if one.areas is not None]).reshape(-1, 2)
     if not parts or not len(areas):

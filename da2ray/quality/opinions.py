@@ -1,9 +1,9 @@
-"""What second opinions cost. Importing this needs no torch: a dry run and a calibration ask for it."""
+"""What second opinions cost. The driver reads this without torch."""
 
 SMALLER = 2 / 3
-"""Size of the network's sides for the opinion on scale: (2 / 3)^2 = 0.44 of a pass. Half the size would no longer see what the
-label shows; a size much nearer to 1 would see the same."""
+"""The `scale` opinion is given at this share of the network's sides, which costs (2 / 3)^2 = 0.44 of a pass. At half the sides
+the network no longer sees what the label shows; much nearer to 1 it sees the same."""
 
 PASSES = {"flip": 1.0, "scale": SMALLER**2, "checker": 1.0}
-"""Forward passes of each opinion beside the label's own. The one on scale runs at a smaller size; a checker's runs through a
-network of its own, which may be smaller."""
+"""Forward passes that each opinion costs on top of the label's own. The `scale` opinion is at a smaller size; a checker has its
+own network, which may be a smaller one."""

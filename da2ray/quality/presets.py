@@ -1,10 +1,10 @@
 """Presets: named lists of rules for `jobs/curate.py --preset`.
 
-What they take is what `jobs/benchmark.py --quality` found true errors by: worlds of known depth, 30 % of them degraded, labelled
-by the embedded teacher (README, Quality). Scores of the depth and of the flip are cut at percentiles of the dataset, for their
-scale is the teacher's own. Left out, since errors do not follow them there: JPEG quality (images of quality 10 are labelled as
-well as others), noise, colour, edge alignment; the opinion on scale stands in `strict` alone. Rules of scores that a dataset does
-not have are left out, and said so.
+They use the scores by which `jobs/benchmark.py --quality` finds true errors: on worlds of known depth, 30 % of them degraded,
+labelled by the embedded teacher (da2ray/quality/README.md). Scores of the depth and of the flip are cut at percentiles of the
+dataset, because their scale depends on the teacher. JPEG quality (images of quality 10 are labelled as well as others), noise,
+colour and edge alignment are not used, since errors do not follow them there; `scale` is in `strict` alone. A rule whose score a
+dataset does not have is skipped, with a message.
 """
 
 from typing import Final, Literal
@@ -19,7 +19,8 @@ BLANK: Final = (
     Rule("overexposed", "bright_share < 0.95"),
 )
 """Images of nothing. Plain walls have a `blur` of 0.06 to 0.18, pictures blurred by 2 to 5 % of their short side 0.35 to 1.02,
-others 17 to 1,300 (1st to 99th percentile). Clipped from end to end: by what the words mean, none was among the worlds."""
+others 17 to 1,300 (1st to 99th percentile). The limits for dark and overexposed follow from the words, not from measurement: no
+world was clipped from end to end."""
 
 LENIENT: Final = (
     *BLANK,
@@ -28,7 +29,7 @@ LENIENT: Final = (
     Rule("flip", "flip_p90 below p99"),
     Rule("checker", "checker_p90 below p99"),
 )
-"""Images of nothing, and the worst hundredth by each score that finds errors."""
+"""Removes images of nothing, and the worst hundredth by each score that finds errors."""
 
 DEFAULT: Final = (
     *BLANK,
@@ -37,9 +38,9 @@ DEFAULT: Final = (
     Rule("flip", "flip_p90 below p98"),
     Rule("checker", "checker_p90 below p98"),
 )
-"""Tails as long as the error of what is removed stays at twice that of what is kept, on two sets of 300 worlds: 2.01 and 2.04
-times, by an earlier state of the teacher (on a third set 2.05, by today's 2.10). With tails of 5 % and 3 % it was 2.02 and 1.88.
-Both scores of the depth find the same images for the most part."""
+"""The longest tails with which removed images have twice the error of kept ones. On two sets of 300 worlds the ratio was 2.01
+and 2.04 with an earlier state of the teacher (on a third set 2.05; with today's teacher 2.10). With tails of 5 % and 3 % it was
+2.02 and 1.88. The two scores of the depth mostly find the same images."""
 
 STRICT: Final = (
     Rule("blurred", "blur > 2"),
@@ -52,7 +53,7 @@ STRICT: Final = (
     Rule("scale", "scale_p90 below p95"),
     Rule("checker", "checker_p90 below p90"),
 )
-"""Also what is blurred or dark, which the embedded teacher labels 1.4 to 1.5 times as badly as others, and tails two to three
-times as long."""
+"""Also removes blurred and dark images, on which the embedded teacher's error is 1.4 to 1.5 times that on others. Its tails are
+two to three times as long."""
 
 PRESETS: Final[dict[Preset, tuple[Rule, ...]]] = {"lenient": LENIENT, "default": DEFAULT, "strict": STRICT}

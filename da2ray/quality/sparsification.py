@@ -1,7 +1,7 @@
-"""Does an uncertainty know where the errors are? Sparsification curves and the areas between them (arXiv 1802.07095).
+"""Measure whether an uncertainty knows where the errors are: sparsification curves and the areas between them (arXiv 1802.07095).
 
-The most uncertain pixels are removed first, and the mean error of what remains is followed: it falls fast where the uncertainty
-is good, not at all where it is random, and as fast as can be where it is the error itself (the oracle).
+A curve follows the mean error of the remaining pixels while the most uncertain ones are removed. It falls fast if the
+uncertainty is good, not at all if it is random, and as fast as possible if it is the error itself (the oracle).
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 Values = NDArray[np.floating]
 
 STEPS = 100
-"""Shares removed, 0 % to 99 %: as in the literature. Of none remaining there is no mean."""
+"""Shares removed, 0 % to 99 %, as in the literature. With 100 % removed there is no mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sparsification:
-    """Of one map. Errors are in units of the mean error, so that the random curve is 1 everywhere.
+    """The curves of one map. Errors are in units of the mean error, so that the random curve is 1 everywhere.
 
     Attributes:
-        curve, oracle: float64 (STEPS,): what remains after 0 %, 1 %, ... were removed.
+        curve, oracle: float64 (STEPS,), mean error of the remaining pixels after 0 %, 1 %, ... are removed.
         ause: area between the curve and the oracle; 0 is perfect.
-        aurg: area between the random curve and ours; 0 is no better than chance, below 0 worse.
+        aurg: area between the random curve and the curve; 0 is chance, below 0 is worse than chance.
     """
 
     curve: NDArray[np.float64]
@@ -32,16 +32,17 @@ class Sparsification:
 
 
 def sparsification(error: Values, uncertainty: Values) -> Sparsification | None:
-    """The curves of an uncertainty, larger = less sure.
+    """Compute the curves of an uncertainty, larger = less sure.
 
-    Pixels of equal uncertainty go in random order, and the curve is the expectation over it: a share of a tied group takes that
-    share of its error along. So a mask of four levels is judged by what it says, and a constant one is the random curve.
+    Pixels of equal uncertainty are removed in random order, and the curve is the expectation: removing a share of a tied group
+    removes that share of its error. So a mask of four levels is judged by what it says, and a constant mask gives the random
+    curve.
 
     Args:
-        error, uncertainty: (P,), finite, error not negative.
+        error, uncertainty: (P,), finite; error is not negative.
 
     Returns:
-        None where there is no error at all, or no pixel.
+        None if there is no pixel, or no pixel has an error.
     """
     mean = float(error.mean(dtype=np.float64)) if len(error) else 0.0
     if mean == 0:
@@ -52,8 +53,8 @@ def sparsification(error: Values, uncertainty: Values) -> Sparsification | None:
 
 
 def _remaining(error: Values, uncertainty: Values) -> NDArray[np.float64]:
-    """Expected mean error of what remains, float64 (STEPS,)."""
-    # Ascending -uncertainty: the least sure come first.
+    """Expected mean error of the remaining pixels, float64 (STEPS,)."""
+    # By ascending -uncertainty the least sure come first.
     _, group, counts = np.unique(-uncertainty, return_inverse=True, return_counts=True)
     sums = np.bincount(group, weights=error)
     removed = np.arange(STEPS) / STEPS * len(error)

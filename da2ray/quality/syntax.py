@@ -1,4 +1,4 @@
-"""Expressions as DuckDB parses them: whoever asks what one says asks its parser, so that there is no second one."""
+"""Read expressions with DuckDB's own parser, so that there is no second one."""
 
 import json
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _TURNED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`column operator number`, such as blur > 20.
+    """A comparison `column operator number`, such as blur > 20.
 
     Attributes:
         operator: <, <=, > or >=.
-        number: that a FLOAT column is compared with: DuckDB makes a FLOAT of a literal, but for one that is a DOUBLE by
-            itself, such as 1e-1.
+        number: the number that DuckDB compares a FLOAT column with. It converts a literal to FLOAT, unless the literal is a
+            DOUBLE by itself, such as 1e-1.
     """
 
     column: str
@@ -32,7 +32,7 @@ class Comparison:
 
 
 def tree(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
-    """An expression as nested lists and dicts (`json_serialize_sql`); None where it is none."""
+    """Parse an expression to nested lists and dicts (`json_serialize_sql`); None if it is not a single expression."""
     ((found,),) = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT ({sql}\n)"]).fetchall()
     parsed = json.loads(found)
     if parsed["error"] or len(parsed["statements"]) != 1:
@@ -41,7 +41,7 @@ def tree(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
 
 
 def comparisons(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Comparison]:
-    """What an expression demands, where it is comparisons of columns with numbers joined by AND; [] where it is anything else."""
+    """Split an expression into comparisons of columns with numbers, joined by AND; [] for any other expression."""
     node = tree(connection, sql)
     if node is None:
         return []

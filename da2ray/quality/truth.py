@@ -1,4 +1,4 @@
-"""Ground truth beside a dataset, and how far a label is from it."""
+"""Ground truth for a dataset, and the error of a label against it."""
 
 import io
 import posixpath
@@ -15,7 +15,7 @@ from da2ray.storage import Client, open_store
 from da2ray.teachers.base import Kind
 
 NEAREST = 1e-3
-"""Metres to which affine-invariant and metric labels are clipped."""
+"""The least metres to which affine-invariant and metric labels are clipped."""
 SUFFIXES = (".npy", ".png")
 MILLIMETRE = np.float32(1e-3)
 
@@ -23,15 +23,16 @@ Map = NDArray[np.float32]
 
 
 class Truth:
-    """True depth below a URL: a label's key without its suffix, and `.npy` (float (H, W) metres) or `.png` (16-bit millimetres).
+    """True depth below a URL: files named as a label's key with the suffix `.npy` or `.png`.
 
-    Any size, the aspect of the image; 0, NaN and infinity are unknown.
+    `.npy` holds float (H, W) metres, `.png` 16-bit millimetres. Maps may have any size and have the aspect of the image. 0, NaN
+    and infinity mean unknown.
     """
 
     def __init__(self, url: str, client: Client = "auto") -> None:
         self._store = open_store(url, client)
         self.url = self._store.url
-        # A listing is a request for each thousand; asking for what is not there is one for each label.
+        # A listing takes a request for each thousand files; asking for each label would take one for each label.
         found = (key for batch in self._store.list() for key in batch["key"].to_pylist())
         self._keys = {stem(key): key for key in found if key.endswith(SUFFIXES)}
 
@@ -39,22 +40,22 @@ class Truth:
         return stem(key) in self._keys
 
     def of(self, key: str) -> Map:
-        """float32 (H, W) metres of a label's key, NaN where unknown.
+        """Read the true depth of a label's key: float32 (H, W) metres, NaN where unknown.
 
         Raises:
-            UserError: what is there is no such map.
+            UserError: the file is not such a map.
             OSError: the store failed.
         """
         name = self._keys[stem(key)]
         data = self._store.get(name)
         try:
             metres = _read_png(data) if name.endswith(".png") else np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError, UnidentifiedImageError) as error:  # EOFError: of an empty .npy
+        except (ValueError, OSError, EOFError, UnidentifiedImageError) as error:  # EOFError: an empty .npy
             raise UserError(f"{self.url}/{name} cannot be read as true depth: {error}") from None
         if metres.ndim != 2 or metres.dtype.kind != "f":
             raise UserError(
-                f"{self.url}/{name} has {metres.dtype} {metres.shape}: expected float32 (H, W) metres in .npy, or a 16-bit "
-                "grey .png of millimetres"
+                f"{self.url}/{name} is {metres.dtype} {metres.shape}: it must be float32 (H, W) metres in .npy, or "
+                "millimetres in a 16-bit grey .png"
             )
         return np.where(np.isfinite(metres) & (metres > 0), metres, np.nan).astype(np.float32)
 
@@ -70,10 +71,10 @@ def _read_png(data: bytes) -> NDArray:
 
 
 class ErrorKind(StrEnum):
-    """What is counted as the error of a pixel; an image's is the mean.
+    """How the error of a pixel is measured; an image's error is the mean.
 
-    `abs_rel` is what benchmarks report: it lies in what is far, and a flat wall has next to none whatever the label says.
-    `disparity` is what students see, whose loss has no regard for scale and shift: 1 is a label that says nothing.
+    Benchmarks report `abs_rel`. It is dominated by far pixels, and a flat wall has next to none whatever the label says.
+    Students see `disparity`, because their loss ignores scale and shift. A label that says nothing has a `disparity` error of 1.
     """
 
     ABS_REL = "abs_rel"  # |depth - truth| / truth
@@ -81,20 +82,20 @@ class ErrorKind(StrEnum):
 
 
 def pixel_errors(label: Label, truth: Map, kind: ErrorKind, farthest: float = FARTHEST) -> Map | None:
-    """How wrong each pixel of a label is.
+    """Measure how wrong each pixel of a label is.
 
-    Disparity is aligned by the scale and shift that fit it best (`metrics.aligned_depth`), affine-invariant depth likewise in
-    metres; metric labels are judged as they are.
+    Disparity is aligned by the scale and shift that fit best (`depth_metrics.aligned_depth`), affine-invariant depth likewise in
+    metres. Metric labels are judged as they are.
 
     Args:
-        label: with a depth.
-        truth: (H, W) metres of any size, NaN where unknown; sampled at the centres of the label's pixels, so that no depth
-            appears that is nowhere.
-        farthest: metres; what lies beyond does not count, and labels are clipped to it.
+        label: a label that has a depth.
+        truth: (H, W) metres of any size, NaN where unknown. It is sampled at the centres of the label's pixels, so that no depth
+            appears that is not in it.
+        farthest: metres beyond which pixels do not count, and to which labels are clipped.
 
     Returns:
-        float32 (h, w) at the label's size, NaN where the truth is unknown; None where less than LEAST_SHARE is known, or
-        where the truth is constant and the error in units of its deviation.
+        float32 (h, w) at the label's size, NaN where the truth is unknown. None if less than LEAST_SHARE of it is known, or if
+        the truth is constant and errors are measured in units of its deviation.
     """
     if label.depth is None:
         raise ValueError(f"{label.key} has no depth")
@@ -117,7 +118,7 @@ def pixel_errors(label: Label, truth: Map, kind: ErrorKind, farthest: float = FA
 
 
 def _as_metres(label: Label, said: Values, true: Values, farthest: float) -> Values:
-    """(P,) values of a label, aligned to the truth where they are relative."""
+    """Convert (P,) values of a label to metres; relative values are aligned to the truth."""
     if label.kind is Kind.DISPARITY:
         return aligned_depth(said, true, farthest)
     if label.kind is Kind.DEPTH:
@@ -127,5 +128,5 @@ def _as_metres(label: Label, said: Values, true: Values, farthest: float) -> Val
 
 
 def _centres(count: int, of: int) -> NDArray[np.int64]:
-    """The places of `of` in which the middles of `count` lie."""
+    """For each of `count` pixels, the pixel of `of` that contains its centre."""
     return ((np.arange(count) + 0.5) * of / count).astype(np.int64)

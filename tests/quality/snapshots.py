@@ -14,13 +14,13 @@ from da2ray.storage import Store
 from tests.labels.samples import FINGERPRINT, content, info
 
 SHARD = 1024
-"""Shard numbers are multiples of it, so that every shard is a part of the index of its own."""
+"""Shard numbers are multiples of this, so that every shard gets its own index part."""
 
 
 def snapshot_of(store: Store, scores: Mapping[str, Sequence[object]], shards: int = 1) -> Snapshot:
-    """A snapshot of as many labelled rows as each column has values, in order, after a rejected and a failed row of each shard.
+    """Make a snapshot with one labelled row for each value of the columns, in order.
 
-    Keys are `0000.jpg`, `0001.jpg`, … by the values' numbers.
+    Each shard begins with a rejected and a failed row. Labelled keys are `0000.jpg`, `0001.jpg`, ... by the values' numbers.
     """
     create_or_open(store, info())
     count = len(next(iter(scores.values())))

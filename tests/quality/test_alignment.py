@@ -1,4 +1,4 @@
-"""Fits bring one map onto another, and the robust one keeps its head among outliers."""
+"""Fits recover scale and shift, and outliers do not move the robust fit."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SCALES, SHIFTS = torch.linspace(0.2, 4, N), torch.linspace(-1, 2, N)
 
 
 def lines(noise: float = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """(source, target), float32 (N, P): target = SCALES * source + SHIFTS, and noise as a share of its deviation."""
+    """(source, target), float32 (N, P): target = SCALES * source + SHIFTS, plus noise as a share of its deviation."""
     random = torch.Generator().manual_seed(0)
     source = 0.5 + 3 * torch.rand(N, P, generator=random) ** 2
     target = SCALES[:, None] * source + SHIFTS[:, None]
@@ -29,13 +29,13 @@ def test_least_squares_is_exact_on_a_line_and_zero_on_a_constant() -> None:
 
 
 def spread(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """A fifth of the pixels, anywhere, far above."""
+    """A fifth of the pixels, anywhere, is far too high."""
     wrong = torch.arange(P) % 5 == 0
     return torch.where(wrong, 5 * target.amax() + 10 * source.flip(1), target)
 
 
 def nearest_seen_far(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The nearest fifth, at which a fit of all pixels would turn."""
+    """The nearest fifth of the pixels is far, which would tilt a fit of all pixels."""
     return torch.where(source > source.quantile(0.8, dim=1, keepdim=True), target.amin(1, keepdim=True), target)
 
 
@@ -49,7 +49,7 @@ def test_a_fifth_of_gross_outliers_does_not_move_the_robust_fit(spoil, noise: fl
     source, target = lines(noise)
     spoiled = spoil(source, target)
     _, plain_shift = fit(source, spoiled)
-    assert (plain_shift - SHIFTS).abs().mean() > 0.05, "outliers that least squares does not notice show nothing"
+    assert (plain_shift - SHIFTS).abs().mean() > 0.05, "these outliers do not move least squares, so they test nothing"
     scale, shift = fit_robust(source, spoiled, torch.ones(N, P, dtype=torch.bool))
     torch.testing.assert_close(scale, SCALES, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(shift, SHIFTS, rtol=2 * tolerance, atol=2 * tolerance)

@@ -1,4 +1,4 @@
-"""Calibration against ground truth: planted scores are found with their direction, and nothing is found where nothing is."""
+"""Calibration finds planted scores with their direction, and finds nothing in scores that say nothing."""
 
 import io
 import json
@@ -37,7 +37,7 @@ SIZE = (28, 42)
 
 
 def metres(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """float32 (H, W): a ground that rises to a wall, and a box before it; the same at any size."""
+    """float32 (H, W): a ground that rises to a wall, with a box in front of it; the same at any size."""
     y, x = ((np.arange(side) + 0.5) / side for side in size)
     depth = 2 + 6 * (1 - y)[:, None] ** 2 + np.zeros(size)
     depth[(y > 0.5)[:, None] & (np.abs(x - 0.3 - 0.4 * (seed % 7) / 7) < 0.15)[None]] = 1.5
@@ -45,14 +45,14 @@ def metres(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def write_truth(folder: Path, count: int = COUNT) -> None:
-    """At twice the labels' size, in a subfolder as keys are."""
+    """Write ground truth at twice the size of the labels, in a subfolder like the keys."""
     (folder / "set").mkdir(parents=True)
     for number in range(count):
         np.save(folder / "set" / f"{number:03d}.npy", metres(number, (56, 84)))
 
 
 def write_labels(folder: Path, scores: Callable[[int, float], dict[str, float]]) -> Labels:
-    """Labels whose noise grows with a hidden badness in [0, 1), over one half of the map only, which the mask knows."""
+    """Write labels whose noise grows with a hidden badness in [0, 1). Half of each map is noisy, and the mask knows which."""
     rng = np.random.default_rng(0)
     rows, qs, levels = [], [], []
     for number, badness in enumerate(rng.permutation(COUNT) / COUNT):
@@ -77,13 +77,13 @@ def write_labels(folder: Path, scores: Callable[[int, float], dict[str, float]])
 
 
 def planted(number: int, badness: float) -> dict[str, float]:
-    """High is bad, low is bad, nothing, and constant."""
+    """Scores: one bad if high, one bad if low, one that says nothing, one the wrong way round, one constant."""
     rng = np.random.default_rng(1000 + number)
     return {
         "flip_p90": badness + 0.1 * rng.random(),
         "blur": 100 * (1.5 - badness) + 10 * rng.random(),
         "brightness": rng.random(),
-        "edge_alignment": badness,  # which is bad where it is low, by its meaning
+        "edge_alignment": badness,  # by its meaning, low is bad
         "aspect": 1.5,
     }
 
@@ -121,7 +121,7 @@ def test_a_mask_that_knows_the_errors_has_them_at_its_lowest_level(found: Calibr
     mask = found.mask
     assert mask is not None
     assert mask.errors[0] > mask.errors[2] > mask.errors[3]
-    assert math.isnan(mask.errors[1])  # where no pixel is
+    assert math.isnan(mask.errors[1])  # no pixel is at this level
     assert mask.ratio == pytest.approx(mask.errors[0] / mask.errors[3])
     assert sum(mask.shares) == pytest.approx(1)
     assert mask.aurg > 0.3
@@ -141,7 +141,7 @@ def test_the_true_error_is_that_of_the_aligned_label() -> None:
     assert off == pytest.approx(0.1, abs=1e-5)
     relative = replace(label, kind=Kind.DEPTH, depth=depth * np.float32(0.1) - np.float32(0.05))
     assert np.max(pixel_errors(relative, depth, ErrorKind.ABS_REL)) < 1e-3
-    # Unknown pixels have no error; with next to none known there is no judgement.
+    # Unknown pixels have no error; if hardly any pixel is known, the label is not judged.
     holes = depth.copy()
     holes[:14] = np.nan
     partly = pixel_errors(label, holes, ErrorKind.ABS_REL)
@@ -156,10 +156,9 @@ def test_a_label_that_says_nothing_has_a_disparity_error_of_about_one() -> None:
     label = Label("a.jpg", "", "labelled", None, None, Kind.DISPARITY, np.ones(SIZE, np.float32), None, {})
     nothing = pixel_errors(label, depth, ErrorKind.DISPARITY)
     assert nothing is not None
-    assert 0.9 < nothing.mean() < 1.3  # the fit is to the mean, the unit the deviation from the median
-    assert (
-        pixel_errors(label, np.full(SIZE, 2, np.float32), ErrorKind.DISPARITY) is None
-    )  # and of a constant there is none
+    assert 0.9 < nothing.mean() < 1.3  # the fit is to the mean; the unit is the deviation from the median
+    constant = np.full(SIZE, 2, np.float32)
+    assert pixel_errors(label, constant, ErrorKind.DISPARITY) is None
 
 
 def test_truth_is_metres_in_npy_or_millimetres_in_png_and_nothing_else(tmp_path: Path) -> None:
@@ -189,10 +188,10 @@ def test_truth_may_lie_in_an_object_store(s3: S3Server, tmp_path: Path, client: 
     np.testing.assert_array_equal(Truth(url, client).of("a folder/ü 1.webp"), metres(1))
 
 
-def test_too_little_truth_is_said_with_the_name_that_is_looked_for(tmp_path: Path) -> None:
+def test_an_error_about_too_little_truth_names_a_file_that_is_missing(tmp_path: Path) -> None:
     labels = write_labels(tmp_path / "labels", planted)
     write_truth(tmp_path / "truth", 3)
-    with pytest.raises(UserError, match=r"3 of 110 labelled images .* set/000.jpg should have set/000.npy"):
+    with pytest.raises(UserError, match=r"3 of 110 labelled images .* set/000.jpg needs set/000.npy or .png"):
         calibrate(labels, str(tmp_path / "truth"))
 
 
@@ -213,5 +212,5 @@ def test_the_table_says_what_the_json_says(tmp_path: Path) -> None:
 
 
 def test_the_standard_error_of_an_auroc_is_that_of_hanley_and_mcneil() -> None:
-    # Their example: area 0.893 of 51 abnormal and 58 normal images has a standard error of 0.032.
+    # Their example: an area of 0.893 from 51 abnormal and 58 normal images has a standard error of 0.032.
     assert auroc_error(0.893, 51, 58) == pytest.approx(0.032, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Disagreement knows no scale, shift or unit; confidence falls with it; metres come back from relative maps."""
+"""Disagreement does not depend on scale, shift or unit; confidence falls with it; metres are recovered from relative maps."""
 
 import math
 
@@ -23,7 +23,7 @@ SIZE = (40, 50)
 
 
 def scene(seed: int = 0) -> torch.Tensor:
-    """Disparity of a floor and some steps, float32 (1, *SIZE), above 0.2."""
+    """Disparity of a floor with some steps, float32 (1, *SIZE), above 0.2."""
     y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in SIZE), indexing="ij")
     return (0.2 + y + 0.4 * (x > 0.3 + 0.1 * seed) + 0.2 * torch.sin(7 * x + seed))[None]
 
@@ -40,7 +40,7 @@ def test_the_error_is_that_of_the_definition() -> None:
     assert found.valid.all()
 
 
-def test_scale_and_shift_of_either_change_nothing() -> None:
+def test_scale_and_shift_of_either_map_change_nothing() -> None:
     a, b = scene(0), scene(1)
     for other in (compare(3 * a - 1, b), compare(a, 100 * b + 7), compare(a, -b)):
         torch.testing.assert_close(other.error, compare(a, b).error, rtol=1e-3, atol=1e-4)
@@ -62,13 +62,13 @@ def test_confidence_falls_with_the_error_between_its_bounds() -> None:
     assert sure[[0, 1]].tolist() == [1, 1]
     assert sure[[5, 6]].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert (sure.diff() <= 0).all()
-    # Where the levels of 2 bits change: 5 / 6, 1 / 2 and 1 / 6.
+    # The levels of 2 bits change at 5 / 6, 1 / 2 and 1 / 6.
     assert sure[2:5].tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 6], abs=0.01)
     assert quantise_confidence(confidence(torch.tensor([0.03, 0.1, 0.3, 0.5])), 2).tolist() == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("size", [(96, 144), (480, 480), (28, 42), (14, 14)])
-def test_a_local_mean_is_of_a_fifth_of_the_short_side_and_of_that_image_alone(size: tuple[int, int]) -> None:
+def test_a_local_mean_covers_a_fifth_of_the_short_side_of_its_own_image(size: tuple[int, int]) -> None:
     assert torch.allclose(local_mean(torch.full((1, *size), 0.3)), torch.tensor(0.3))
     one = torch.zeros(2, *size)
     one[0, 0, 0] = 1.0
@@ -78,7 +78,7 @@ def test_a_local_mean_is_of_a_fifth_of_the_short_side_and_of_that_image_alone(si
     reach = min(*size, CELLS) / min(size)
     beyond = math.ceil((WINDOW // 2 + 2) / reach)
     assert (means[0, beyond:] == 0).all()
-    # Disagreements of both signs cross zero between them: the pixels there are no surer than those around.
+    # The disagreement changes sign in the middle: pixels at zero must not be surer than those around them.
     crossing = torch.linspace(-1, 1, size[1]).abs().expand(1, *size)
     assert local_mean(crossing).amin() > 0.02
 
@@ -105,6 +105,6 @@ def test_metres_come_back_from_relative_maps_among_outliers(kind: Kind) -> None:
     assert (found.residual < 1e-3).all()
 
 
-def test_no_metres_no_fit() -> None:
+def test_without_metres_there_is_no_fit() -> None:
     found = fit_metric(scene(0), Kind.DISPARITY, torch.zeros(1, *SIZE))
     assert torch.stack([found.scale, found.shift, found.residual]).isnan().all()

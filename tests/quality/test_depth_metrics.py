@@ -1,4 +1,4 @@
-"""The standard measures, each against a case worked by hand."""
+"""Each standard measure agrees with a case worked by hand."""
 
 from dataclasses import astuple
 
@@ -26,7 +26,7 @@ def test_alignment_undoes_any_scale_and_shift_of_disparity() -> None:
     np.testing.assert_allclose(aligned_depth(30 / TRUTH - 2, TRUTH, 5), [1, 2, 4, 5])
 
 
-def test_what_aligns_to_nothing_or_less_is_as_far_as_may_be() -> None:
+def test_disparity_that_aligns_to_zero_or_less_is_as_far_as_allowed() -> None:
     # The best line through (0, 1), (0, 1), (1, 1), (10, 0) falls below zero at the last: far, not behind the camera.
     assert aligned_depth(np.array([0.0, 0.0, 1.0, 30.0]), np.array([1.0, 1.0, 1.0, 1e6]), 80)[-1] == 80
 
@@ -71,28 +71,28 @@ def test_ordinal_accuracy_reads_points_as_row_and_column_and_a_tie_as_wrong() ->
 
 
 def staircase(*depths: float) -> np.ndarray:
-    """(2, n): rows alike, so that no contour lies between them."""
+    """(2, n) with equal rows, so that no contour lies between them."""
     return np.array([depths, depths], dtype=np.float64)
 
 
 def test_boundaries_by_hand() -> None:
-    # Farther to the right at 0|1 and 3|4, to the left at 1|2: of four directions two have contours, the others count 0.
+    # Farther to the right at 0|1 and 3|4, to the left at 1|2. Two of the four directions have contours; the others count 0.
     truth = staircase(1, 2, 1, 1, 4)
     assert astuple(boundaries(7 * truth, truth)) == pytest.approx((0.5, 0.5, 0.5))
-    # One of the two to the right is found, and one that is not there; the one to the left is.
+    # To the right, one of two is found, and one that does not exist; to the left, the only one is found.
     found = boundaries(staircase(1, 2, 1, 4, 4), truth)
     assert astuple(found) == pytest.approx(((0.5 + 1) / 4, (0.5 + 1) / 4, (0.5 + 1) / 4))
-    # A shift leaves contours of 3|2 and 6|3 between 3|2: all are still found. A smooth map has none.
+    # After a shift the ratios are 3:2 and 5:2, so all contours are still found. A smooth map has none.
     assert boundaries(truth + 1, truth).recall == pytest.approx(0.5)
     assert boundaries(np.ones((2, 5)), truth) == Boundaries(0, 0, 0)
 
 
 def test_larger_ratios_weigh_more_and_what_is_unknown_does_not_count() -> None:
-    # A step of 1.15 is a contour at ratios below that only.
+    # A step of 1.15 is a contour only at ratios below 1.15.
     step = staircase(1, 1.15)
     below = CONTOUR_RATIOS < 1.15
     weight = CONTOUR_RATIOS[below].sum() / CONTOUR_RATIOS.sum()
     assert boundaries(step, step).f1 == pytest.approx(0.25 * weight)
-    # Sky is farther than all, and unknown neighbours (0, NaN) are no contours of the truth nor false ones.
+    # Sky is farther than everything. Unknown neighbours (0, NaN) are neither true contours nor false ones.
     truth = staircase(1, np.inf, np.inf, np.nan, 3, 0)
     assert boundaries(staircase(1, 80, 80, 1, 9, 1), truth).precision == pytest.approx(0.25)

@@ -1,4 +1,4 @@
-"""Depth scores: each against a map whose score is known; scale and shift change nothing that should not know them."""
+"""Each depth score is right on a map whose score is known, and ignores scale and shift where it should."""
 
 import math
 
@@ -11,17 +11,17 @@ from da2ray.quality.depth_scores import BINS, FAR_METRES, depth_statistics, edge
 from da2ray.teachers.base import Kind
 
 ROWS, COLUMNS = 256, 320
-"""The short side is the one at which edges are looked for."""
+"""Edges are looked for at this short side, so nothing is resized."""
 LEVELS = torch.zeros(1, ROWS, COLUMNS)
 
 
 def scores(depth: torch.Tensor, kind: Kind = Kind.DISPARITY, levels: torch.Tensor = LEVELS) -> dict[str, float]:
-    """Of one map, (rows, columns)."""
+    """The scores of one map, (rows, columns)."""
     return {name: value.item() for name, value in depth_statistics(depth[None], kind, levels).scores.items()}
 
 
 def ramp() -> torch.Tensor:
-    """From 1 at the top to 3 at the bottom."""
+    """A map from 1 at the top to 3 at the bottom."""
     return torch.linspace(1, 3, ROWS)[:, None].repeat(1, COLUMNS)
 
 
@@ -29,7 +29,7 @@ def noise(seed: int = 0) -> torch.Tensor:
     return torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed))
 
 
-def test_they_are_those_of_the_schema() -> None:
+def test_the_scores_are_those_of_the_schema() -> None:
     assert set(scores(ramp())) | {"nonfinite_share"} == set(DEPTH_SCORES.names)
 
 
@@ -45,7 +45,7 @@ def test_the_values_of_a_ramp_are_known() -> None:
     assert found["zero_share"] == found["far_share"] == 0
 
 
-def test_a_constant_map_says_so_and_has_no_edges() -> None:
+def test_a_constant_map_has_no_range_and_no_edges() -> None:
     found = scores(torch.full((ROWS, COLUMNS), 7.0))
     assert (found["depth_range"], found["depth_entropy"], found["far_share"]) == (0, 0, 0)
     assert found["depth_occupancy"] == 1 / BINS
@@ -66,9 +66,9 @@ def test_range_means_nothing_without_a_positive_mean() -> None:
     assert math.isnan(scores(ramp() - 3)["depth_range"])
 
 
-def test_noise_has_no_continuity_and_is_told_from_what_is_smooth() -> None:
+def test_continuity_tells_noise_from_smooth_maps() -> None:
     assert scores(noise())["gradient_continuity"] == pytest.approx(-0.5, abs=0.02)
-    walk = noise().cumsum(0).cumsum(1)  # gradients that say nothing of the next
+    walk = noise().cumsum(0).cumsum(1)  # each gradient says nothing about the next
     assert abs(scores(noise().cumsum(1)[:1].repeat(ROWS, 1))["gradient_continuity"]) < 0.15
     y, x = torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij")
     waves = torch.sin(x / 9) + torch.cos(y / 7)
@@ -78,7 +78,7 @@ def test_noise_has_no_continuity_and_is_told_from_what_is_smooth() -> None:
 
 
 def test_continuity_looks_along_rows_and_columns() -> None:
-    """Stripes of noise along one axis: smooth across it, not along it."""
+    """Stripes are noise along one axis and constant along the other."""
     across, along = noise()[:1].repeat(ROWS, 1), noise()[:, :1].repeat(1, COLUMNS)
     for stripes in (across, along):
         assert scores(stripes)["gradient_continuity"] == pytest.approx(-0.5, abs=0.15)
@@ -92,7 +92,7 @@ def far(depth: torch.Tensor, kind: Kind) -> torch.Tensor | None:
     return None if found is None else found[0]
 
 
-def test_of_disparity_what_is_a_hundred_times_as_far_as_the_nearest_is_far() -> None:
+def test_disparity_a_hundred_times_as_far_as_the_nearest_things_is_far() -> None:
     depth = ramp()
     depth[:32] = 0
     depth[32:40] = 0.029  # P99 is 2.98
@@ -112,7 +112,7 @@ def test_nothing_is_far_where_nothing_is_near() -> None:
         assert not far(depth, Kind.DISPARITY).any()
 
 
-def test_of_metres_it_is_what_lies_where_outdoor_heads_end() -> None:
+def test_metres_are_far_where_outdoor_heads_end() -> None:
     depth = ramp()
     depth[:10] = 80
     depth[10] = FAR_METRES
@@ -123,8 +123,8 @@ def test_of_metres_it_is_what_lies_where_outdoor_heads_end() -> None:
     assert scores(depth, Kind.METRIC)["saturated_share"] == pytest.approx(10 / ROWS)
 
 
-def test_of_disparity_below_zero_nobody_knows_what_is_far() -> None:
-    """As of the teacher `luminance`: a zero in the middle of the map is no horizon, and half of it would be sky."""
+def test_disparity_with_values_below_zero_has_no_far_class() -> None:
+    """The teacher `luminance` makes such maps: their zero lies in the middle, and half of the map would be sky."""
     shifted = ramp() - ramp().mean()
     assert not far(shifted, Kind.DISPARITY).any()
     assert math.isnan(scores(shifted)["far_share"])
@@ -139,7 +139,7 @@ def test_affine_invariant_depth_has_no_far_class() -> None:
 
 
 def step(column: int, low: float, high: float, width: int = 1) -> torch.Tensor:
-    """A step up at a column, in `width` equal parts."""
+    """A step up at a column, spread over `width` pixels."""
     line = torch.where(torch.arange(COLUMNS) < column, 0.0, 1.0)
     for _ in range(width - 1):
         line = torch.cat([line[:1], line[1:] / 2 + line[:-1] / 2])
@@ -162,12 +162,12 @@ def test_image_edges_without_a_depth_edge_cost_nothing() -> None:
     assert scores(depth, levels=levels[None])["edge_alignment"] == pytest.approx(1)
 
 
-def test_depth_edges_of_which_half_are_none_in_the_image() -> None:
+def test_half_of_the_depth_edges_lie_on_image_edges() -> None:
     depth = step(100, 1, 2) + step(200, 0, 1)
     assert scores(depth, levels=step(100, 50, 150)[None])["edge_alignment"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_faint_image_has_no_edges_and_a_floor_is_none() -> None:
+def test_a_faint_image_has_no_edges_and_a_floor_is_not_an_edge() -> None:
     depth = step(100, 1, 2)
     assert scores(depth, levels=step(100, 50, 53)[None])["edge_alignment"] == 0
     assert math.isnan(scores(ramp(), levels=step(100, 50, 150)[None])["edge_alignment"])
@@ -180,10 +180,10 @@ def test_edges_are_found_at_the_network_size_too() -> None:
     assert edge_alignment(depth, spread, step(120, 50, 150, width=2)[None]).item() == 0
 
 
-# ---------------------------------------------------------------------------------------------------------- all alike
+# --------------------------------------------------------------------------------------------------------- all scores
 
 
-def test_scale_and_shift_change_only_what_is_in_units() -> None:
+def test_scale_and_shift_change_only_scores_that_have_a_unit() -> None:
     depth = ramp() + step(100, 0, 1) + 0.05 * noise()
     levels = step(101, 20, 200)[None]
     base, other = scores(depth, levels=levels), scores(1000 * depth + 500, levels=levels)
@@ -192,7 +192,7 @@ def test_scale_and_shift_change_only_what_is_in_units() -> None:
     assert scores(1000 * depth)["depth_range"] == pytest.approx(scores(depth)["depth_range"], rel=1e-4)
 
 
-def test_no_map_has_a_part_in_anothers_scores_nor_the_size_of_the_batch() -> None:
+def test_scores_do_not_depend_on_the_rest_of_the_batch() -> None:
     maps = torch.stack([ramp(), noise(1), torch.zeros(ROWS, COLUMNS), step(100, 0, 2), 80 * ramp()])
     levels = torch.stack([100 + 50 * noise(seed) for seed in range(5)])
     for kind in Kind:

@@ -1,4 +1,4 @@
-"""Near-duplicates: what stays is apart, what goes is near something that stays, and the better one of two stays."""
+"""Near-duplicates: rows that stay are apart, removed rows are near a row that stays, and the better of two rows stays."""
 
 import time
 
@@ -12,7 +12,7 @@ from da2ray.quality.duplicates import HASH_BITS, MAX_DISTANCE, find_duplicates, 
 
 
 def one_by_one(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """The definition: true where a row goes."""
+    """The definition, one row after the other: True if the row is removed."""
     goes = np.zeros(len(hashes), bool)
     for place in range(1, len(hashes)):
         kept = hashes[:place][~goes[:place]]
@@ -21,7 +21,7 @@ def one_by_one(hashes: np.ndarray, distance: int) -> np.ndarray:
 
 
 def look_alikes(count: int, originals: int, flips: int, seed: int = 0) -> np.ndarray:
-    """Hashes of few originals, each with up to `flips` bits changed."""
+    """Hashes made from a few originals, each with up to `flips` bits changed."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, originals, dtype=np.uint64)[rng.integers(0, originals, count)]
     for _ in range(flips):
@@ -32,7 +32,7 @@ def look_alikes(count: int, originals: int, flips: int, seed: int = 0) -> np.nda
 
 @pytest.fixture(params=["at once", "halved"])
 def halving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways through: all pairs at once, and by halves down to a handful."""
+    """Take both paths: all pairs at once, and halving down to a handful of hashes."""
     if request.param == "halved":
         monkeypatch.setattr(duplicates, "FEW", 50)
         monkeypatch.setattr(duplicates, "COMPARED_A_HASH", 1)
@@ -42,7 +42,7 @@ def halving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("halving")
 @pytest.mark.parametrize("distance", [0, 1, 2, 4, 5, 8, MAX_DISTANCE])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_goes_is_what_comparing_one_by_one_says(distance: int, threads: int) -> None:
+def test_removed_rows_are_those_that_comparing_one_by_one_removes(distance: int, threads: int) -> None:
     hashes = look_alikes(1500, 200, 6, seed=distance)
     found = find_duplicates(hashes, distance, threads)
     gone = np.flatnonzero(found >= 0)
@@ -53,14 +53,14 @@ def test_what_goes_is_what_comparing_one_by_one_says(distance: int, threads: int
     assert (np.bitwise_count(hashes[gone] ^ hashes[found[gone]]) <= distance).all()
 
 
-def test_a_chain_takes_away_only_what_is_like_something_that_stays() -> None:
+def test_a_chain_removes_only_rows_near_a_row_that_stays() -> None:
     chain = np.array([0b0, 0b1, 0b11, 0b111, 0b1111], np.uint64)  # each one bit from the next
     assert find_duplicates(chain, 1).tolist() == [-1, 0, -1, 2, -1]
     assert find_duplicates(chain[::-1].copy(), 1).tolist() == [-1, 0, -1, 2, -1]
     assert find_duplicates(chain, 4).tolist() == [-1, 0, 0, 0, 0]
 
 
-def test_nothing_and_one_and_no_distance() -> None:
+def test_no_hash_one_hash_and_distance_zero() -> None:
     assert find_duplicates(np.empty(0, np.uint64), 4).tolist() == []
     assert find_duplicates(np.array([2**64 - 1], np.uint64), 4).tolist() == [-1]
     assert find_duplicates(np.array([5, 4, 5, 5], np.uint64), 0).tolist() == [-1, -1, 0, 0]
@@ -69,7 +69,7 @@ def test_nothing_and_one_and_no_distance() -> None:
 
 
 @pytest.mark.parametrize("distance", range(1, MAX_DISTANCE + 1))
-def test_every_pair_within_the_distance_is_told_by_one_table_and_reordered_bits_are_the_same_bits(
+def test_exactly_one_table_reports_a_pair_within_the_distance_and_reordering_bits_can_be_undone(
     distance: int,
 ) -> None:
     rng = np.random.default_rng(distance)
@@ -89,7 +89,7 @@ def test_every_pair_within_the_distance_is_told_by_one_table_and_reordered_bits_
 
 
 def test_equal_and_dense_hashes_are_not_compared_pair_by_pair() -> None:
-    """All pairs would be 3e10 of the one and 5e9 of the other, in each of ten tables and more."""
+    """All pairs would be 3e10 for the equal and 5e9 for the dense hashes, in each of ten or more tables."""
     cloud = np.unique(look_alikes(500_000, 1, 8))[:100_000]
     hashes = np.concatenate((np.full(250_000, 7, np.uint64), np.random.default_rng(0).permutation(cloud)))
     began = time.process_time()
@@ -99,7 +99,7 @@ def test_equal_and_dense_hashes_are_not_compared_pair_by_pair() -> None:
     assert (found < 0).sum() < len(hashes) / 100
 
 
-def test_the_benchmark_finds_all_that_it_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_finds_every_pair_that_it_planted(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=200)
     assert measure_dedupe(20_000, console) == 0
     assert " of 2,999 planted pairs 0 were missed, 0 answers are wrong" in console.export_text()

@@ -1,4 +1,4 @@
-"""Rules: what they remove, what is never removed, what a percentile is, and what an expression may not do."""
+"""Rules: what they remove, what they never remove, what a percentile is, and what an expression may not do."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ BLUR = [5.0, 15.0, None, 25.0, 35.0, 45.0, float("nan"), 55.0]
 FLIP = [0.01, 0.20, 0.03, 0.04, None, 0.30, 0.05, 0.06]
 PER_SHARD = 4
 AHEAD = 2
-"""Rows of each shard that have no label, before those that do."""
+"""Rows without a label at the beginning of each shard."""
 
 
 def position(label: int) -> int:
-    """In the snapshot's index, of the n-th value of a column."""
+    """Position of a column's n-th value in the index of the snapshot."""
     return label + AHEAD * (label // PER_SHARD + 1)
 
 
@@ -36,7 +36,7 @@ def catalog(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def effects(catalog: duckdb.DuckDBPyConnection, *wheres: str) -> tuple[list[Effect], list[int]]:
-    """Of rules, and the values' numbers that are kept."""
+    """The effects of rules, and the numbers of the values that are kept."""
     rules, _ = resolve(catalog, bind(Rule(f"{number}", where) for number, where in enumerate(wheres)), skip=False)
     found = apply(catalog, rules)
     places = [position(label) for label in range(len(BLUR))]
@@ -45,13 +45,13 @@ def effects(catalog: duckdb.DuckDBPyConnection, *wheres: str) -> tuple[list[Effe
     return found, [places.index(row) for row in rows]
 
 
-def test_a_rule_removes_where_it_is_false_and_never_where_a_score_is_missing(
+def test_a_rule_removes_a_row_if_it_is_false_and_never_if_a_score_is_missing(
     catalog: duckdb.DuckDBPyConnection,
 ) -> None:
     assert effects(catalog, "blur > 20") == ([Effect(2, 2, 6)], [2, 3, 4, 5, 6, 7])
 
 
-def test_effects_are_of_each_rule_by_itself_of_it_only_and_of_all_before_it(
+def test_effects_count_a_rule_by_itself_its_rows_alone_and_all_rules_before_it(
     catalog: duckdb.DuckDBPyConnection,
 ) -> None:
     found, kept = effects(catalog, "blur > 20", "flip_p90 < 0.1", "blur < 50 -- a comment")
@@ -60,11 +60,11 @@ def test_effects_are_of_each_rule_by_itself_of_it_only_and_of_all_before_it(
 
 
 def test_and_or_and_null_are_those_of_sql(catalog: duckdb.DuckDBPyConnection) -> None:
-    # Row 4 has no flip_p90 and a blur that is enough: NULL. Row 2 has no blur, and its flip_p90 decides.
+    # Row 4 has no flip_p90 and enough blur, so its result is NULL. Row 2 has no blur, and its flip_p90 decides.
     assert effects(catalog, "flip_p90 < 0.035 AND blur > 1")[1] == [0, 2, 4]
 
 
-def test_no_rules_keep_all_that_is_labelled(catalog: duckdb.DuckDBPyConnection) -> None:
+def test_without_rules_all_labelled_rows_are_kept(catalog: duckdb.DuckDBPyConnection) -> None:
     assert effects(catalog) == ([], list(range(len(BLUR))))
 
 
@@ -88,9 +88,8 @@ def test_a_row_exactly_at_a_percentile_is_not_below_it(tmp_path: Path, scale: fl
     snapshot = snapshot_of(store, {"blur": values.tolist()})
     with open_catalog(store, snapshot, ["blur"]) as connection:
         rules, _ = resolve(connection, bind([Rule("tail", "blur below p95")]), skip=False)
-        assert (
-            "e" not in rules[0].resolved
-        )  # an exponent would make a DOUBLE of it, and the row at it decide by rounding
+        # An exponent would make the literal a DOUBLE, and rounding would decide about the row at the percentile.
+        assert "e" not in rules[0].resolved
         (effect,) = apply(connection, rules)
     assert effect.removes == 6  # P95 of 101 values is one of them
 
@@ -111,32 +110,32 @@ def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("flip_p90 <", "is no expression over the index: Parser Error"),
-        ("", "is no expression over the index"),
+        ("flip_p90 <", "is not an expression over the index: Parser Error"),
+        ("", "is not an expression over the index"),
         ("flip < 1", "has no column flip\ndid you mean flip_p90"),
         ("xyzzy < 1", "has no column xyzzy\nscores are aspect, jpeg_quality"),
-        ("row < 10", "row is a place"),
-        ("blur", "is FLOAT, and a rule is true or false"),
-        ("blur + 1", "is FLOAT, and a rule is true or false"),
+        ("row < 10", "row is a position"),
+        ("blur", "is FLOAT, but a rule must be true or false"),
+        ("blur + 1", "is FLOAT, but a rule must be true or false"),
         ("blur < avg(blur)", "cannot contain aggregates"),
-        ("blur < avg(blur) OVER ()", "a window function cannot be in a rule"),
-        ("blur < (SELECT max(blur) FROM labels)", "a subquery cannot be in a rule"),
-        ("key IN (SELECT column0 FROM read_csv('/etc/passwd'))", "a subquery cannot be in a rule"),
-        ("COLUMNS('blur|flip_p90') > 1", "cannot be in a rule"),
+        ("blur < avg(blur) OVER ()", "cannot contain a window function"),
+        ("blur < (SELECT max(blur) FROM labels)", "cannot contain a subquery"),
+        ("key IN (SELECT column0 FROM read_csv('/etc/passwd'))", "cannot contain a subquery"),
+        ("COLUMNS('blur|flip_p90') > 1", "a rule sees one row at a time"),
         ("blur > 1; DROP TABLE labels", "more than one statement"),
         ("blur > 1) OR (true", "Parser Error"),
         ("blur > 1, blur < 2", "single expression"),
         ("blur > 1 FROM labels", "FROM clause"),
         ("blur > 'many'", "Could not convert string 'many'"),
         ("nosuch(blur)", "nosuch does not exist"),
-        ("blur > 9 OR random() < 0.1", "random() is another each time"),
-        ("abs(blur) below p95", "take a column and a percentile"),
-        ("blur below p101", "p101 is no percentile"),
+        ("blur > 9 OR random() < 0.1", "random() changes from run to run"),
+        ("abs(blur) below p95", "after a column, such as"),
+        ("blur below p101", "a percentile must be p0 to p100; got p101"),
         ("key below p50", "key is string and has no percentiles"),
         ("blurr below p50", "has no column blurr\ndid you mean blur?"),
     ],
 )
-def test_what_is_no_rule_is_said_in_two_lines_before_anything_is_read(where: str, said: str) -> None:
+def test_a_wrong_rule_is_reported_in_two_lines_before_anything_is_read(where: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         bind([Rule("wrong", where)])
     assert said in str(error.value)
@@ -158,7 +157,7 @@ def test_an_expression_that_fails_on_a_row_says_so(catalog: duckdb.DuckDBPyConne
         ("blur > 1 AND checker_p90 < 1", "--checker NAME"),
         ("metric_residual < 1", "--checker NAME"),
         ("confidence_mean > 0.5", "--consistency flip"),
-        ("jpeg_quality > 20", "none is a JPEG"),
+        ("jpeg_quality > 20", "no image is a JPEG"),
         ("image_entropy > 1", "label again"),
         ("phash <> 0", "label again"),
     ],
@@ -181,7 +180,7 @@ def test_a_column_without_values_has_no_percentiles(catalog: duckdb.DuckDBPyConn
         resolve(catalog, bind([Rule("near", "focal below p50")]), skip=False)
 
 
-def test_a_column_whose_name_is_a_word_of_sql_may_be_quoted(tmp_path: Path) -> None:
+def test_a_column_whose_name_is_a_keyword_of_sql_may_be_quoted(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     snapshot = snapshot_of(store, {"offset": [1.0, 2.0, 3.0]})
     with open_catalog(store, snapshot, ["offset"]) as connection:
@@ -190,7 +189,7 @@ def test_a_column_whose_name_is_a_word_of_sql_may_be_quoted(tmp_path: Path) -> N
         assert apply(connection, rules)[0].kept_after == 1
 
 
-def test_a_full_disk_is_said_to_be_one_with_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_a_full_disk_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("da2ray.quality.catalog.MEMORY", "1MB")
     store = open_store(str(tmp_path))
     snapshot = snapshot_of(store, {"blur": [1.0] * 10})
@@ -198,7 +197,7 @@ def test_a_full_disk_is_said_to_be_one_with_what_to_change(tmp_path: Path, monke
         one.execute("CREATE TABLE much AS SELECT range AS number, md5(range::VARCHAR) FROM range(10000000) ORDER BY 2")
 
 
-def test_columns_that_are_empty_by_nature_may_be_asked_for(catalog: duckdb.DuckDBPyConnection) -> None:
+def test_rules_may_use_columns_that_are_empty_by_nature(catalog: duckdb.DuckDBPyConnection) -> None:
     assert effects(catalog, "reason IS NULL", "far_share < 0.5")[1] == list(range(len(BLUR)))
 
 
@@ -230,7 +229,7 @@ def test_a_catalog_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_score_that_is_the_same_everywhere_has_no_tail_to_remove(tmp_path: Path) -> None:
-    """The flip of a teacher that sees mirrored images alike is 0 in all rows, and not one is below its own percentile."""
+    """A teacher that labels mirrored images alike has a flip score of 0 in all rows; no row is below its percentile."""
     store = open_store(str(tmp_path))
     snapshot = snapshot_of(store, {"flip_p90": [0.0] * 5})
     bound = bind([Rule("flip", "flip_p90 below p95")])

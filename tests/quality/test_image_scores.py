@@ -1,4 +1,4 @@
-"""Image scores: each against a picture whose score is known, and for each image by itself."""
+"""Each image score is right on a picture whose score is known, and does not depend on other images."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from da2ray.quality.image_scores import grey, image_scores, scored_size
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
 
 ROWS, COLUMNS = 256, 320
-"""The short side is the one at which is scored: no resize changes what is known."""
+"""Images are scored at this short side, so that no resize changes the known scores."""
 
 
 def picture(values: np.ndarray) -> torch.Tensor:
-    """Levels 0..255, (rows, columns) or (rows, columns, 3) -> float32 (1, 3, rows, columns) as the network sees it."""
+    """Convert levels 0..255, (rows, columns) or (rows, columns, 3), to float32 (1, 3, rows, columns) as the network sees it."""
     rgb = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values
     return torch.from_numpy((rgb / 255 - MEAN) / STD).float().permute(2, 0, 1)[None]
 
@@ -30,7 +30,7 @@ def plain(level: float) -> np.ndarray:
     return np.full((ROWS, COLUMNS), level)
 
 
-def test_they_are_those_of_the_schema_all_finite() -> None:
+def test_the_scores_are_those_of_the_schema_and_finite() -> None:
     found = scores(torch.randn(2, 3, 28, 42))
     assert set(found) == set(IMAGE_SCORES.names)
     assert np.isfinite(list(found.values())).all()
@@ -55,7 +55,7 @@ def test_clipped_pixels_are_counted_at_their_own_end() -> None:
     assert found["bright_share"][0] == pytest.approx(32 / 256)
 
 
-def test_overshoot_of_the_resize_is_clipped_not_counted_as_more() -> None:
+def test_overshoot_of_the_resize_is_clipped() -> None:
     found = scores(picture(np.where(np.arange(COLUMNS) < 160, -40.0, 300.0)[None].repeat(ROWS, 0)))
     assert found["brightness"][0] == pytest.approx(0.5)
 
@@ -94,7 +94,7 @@ def test_colourfulness_is_that_of_hasler_and_suesstrunk() -> None:
     assert score(blue, "colourfulness") == pytest.approx(0.3 * 255, rel=1e-3)
 
 
-def test_no_image_has_a_part_in_anothers_scores_nor_the_size_of_the_batch() -> None:
+def test_scores_do_not_depend_on_the_rest_of_the_batch() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.randn(5, 3, 70, 98, generator=random) * torch.linspace(0.1, 1, 5)[:, None, None, None]
     images[3] = torch.nan

@@ -1,4 +1,4 @@
-"""The perceptual hash: alike for what looks alike, about 32 bits apart for what does not."""
+"""Perceptual hashes of look-alikes are near each other; those of different images are about 32 bits apart."""
 
 import io
 from itertools import combinations
@@ -24,7 +24,7 @@ PHOTOS = {
 
 
 def hash_of(image: Image.Image) -> int:
-    """As the labelling makes it."""
+    """The hash of an image, made as the job makes it."""
     pixels = np.asarray(image)
     batch = PixelBatch(torch.from_numpy(pixels.copy()).flatten(), [pixels.shape[:2]], OfficialSize()(*pixels.shape[:2]))
     return perceptual_hash(grey(preprocess(batch))).numpy().view(np.uint64)[0].item()
@@ -49,12 +49,12 @@ def test_the_same_photograph_stays_within_a_few_bits(change: str) -> None:
     assert max(bits) <= 6, bits
 
 
-def test_different_photographs_are_half_of_the_bits_apart() -> None:
+def test_different_photographs_differ_in_half_of_the_bits() -> None:
     hashes = [hash_of(image) for image in PHOTOS.values()]
     bits = [apart(*pair) for pair in combinations(hashes, 2)]
     assert min(bits) > 16, bits
     assert np.mean(bits) == pytest.approx(32, abs=3)
-    # A mirrored image is another one.
+    # A mirrored image is a different image.
     assert all(
         apart(hash_of(image), hash_of(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))) > 16
         for image in PHOTOS.values()
@@ -81,7 +81,7 @@ def test_an_image_of_one_colour_has_the_hash_0() -> None:
     assert perceptual_hash(torch.full((2, 256, 300), 93.7)).tolist() == [0, 0]
 
 
-def test_neighbours_do_not_matter() -> None:
+def test_the_hash_does_not_depend_on_the_rest_of_the_batch() -> None:
     levels = 255 * torch.rand(6, 256, 339, generator=torch.Generator().manual_seed(0))
     together = perceptual_hash(levels)
     assert [perceptual_hash(each[None]).item() for each in levels] == together.tolist()

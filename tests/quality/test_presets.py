@@ -1,4 +1,4 @@
-"""Presets: their rules are rules, each is stricter than the one before, and none removes a plain good label."""
+"""Presets: their rules are valid, each preset is stricter than the one before, and no rule removes everything."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SCORES_OF_ALL = {name: spread(0, 1) for name in SCORES.names} | {
     "blur": spread(0, 2000), "image_entropy": spread(0, 8), "jpeg_quality": spread(1, 100), "depth_range": spread(0, 3),
     "edge_alignment": spread(0, 1), "depth_entropy": spread(0, 8),
 }  # fmt: skip
-"""From the worst to the best or the other way round, so that every rule has something to remove."""
+"""Values from one end of each score to the other, so that every rule has something to remove."""
 
 
 @pytest.fixture(params=PRESETS)
@@ -30,7 +30,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_rule_is_an_expression_over_the_index_and_has_a_name_of_its_own(name: str) -> None:
+def test_every_rule_is_an_expression_over_the_index_with_its_own_name(name: str) -> None:
     rules = PRESETS[name]
     assert len({rule.name for rule in rules}) == len(rules) > 0
     for bound in bind(rules):
@@ -48,7 +48,7 @@ def test_every_rule_removes_something_bad_and_not_everything(name: str, tmp_path
             assert 0 < effect.removes < COUNT
 
 
-def test_presets_take_more_and_more(tmp_path: Path) -> None:
+def test_each_preset_removes_more_than_the_one_before(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     snapshot = snapshot_of(store, SCORES_OF_ALL)
     removed = []

@@ -1,4 +1,4 @@
-"""Areas between sparsification curves: nothing for the error itself, chance for noise, expectation for ties."""
+"""Areas between sparsification curves: 0 for the error itself, chance for noise, the expectation for ties."""
 
 import numpy as np
 import pytest
@@ -23,12 +23,12 @@ def test_the_error_itself_is_the_oracle() -> None:
 def test_noise_is_as_good_as_chance_and_the_opposite_of_the_error_is_worse() -> None:
     perfect, noise, opposite = (curves(ERROR, of) for of in (ERROR, RNG.random(len(ERROR)), -ERROR))
     assert noise.aurg == pytest.approx(0, abs=0.02)
-    assert noise.ause == pytest.approx(perfect.aurg, abs=0.02)  # all that the oracle gains over chance
+    assert noise.ause == pytest.approx(perfect.aurg, abs=0.02)  # everything that the oracle gains over chance
     assert opposite.aurg < -0.2
 
 
 def test_curves_by_hand() -> None:
-    # Errors 4, 0, 0, 0; the wrong one is second in the order. With less than a quarter removed one that is right goes.
+    # Errors 4, 0, 0, 0; the wrong pixel comes second. While less than a quarter is removed, it is a right pixel.
     found = curves(np.array([4.0, 0, 0, 0]), np.array([2.0, 3.0, 1.0, 0.0]))
     remaining = [
         4 / (4 - 4 * share) if share <= 0.25 else 4 * (2 - 4 * share) / (4 - 4 * share) for share in (0.1, 0.25, 0.4)
@@ -38,12 +38,12 @@ def test_curves_by_hand() -> None:
     assert found.oracle[[0, 25]] == pytest.approx([1, 0], abs=1e-12)
 
 
-def test_a_tied_group_goes_by_expectation_whatever_its_order() -> None:
-    level = (ERROR < 1).astype(np.float64)  # surer where the error is small
+def test_a_tied_group_counts_by_expectation_whatever_its_order() -> None:
+    level = (ERROR < 1).astype(np.float64)  # high where the error is small
     shuffled = RNG.permutation(len(ERROR))
     found = curves(ERROR, -level)
     assert curves(ERROR[shuffled], -level[shuffled]).aurg == pytest.approx(found.aurg)
-    # As the mean of many random orders within the groups.
+    # The expectation is the mean of many random orders within the groups.
     broken = [curves(ERROR, -level + 0.5 * RNG.random(len(ERROR))).curve for _ in range(50)]
     assert found.curve == pytest.approx(np.mean(broken, axis=0), abs=0.02)
     constant = curves(ERROR, np.zeros(len(ERROR)))
