@@ -98,7 +98,7 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     labelled, labels = teacher_only(
         spec.load(options), spec.kind, bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers
     )
-    written = write_only(labels, store, kind=spec.kind.value, format=config.format.value)
+    written = write_only(labels, store, kind=spec.kind.value, format=config.format)
     return [decoded, labelled, written]
 
 

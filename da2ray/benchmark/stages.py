@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from da2ray.labels.commits import commit_shard
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.base import ShardFormat
+from da2ray.labels.shards.formats import build_shard
 from da2ray.pipeline.stages.batches import host_batch, labelled_row
 from da2ray.pipeline.stages.device import Device
 from da2ray.pipeline.stages.reading import Reading
@@ -71,7 +72,7 @@ def teacher_only(
     ]
 
 
-def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: str) -> Measured:  # noqa: A002 - the option's name
+def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: ShardFormat) -> Measured:  # noqa: A002
     """Measure encoding, PUT and commit, one shard after another."""
     began, cpu, images = time.perf_counter(), time.process_time(), 0
     for number, block in enumerate(blocks):

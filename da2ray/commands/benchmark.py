@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from da2ray.commands.options import JobConfig, split_list
-from da2ray.labels.schema import ShardFormat
+from da2ray.labels.shards.base import ShardFormat
 
 
 class BenchmarkConfig(JobConfig):

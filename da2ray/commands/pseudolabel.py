@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from da2ray.commands.options import AsText, JobConfig, parse_settings, split_list
 from da2ray.errors import Reason, Status
 from da2ray.images.decode import Limits
-from da2ray.labels.schema import ShardFormat
+from da2ray.labels.shards.base import ShardFormat
 from da2ray.pipeline.control.actors import ActorRange
 from da2ray.pipeline.control.budget import FailureBudget
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from da2ray.errors import CorruptError, Status
 from da2ray.labels.schema import INDEX, conform
-from da2ray.labels.shards.base import SUFFIX, BuiltShard
+from da2ray.labels.shards.base import BuiltShard, ShardFormat
+from da2ray.labels.shards.formats import FORMATS
 from da2ray.storage import Store
 
 METADATA_KEY: Final = b"da2ray"
@@ -49,8 +50,8 @@ def commit_key(plan: str, shard: int) -> str:
     return f"commits/{plan}/{shard:08d}.parquet"
 
 
-def object_key(plan: str, shard: int, attempt: str, format: str) -> str:  # noqa: A002 - the option's name
-    return f"shards/{plan}/{shard:08d}-{attempt}{SUFFIX[format]}"
+def object_key(plan: str, shard: int, attempt: str, format: ShardFormat) -> str:  # noqa: A002 - the option's name
+    return f"shards/{plan}/{shard:08d}-{attempt}{FORMATS[format].suffix}"
 
 
 @dataclass(frozen=True, slots=True)

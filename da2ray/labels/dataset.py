@@ -5,17 +5,14 @@ import json
 
 import da2ray
 from da2ray.errors import UserError
-from da2ray.labels.codec import CODEC
 from da2ray.labels.schema import FORMAT_VERSION
-from da2ray.labels.shards.base import Format
+from da2ray.labels.shards.base import ShardFormat
+from da2ray.labels.shards.formats import FORMATS
 from da2ray.labels.stored import Stored
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, TeacherSpec
 
 KEY = "dataset.json"
-ZARR_CODEC = "blosc-zstd"
-"""Codec of Zarr shards: plain integers under a core codec of Zarr v3, so that any Zarr library reads them."""
-
 DEFAULT_MASK_BITS = 2
 COMPARISON = "local-log-error-v2"
 """A word for the fingerprint that changes whenever `da2ray.quality.consistency` would give other scores or masks; here, since
@@ -89,7 +86,7 @@ class DatasetInfo(Stored):
     kind: Kind
     unit: str
     codec: Codec
-    format: Format
+    format: ShardFormat
     source: str
     created_by: CreatedBy
 
@@ -103,7 +100,7 @@ class DatasetInfo(Stored):
         decode: str,
         precision: str,
         bits: int,
-        format: str,  # noqa: A002 - the option's name
+        format: ShardFormat,  # noqa: A002 - the option's name
         mask_bits: int = DEFAULT_MASK_BITS,
         checker: CheckedBy | None = None,
         consistency: tuple[str, ...] = (),
@@ -115,8 +112,8 @@ class DatasetInfo(Stored):
         return cls(
             kind=spec.kind,
             unit=spec.unit,
-            codec=Codec(name=CODEC if format == "parquet" else ZARR_CODEC, bits=bits, mask_bits=mask_bits),
-            format="parquet" if format == "parquet" else "zarr",  # plain strings, where the caller has an enumeration
+            codec=Codec(name=FORMATS[format].codec, bits=bits, mask_bits=mask_bits),
+            format=format,
             source=source,
             created_by=CreatedBy(
                 package=f"da2ray {da2ray.__version__}",

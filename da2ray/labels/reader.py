@@ -16,8 +16,9 @@ from da2ray.errors import UserError
 from da2ray.labels.codec import dequantise
 from da2ray.labels.dataset import DatasetInfo, open_dataset
 from da2ray.labels.index_rows import IndexRows
-from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shards.base import FAR_BITS, MAPS, read_mask, read_value
+from da2ray.labels.schema import INDEX, SCORE_COLUMNS
+from da2ray.labels.shards.base import FAR_BITS, MAPS
+from da2ray.labels.shards.formats import read_mask, read_value
 from da2ray.labels.snapshots import Snapshot, open_snapshot
 from da2ray.labels.views import View, check_split, open_view, read_positions
 from da2ray.parallel import look_ahead
@@ -41,7 +42,7 @@ class Label:
         mask: uint8 (height, width) confidence levels from 0, least sure, to 2^mask_bits - 1, surest; None where there is
             none. `confidence` has them as shares.
         mask_bits: 1 to 8; None without a mask.
-        scores: of `SCORES`, those that the row has.
+        scores: of `SCORE_COLUMNS`, those that the row has.
         metric: (scale, shift) of the fit that makes metres of the depth; None where there is none. See `metres`.
         far: bool (height, width), True where the teacher says that there is no distance (sky), whatever `depth` has there; None
             where nobody says (`far_share` is null).
@@ -89,7 +90,7 @@ class Label:
 NEEDED: Final = (
     *("key", "uri", "status", "reason", "height", "width", "network_height", "network_width", "object"),
     *(f"{prefix}_{what}" for prefix in ("byte", *MAPS) for what in ("offset", "length", "crc32")),
-    *("mask_bits", "kind", "scale", "offset", "metric_scale", "metric_shift", *SCORES.names),
+    *("mask_bits", "kind", "scale", "offset", "metric_scale", "metric_shift", *SCORE_COLUMNS.names),
 )
 """Columns of INDEX that a `Label` is made of; the others are a third of a row's bytes."""
 
@@ -215,7 +216,7 @@ class Labels(Sequence[Label]):
             mask_bits=row["mask_bits"],
             metric=None if row["metric_scale"] is None else (row["metric_scale"], row["metric_shift"]),
             far=None if row["byte_offset"] is None or row["far_share"] is None else self._far(row),
-            scores={name: row[name] for name in SCORES.names if row[name] is not None},
+            scores={name: row[name] for name in SCORE_COLUMNS.names if row[name] is not None},
         )
 
     def _depth(self, row: dict[str, Any]) -> np.ndarray:

@@ -4,73 +4,37 @@ Invariant 4: every planned sample gets exactly one index row. The same schema is
 folded index parts. FORMAT.md describes each column for readers that do not use this package.
 """
 
-from enum import StrEnum
-
 import pyarrow as pa
+
+from da2ray.labels.scores import Group, names_of
 
 FORMAT_VERSION = 1
 """Version of the dataset layout and of this schema; part of every fingerprint."""
 
 
-class ShardFormat(StrEnum):
-    """How shards are stored; one format for a dataset."""
-
-    PARQUET = "parquet"
-    ZARR = "zarr"
+def _columns(*groups: Group) -> pa.Schema:
+    return pa.schema([pa.field(name, pa.float32()) for name in names_of(*groups)])
 
 
-def _scores(*names: str) -> pa.Schema:
-    return pa.schema([pa.field(name, pa.float32()) for name in names])
+FILE_SCORES = _columns(Group.FILE)
+"""Null if the header could not be read; `jpeg_quality` also for other formats than JPEG."""
 
+IMAGE_SCORES = _columns(Group.IMAGE)
+DEPTH_SCORES = _columns(Group.DEPTH)
+CONSISTENCY_SCORES = _columns(Group.CONSISTENCY)
 
-FILE_SCORES = _scores("aspect", "jpeg_quality")
-"""Of the image's file, known once its header was read; null where it could not be, `jpeg_quality` also where it is no JPEG."""
-
-IMAGE_SCORES = _scores("blur", "brightness", "dark_share", "bright_share", "image_entropy", "colourfulness")
-"""Of the image as the network saw it, on the teacher's device: `da2ray.quality.image_scores`."""
-
-DEPTH_SCORES = _scores(
-    "depth_min",
-    "depth_max",
-    "depth_mean",
-    "depth_range",
-    "depth_occupancy",
-    "depth_entropy",
-    "zero_share",
-    "far_share",
-    "saturated_share",
-    "nonfinite_share",
-    "edge_alignment",
-    "gradient_continuity",
-)
-"""Of the depth before it is made integer, on the teacher's device: `da2ray.quality.depth_scores`."""
-
-CONSISTENCY_SCORES = _scores(
-    "flip_mean",
-    "flip_p90",
-    "scale_mean",
-    "scale_p90",
-    "checker_mean",
-    "checker_p90",
-    "metric_residual",
-    "confidence_mean",
-)
-"""What second opinions of the same image say (`--consistency`, `--checker`), and the mean of the mask."""
-
-SCORES = pa.schema([*FILE_SCORES, *IMAGE_SCORES, *DEPTH_SCORES, *CONSISTENCY_SCORES])
-"""All scores of a sample; null where not measured. Only FILE_SCORES and `nonfinite_share` may be there without a label."""
+SCORE_COLUMNS = _columns(*Group)
+"""All scores of a sample; null if not measured. Rows without a label have FILE_SCORES and `nonfinite_share` at most."""
 
 NUMBERS = pa.schema(
     [
-        *IMAGE_SCORES,
-        *DEPTH_SCORES,
-        *CONSISTENCY_SCORES,
+        *_columns(Group.IMAGE, Group.DEPTH, Group.CONSISTENCY),
         pa.field("metric_scale", pa.float32()),
         pa.field("metric_shift", pa.float32()),
         pa.field("focal", pa.float32()),
     ]
 )
-"""All that the device says of an image in one number."""
+"""What the teacher's device says about an image, one number each."""
 
 INDEX = pa.schema(
     [
@@ -114,7 +78,7 @@ INDEX = pa.schema(
         pa.field("metric_scale", pa.float32()),
         pa.field("metric_shift", pa.float32()),
         pa.field("phash", pa.uint64()),
-        *SCORES,
+        *SCORE_COLUMNS,
         pa.field("fingerprint", pa.string(), nullable=False),
     ]
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from da2ray.labels.schema import SCORES
+from da2ray.labels.schema import SCORE_COLUMNS
 from da2ray.labels.scores import SCORES as MEANINGS
 from da2ray.labels.scores import Bad
 from da2ray.quality.depth_metrics import auroc, spearman
@@ -120,7 +120,7 @@ def judge_scores(
 ) -> tuple[list[ScoreCalibration], list[str]]:
     """Judge the scores: those that vary, the highest AUROC first, and the names of those that are constant."""
     found, constant = [], []
-    for name in SCORES.names:
+    for name in SCORE_COLUMNS.names:
         values = np.array([one.scores.get(name, np.nan) for one in measured])
         there = np.isfinite(values)
         if not there.any():

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status
-from da2ray.labels.schema import INDEX
-from da2ray.labels.schema import SCORES as SCORE_COLUMNS
+from da2ray.labels.schema import INDEX, SCORE_COLUMNS
 from da2ray.labels.scores import SCORES, Score
 from da2ray.labels.snapshots import Snapshot, read_part
 from da2ray.report.axis import Axis, axis_for

@@ -11,7 +11,7 @@ from da2ray.commands.curate import CurateConfig
 from da2ray.commands.options import JobConfig, load
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
-from da2ray.labels.schema import ShardFormat
+from da2ray.labels.shards.base import ShardFormat
 from da2ray.pipeline.control.actors import ActorRange
 from da2ray.pipeline.control.budget import FailureBudget
 

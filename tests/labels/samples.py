@@ -12,7 +12,8 @@ from da2ray.labels.commits import CommitOutcome, commit_shard, list_commits
 from da2ray.labels.dataset import Codec, CreatedBy, DatasetInfo, create_or_open
 from da2ray.labels.quantise import quantise
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import BuiltShard, Masks, build_shard
+from da2ray.labels.shards.base import BuiltShard, Masks
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.storage import Store, open_store
 from da2ray.teachers.base import Kind
@@ -40,7 +41,7 @@ def info(**changes: object) -> DatasetInfo:
             fingerprint=FINGERPRINT,
         ),
     )
-    return made.model_copy(update=changes)
+    return DatasetInfo.model_validate(dict(made) | changes)
 
 
 def depth_map(height: int, width: int, seed: int) -> np.ndarray:

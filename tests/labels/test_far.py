@@ -16,7 +16,9 @@ import zstandard
 import da2ray
 from da2ray.labels.commits import Commit, commit_key, read_commit, serialise
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import BuiltShard, build_shard, read_mask, read_shard
+from da2ray.labels.shards.base import BuiltShard
+from da2ray.labels.shards.formats import build_shard, read_mask
+from da2ray.labels.shards.whole import read_shard
 from da2ray.labels.upkeep.check import check_values
 from da2ray.labels.upkeep.verify import verify
 from da2ray.storage import Store

@@ -13,7 +13,7 @@ import da2ray
 from da2ray.labels.dataset import CreatedBy, DatasetInfo
 from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.views import Dedupe, Rule, View
 from tests.labels.samples import mixed
 

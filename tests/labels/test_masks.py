@@ -17,7 +17,8 @@ import da2ray
 from da2ray.labels.codec import decode_mask, encode_mask
 from da2ray.labels.commits import read_commit, serialise
 from da2ray.labels.schema import INDEX, conform
-from da2ray.labels.shards.base import MAPS, Masks, build_shard, read_mask
+from da2ray.labels.shards.base import MAPS, Masks
+from da2ray.labels.shards.formats import build_shard, read_mask
 from da2ray.labels.upkeep.verify import verify
 from da2ray.storage import Store
 from tests.labels.samples import built, dataset, masks, mixed

@@ -14,7 +14,7 @@ from da2ray.errors import UserError
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.storage import open_store
 from tests.labels.samples import FINGERPRINT, info, mixed

@@ -10,7 +10,7 @@ import pytest
 from da2ray.errors import UserError
 from da2ray.labels import snapshots
 from da2ray.labels.commits import commit_key, commit_shard
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot, read_part
 from da2ray.storage import Store, open_store
 from tests.labels.samples import FINGERPRINT, LostAnswers, commit, content, mixed

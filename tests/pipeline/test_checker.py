@@ -15,7 +15,7 @@ from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.images.decode import DecodeMode, Limits, decode
 from da2ray.labels.reader import Labels
-from da2ray.labels.schema import SCORES
+from da2ray.labels.schema import SCORE_COLUMNS
 from da2ray.labels.upkeep.verify import verify
 from da2ray.pipeline.prepare import prepare
 from da2ray.pipeline.run import pseudolabel
@@ -102,7 +102,7 @@ def test_every_label_has_the_checkers_scores_and_mask(labels: Labels) -> None:
         unasked = {"flip_mean", "flip_p90", "scale_mean", "scale_p90"}
         # Luminance goes below 0: there is no far class then.
         sometimes = {"jpeg_quality", "depth_range", "edge_alignment", "far_share"}
-        assert set(SCORES.names) - unasked - sometimes <= set(label.scores) <= set(SCORES.names) - unasked
+        assert set(SCORE_COLUMNS.names) - unasked - sometimes <= set(label.scores) <= set(SCORE_COLUMNS.names) - unasked
         assert ("jpeg_quality" in label.scores) == label.key.endswith(".jpg")
         assert label.mask.shape == label.depth.shape
         assert (label.mask.dtype, label.mask_bits) == (np.uint8, 2)

@@ -8,7 +8,7 @@ from da2ray.errors import Reason
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import Snapshot, create_snapshot
 from da2ray.storage import Store
 from tests.labels.samples import FINGERPRINT, content, info

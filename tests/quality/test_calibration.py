@@ -22,7 +22,8 @@ from da2ray.labels.quantise import quantise
 from da2ray.labels.reader import Label, Labels, open_labels
 from da2ray.labels.schema import INDEX
 from da2ray.labels.scores import Bad
-from da2ray.labels.shards.base import Masks, build_shard
+from da2ray.labels.shards.base import Masks
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.quality.calibration import Calibration, calibrate, calibrate_dataset
 from da2ray.quality.judging import auroc_error

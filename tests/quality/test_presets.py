@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from da2ray.labels.schema import SCORES
+from da2ray.labels.schema import SCORE_COLUMNS
 from da2ray.quality.catalog import open_catalog
 from da2ray.quality.filters import apply, bind, resolve
 from da2ray.quality.presets import PRESETS
@@ -18,7 +18,7 @@ def spread(low: float, high: float) -> list[float]:
     return [low + (high - low) * number / (COUNT - 1) for number in range(COUNT)]
 
 
-SCORES_OF_ALL = {name: spread(0, 1) for name in SCORES.names} | {
+SCORES_OF_ALL = {name: spread(0, 1) for name in SCORE_COLUMNS.names} | {
     "blur": spread(0, 2000), "image_entropy": spread(0, 8), "jpeg_quality": spread(1, 100), "depth_range": spread(0, 3),
     "edge_alignment": spread(0, 1), "depth_entropy": spread(0, 8),
 }  # fmt: skip
@@ -34,14 +34,14 @@ def test_every_rule_is_an_expression_over_the_index_with_its_own_name(name: str)
     rules = PRESETS[name]
     assert len({rule.name for rule in rules}) == len(rules) > 0
     for bound in bind(rules):
-        assert set(bound.columns) <= set(SCORES.names)
+        assert set(bound.columns) <= set(SCORE_COLUMNS.names)
 
 
 def test_every_rule_removes_something_bad_and_not_everything(name: str, tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     snapshot = snapshot_of(store, SCORES_OF_ALL)
     bound = bind(PRESETS[name])
-    with open_catalog(store, snapshot, SCORES.names) as catalog:
+    with open_catalog(store, snapshot, SCORE_COLUMNS.names) as catalog:
         rules, skipped = resolve(catalog, bound, skip=True)
         assert not skipped
         for effect in apply(catalog, rules):
@@ -53,7 +53,7 @@ def test_each_preset_removes_more_than_the_one_before(tmp_path: Path) -> None:
     snapshot = snapshot_of(store, SCORES_OF_ALL)
     removed = []
     for name in ("lenient", "default", "strict"):
-        with open_catalog(store, snapshot, SCORES.names) as catalog:
+        with open_catalog(store, snapshot, SCORE_COLUMNS.names) as catalog:
             rules, _ = resolve(catalog, bind(PRESETS[name]), skip=True)
             apply(catalog, rules)
             kept = {row for (row,) in catalog.execute("SELECT row FROM kept").fetchall()}

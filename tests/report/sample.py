@@ -19,8 +19,9 @@ from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.quantise import quantise
 from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
-from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shards.base import Masks, build_shard
+from da2ray.labels.schema import INDEX, SCORE_COLUMNS
+from da2ray.labels.shards.base import Masks
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
@@ -32,7 +33,7 @@ IMAGE_KEY = "<img src=x onerror=document.title='owned'>.jpg"
 MESSAGE = "<b onmouseover=alert(1)>broken</b> & 'quoted' \"twice\""
 GONE, CHANGED, FORBIDDEN = "gone.jpg", "changed.jpg", "forbidden.jpg"
 NOT_MEASURED = {"checker_mean", "checker_p90", "metric_residual"}
-SHARES = {name for name in SCORES.names if name.endswith(("share", "_occupancy", "alignment"))}
+SHARES = {name for name in SCORE_COLUMNS.names if name.endswith(("share", "_occupancy", "alignment"))}
 
 
 def write_dataset(folder: Path, images: int = 24, *, scores: bool = True) -> Path:
@@ -93,7 +94,7 @@ def _labelled(
 ) -> tuple:
     made = quantise(torch.from_numpy(grey.copy())[None], 12)
     found: dict[str, float | None] = {}
-    for name in SCORES.names if scores else ():
+    for name in SCORE_COLUMNS.names if scores else ():
         if name not in NOT_MEASURED and not (name == "jpeg_quality" and key.endswith("3.jpg")):
             found[name] = float(
                 random.beta(2, 6) if name in SHARES else random.lognormal(1, 1.5 if name == "blur" else 0.3)

@@ -13,7 +13,7 @@ from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.reader import Labels
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.report.survey import survey
 from da2ray.report.thresholds import Threshold, thresholds_of
 from da2ray.storage import open_store

@@ -1,9 +1,9 @@
-"""A shard as Parquet: a row a sample, its depth one uncompressed PLAIN value, so that one range GET fetches one label, and
-each map beside it another one.
+"""A shard as Parquet: one row for each sample. A depth is one uncompressed PLAIN value, so one range GET fetches one label;
+each map beside it is another such value.
 
-pyarrow does not tell where a value lies. Parquet fixes it, though: a PLAIN byte array is a little-endian uint32 length
-and then the bytes, one value after another, with nothing between but page headers. We walk the column chunk by that
-rule and compare every value with what was written, so a range in the index is right or the shard is not built.
+pyarrow does not tell where a value lies, but Parquet fixes it: a PLAIN byte array is a little-endian uint32 length and then the
+bytes, one value after another, with only page headers between them. We walk the column chunk by that rule and compare every
+value with what was written, so either a range in the index is right or the shard is not built.
 """
 
 import json
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from da2ray.labels.codec import CODEC, encode, encode_mask
-from da2ray.labels.schema import FORMAT_VERSION, conform
+from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.shards.base import MAPS, Masks, Range, Ranges
 
 HOW_TO_READ: Final = (
@@ -47,14 +47,14 @@ SCHEMA: Final = pa.schema(
         )
     },
 )
-"""Columns of a Parquet shard; height and width are the network's. FORMAT.md describes them."""
+"""Columns of a Parquet shard; `height` and `width` are the network's. FORMAT.md describes them."""
 
 _BLOBS: Final = ("depth", *MAPS)
 _OTHERS: Final = [name for name in SCHEMA.names if name not in _BLOBS]
 _ROWS_PER_PAGE: Final = 256
 """A page's size is an int32 of bytes: 256 labels of up to 8 MB fit."""
 _PAGE_HEADER_LIMIT: Final = 4096
-"""A data page header and its definition levels take some 40 bytes; a value further away than this is an error."""
+"""A data page header and its definition levels take about 40 bytes; a value further away than this is an error."""
 
 
 def build_parquet(
@@ -64,7 +64,7 @@ def build_parquet(
 
     Args:
         rows: INDEX, with `mask_bits`.
-        depths: see `build_shard`, which has checked them.
+        depths: as in `build_shard`, which has checked them.
         maps: each of MAPS, checked too.
     """
     blobs = {"depth": [None if depth is None else encode(depth) for depth in depths]}
@@ -92,21 +92,11 @@ def build_parquet(
     return buffer.to_pybytes(), {"byte": ranges.pop("depth")} | ranges
 
 
-def read_parquet(data: bytes) -> pa.Table:
-    """See `read_shard`, which turns whatever is raised here into one error."""
-    table = conform(pq.read_table(pa.BufferReader(data), use_threads=False), SCHEMA)
-    columns = {name: table[name] for name in ("key", "status", "reason", "kind", "scale", "offset")}
-    columns |= {"network_height": table["height"], "network_width": table["width"], "value": table["depth"]}
-    columns |= {name: table[name] for name in ("mask_bits", *MAPS)}
-    return pa.table({"row": pa.array(np.arange(table.num_rows, dtype=np.int32))} | columns)
-
-
 def locate(file: pa.Buffer, values: Sequence[bytes | None], column: str) -> list[Range | None]:
-    """The range of each value of a blob column in a whole Parquet file, each compared with the bytes found there.
+    """The range of each value of a blob column in a whole Parquet file; each value is compared with the bytes found there.
 
     Raises:
-        RuntimeError: the file is not laid out as the module's docstring says: this pyarrow writes Parquet in another
-            way.
+        RuntimeError: this pyarrow lays out the file in another way than the module's docstring says.
     """
     metadata = pq.read_metadata(pa.BufferReader(file))
     if metadata.num_row_groups > 1:

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from da2ray.errors import Status
 from da2ray.labels.commits import Commit, object_key
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import FAR_BITS, MAPS, read_mask, read_shard, read_value
+from da2ray.labels.shards.base import FAR_BITS, MAPS, ShardFormat
+from da2ray.labels.shards.formats import read_mask, read_value
+from da2ray.labels.shards.whole import read_shard
 
 _OF_LABELS: Final = ("network_height", "network_width", "byte_offset", "byte_length", "byte_crc32", "scale", "offset")
 _OF_MAPS: Final = {name: [f"{name}_offset", f"{name}_length", f"{name}_crc32"] for name in MAPS}
@@ -54,7 +56,7 @@ class Fault:
     detail: str
 
 
-def check_commit(commit: Commit, format: str) -> list[Fault]:  # noqa: A002 - the option's name
+def check_commit(commit: Commit, format: ShardFormat) -> list[Fault]:  # noqa: A002 - the option's name
     """What in a commit contradicts the rest of it."""
     rows = commit.rows
     labelled = pc.equal(rows["status"], Status.LABELLED.value)
@@ -81,7 +83,7 @@ def check_commit(commit: Commit, format: str) -> list[Fault]:  # noqa: A002 - th
     return [Fault(Wrong.COMMIT, f"it contradicts itself in {', '.join(wrong)}")] if wrong else []
 
 
-def check_object(commit: Commit, data: bytes, format: str) -> list[Fault]:  # noqa: A002 - the option's name
+def check_object(commit: Commit, data: bytes, format: ShardFormat) -> list[Fault]:  # noqa: A002 - the option's name
     """What is wrong with a shard's whole object, by its commit."""
     if len(data) != commit.size:
         # Nothing in it can be believed, and all else would only repeat it.
@@ -99,7 +101,7 @@ def check_object(commit: Commit, data: bytes, format: str) -> list[Fault]:  # no
     return [*faults, *_check_rows(commit.rows, own), *check_values(commit.rows, data, format, own)]
 
 
-def check_values(rows: pa.Table, data: bytes, format: str, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
+def check_values(rows: pa.Table, data: bytes, format: ShardFormat, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
     """Whether each labelled row's range decodes, and is what the shard itself (`own`, see `read_shard`) has there."""
     labelled = rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
     values: dict[int, dict[str, pa.Scalar]] = {}
@@ -116,7 +118,7 @@ def check_values(rows: pa.Table, data: bytes, format: str, own: pa.Table | None 
     return [Fault(Wrong.VALUE, f"{len(broken)} of {len(labelled)} labels, first {broken[0]}")] if broken else []
 
 
-def _check_row(row: dict[str, Any], data: bytes, format: str, own: dict[str, pa.Scalar]) -> None:  # noqa: A002
+def _check_row(row: dict[str, Any], data: bytes, format: ShardFormat, own: dict[str, pa.Scalar]) -> None:  # noqa: A002
     """Decode the label and the maps beside it; `own` is what the shard itself holds of them, nothing where it is not known.
 
     Raises:

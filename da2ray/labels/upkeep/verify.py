@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from da2ray.console import OnProgress
 from da2ray.errors import CorruptError, UserError
 from da2ray.labels.commits import Commit, CommitEntry, commit_key, list_all_commits, read_commit
+from da2ray.labels.shards.base import ShardFormat
 from da2ray.labels.snapshots import (
     Part,
     Snapshot,
@@ -109,7 +110,7 @@ class _Task:
     indexed: _Indexed | None
 
 
-def verify(store: Store, format: str, sample: float = 1.0, on_progress: OnProgress | None = None) -> Report:  # noqa: A002
+def verify(store: Store, format: ShardFormat, sample: float = 1.0, on_progress: OnProgress | None = None) -> Report:  # noqa: A002
     """Check every shard, or a share of them.
 
     Args:
@@ -233,7 +234,7 @@ def _indexed(
         yield shard, None if found is None else _Indexed(found, snapshot.number, unchanged, part.superseded == 0)
 
 
-def _check(store: Store, format: str, task: _Task) -> tuple[list[Finding], int]:  # noqa: A002
+def _check(store: Store, format: ShardFormat, task: _Task) -> tuple[list[Finding], int]:  # noqa: A002
     """What is wrong with a shard, and bytes read."""
     findings: list[Finding] = []
     size = 0

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from da2ray.errors import Status
 from da2ray.labels.commits import commit_shard
-from da2ray.labels.schema import INDEX, NUMBERS, ShardFormat
-from da2ray.labels.shards.base import Masks, build_shard
+from da2ray.labels.schema import INDEX, NUMBERS
+from da2ray.labels.shards.base import Masks, ShardFormat
+from da2ray.labels.shards.formats import build_shard
 from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value
 from da2ray.storage import Store
 

@@ -1,5 +1,6 @@
 """Both formats hold the same labels, each in one range, readable without da2ray, and the same bytes every time."""
 
+import asyncio
 import hashlib
 import io
 import json
@@ -14,12 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 import zstandard
+from zarr.buffer import default_buffer_prototype
+from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec
+from zarr.storage import MemoryStore
 
 from da2ray.errors import Reason
 from da2ray.labels.codec import dequantise
 from da2ray.labels.schema import INDEX
-from da2ray.labels.shards.base import build_shard, read_value
+from da2ray.labels.shards.formats import build_shard, read_value
 from da2ray.labels.shards.parquet import locate
+from da2ray.labels.shards.zarr import array_metadata, group_metadata
 from tests.labels.samples import built, content, mixed
 
 FORMATS = ["parquet", "zarr"]
@@ -111,6 +116,42 @@ def test_plain_zarr_reads_a_zarr_shard(tmp_path: Path) -> None:
     assert seen == sum(q is not None for q in qs)
 
 
+def test_zarr_metadata_are_those_that_zarr_itself_writes() -> None:
+    written = MemoryStore()
+    root = zarr.create_group(written, zarr_format=3, attributes={"da2ray": {"kinds": ["é"]}})
+    rest = {"fill_value": 0, "serializer": BytesCodec(), "filters": None}
+    for dtype, shuffle in (("uint16", "shuffle"), ("uint8", "bitshuffle")):
+        codec = BloscCodec(
+            typesize=np.dtype(dtype).itemsize, cname="zstd", clevel=4, shuffle=BloscShuffle(shuffle), blocksize=0
+        )
+        names = ("image", "y", "x")
+        root.create_array(
+            f"images {dtype}", shape=(3, 98, 70), chunks=(1, 98, 70), dtype=dtype, compressors=[codec],
+            dimension_names=names, **rest,
+        )  # fmt: skip
+    for dtype in ("int32", "float32", "uint8"):
+        root.create_array(
+            f"numbers {dtype}",
+            shape=(3,),
+            chunks=(3,),
+            dtype=dtype,
+            compressors=None,
+            dimension_names=("image",),
+            **rest,
+        )
+    documents = {"zarr.json": group_metadata({"da2ray": {"kinds": ["é"]}})}
+    documents |= {f"images {dtype}/zarr.json": array_metadata((3, 98, 70), dtype) for dtype in ("uint16", "uint8")}
+    documents |= {f"numbers {dtype}/zarr.json": array_metadata((3,), dtype) for dtype in ("int32", "float32", "uint8")}
+    found = {key: json.loads(asyncio.run(read(written, key))) for key in documents}
+    assert found == json.loads(json.dumps(documents))
+
+
+async def read(store: MemoryStore, key: str) -> bytes:
+    buffer = await store.get(key, default_buffer_prototype())
+    assert buffer is not None, key
+    return buffer.to_bytes()
+
+
 @pytest.mark.parametrize("shard_format", FORMATS)
 def test_a_shard_without_labels_is_still_a_shard(shard_format: str) -> None:
     rows, qs, _ = content(["a", "b"], unlabelled={0: Reason.EMPTY, 1: Reason.CORRUPT})
@@ -143,8 +184,6 @@ def test_rows_and_maps_that_contradict_each_other_are_refused() -> None:
         build_shard(rows, [None, None, *qs[2:]], "parquet")
     with pytest.raises(ValueError, match="the map is"):
         build_shard(rows, [*qs[:-1], qs[-1].T], "parquet")
-    with pytest.raises(ValueError, match="format"):
-        build_shard(rows, qs, "hdf5")
     scales = [float("nan") if value is not None else None for value in rows["scale"].to_pylist()]
     broken = rows.set_column(rows.schema.get_field_index("scale"), INDEX.field("scale"), pa.array(scales, pa.float32()))
     with pytest.raises(ValueError, match="scale is missing or not finite"):

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from da2ray.errors import Reason, Status
 from da2ray.labels.commits import commit_shard, read_commit
-from da2ray.labels.schema import INDEX, SCORES
-from da2ray.labels.shards.base import build_shard, read_mask, read_shard, read_value
+from da2ray.labels.schema import INDEX, SCORE_COLUMNS
+from da2ray.labels.shards.formats import build_shard, read_mask, read_value
+from da2ray.labels.shards.whole import read_shard
 from da2ray.labels.snapshots import create_snapshot, open_snapshot, read_part
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
@@ -52,7 +53,7 @@ def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None, np.ndarray | None
     row |= {"network_height": shape[0], "network_width": shape[1], "kind": draw(st.sampled_from(Kind)).value}
     row |= {name: draw(FLOATS) for name in ("scale", "offset")}
     # A score of an odd map may be anything.
-    row |= {name: draw(some(st.floats(width=32))) for name in SCORES.names}
+    row |= {name: draw(some(st.floats(width=32))) for name in SCORE_COLUMNS.names}
     values = st.integers(0, 2**16 - 1) | st.sampled_from([0, 4095, 2**16 - 1])
     far = draw(some(hnp.arrays(np.bool_, shape)))
     return dict.fromkeys(INDEX.names) | row, draw(hnp.arrays(np.uint16, shape, elements=values)), far

@@ -10,7 +10,7 @@ import pytest
 from da2ray.errors import StoreError
 from da2ray.labels.commits import Commit, commit_key, commit_shard, read_commit, serialise
 from da2ray.labels.reader import open_labels
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import Snapshot, create_snapshot, open_snapshot, snapshot_key
 from da2ray.labels.upkeep.check import Wrong
 from da2ray.labels.upkeep.repair import Repaired, repair

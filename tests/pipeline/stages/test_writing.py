@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS, SCORES
-from da2ray.labels.shards.base import build_shard
+from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS, SCORE_COLUMNS
+from da2ray.labels.shards.formats import build_shard
 from da2ray.pipeline.stages.batches import (
     READ,
     SAMPLE,
@@ -21,7 +21,7 @@ from da2ray.pipeline.stages.batches import (
 from da2ray.pipeline.stages.writing import IncompleteShardError, assemble, far_of, masks_of
 
 SIZE = (28, 42)
-OF_LABELS = [name for name in SCORES.names if name not in {*FILE_SCORES.names, "nonfinite_share"}]
+OF_LABELS = [name for name in SCORE_COLUMNS.names if name not in {*FILE_SCORES.names, "nonfinite_share"}]
 """Scores that only labelled rows have."""
 
 
