@@ -12,15 +12,12 @@ images of the micro-batch or on earlier images. diffusers is an extra, and is im
 import hashlib
 import importlib
 import importlib.util
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor, nn
 
 from da2ray.errors import UserError
@@ -28,6 +25,7 @@ from da2ray.storage import printable
 from da2ray.teachers.base import Kind, LoadOptions, PixelBatch, Prediction, TeacherSpec
 from da2ray.teachers.depth_anything.checkpoint import sha256
 from da2ray.teachers.depth_anything.teacher import precision_dtype, refuse_weights, torch_device
+from da2ray.teachers.marigold_files import NETWORKS, Repository, find_repository, one_line
 from da2ray.teachers.marigold_size import LongSide
 from da2ray.teachers.registry import UNKNOWN
 
@@ -54,23 +52,6 @@ COMPONENTS = {
     "scheduler": [["diffusers", "DDIMScheduler"], ["diffusers", "LCMScheduler"]],
 }
 """Library and class of each part, as diffusers documents them. Others are refused, because a repository could contain code."""
-
-INDEX = "model_index.json"
-NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""Folder of a network -> the name of its weights file, without `.safetensors` and the number of a part."""
-
-FILES = (
-    *(INDEX, "scheduler/scheduler_config.json", "tokenizer/*.json", "tokenizer/merges.txt"),
-    *(f"{folder}/config.json" for folder in NETWORKS),
-    *(
-        f"{folder}/{stem}{end}"
-        for folder, stem in NETWORKS.items()
-        for end in (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
-    ),
-)
-"""The files that are fetched, hashed and loaded. Repositories also hold half-precision and pickled copies of the weights."""
-
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.+))?")
 
 LARGEST = 2**63 - 1
 """Largest value of an option, which bounds the seed. The scheduler bounds the steps, and the image limits the resolution."""
@@ -109,7 +90,7 @@ def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
     Raises:
         UserError: the pipeline does not exist or is not a Marigold depth pipeline, or an option is unknown or out of range.
     """
-    repository, index = _repository(source)
+    repository, index = find_repository(source)
     kind = _kind(source, index)
     settings = _settings(options, index)
     _require(settings.ensemble)
@@ -125,39 +106,6 @@ def spec(source: str, options: Mapping[str, str]) -> TeacherSpec:
         identify=variant.identify,
         load=variant.load,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """Where the files of a pipeline are.
-
-    Attributes:
-        name: a local folder, or a hub id `org/name`.
-        commit: the commit of the hub's repository, so that all machines of a run load the same files; None for a folder.
-    """
-
-    name: str
-    commit: str | None
-
-    def fetch(self) -> tuple[Path, list[str]]:
-        """The local folder of the pipeline, and the names of the `FILES` in it, in alphabetical order.
-
-        Raises:
-            UserError: the files cannot be fetched, or a network's weights are missing.
-        """
-        folder = Path(self.name)
-        if self.commit is not None:
-            try:
-                folder = Path(snapshot_download(self.name, revision=self.commit, allow_patterns=[*FILES]))
-            except Exception as error:  # the hub's own, its HTTP client's, the disk's
-                raise _unreachable(self.name, error) from error
-        names = sorted(path.relative_to(folder).as_posix() for pattern in FILES for path in folder.glob(pattern))
-        for network, stem in NETWORKS.items():
-            if not any(name.startswith(f"{network}/") and name.endswith(".safetensors") for name in names):
-                raise UserError(
-                    f"{folder} has no {network}/{stem}.safetensors: da2ray loads Marigold's weights only in this format"
-                )
-        return folder, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,33 +239,6 @@ class Float32(nn.Module):
             return self.layer(x.float())
 
 
-def _repository(source: str) -> tuple[Repository, dict[str, Any]]:
-    """Find the repository of a pipeline, and read its index.
-
-    Raises:
-        UserError: the pipeline does not exist, cannot be fetched, or has no readable index.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        repository, index = Repository(str(path.absolute()), None), path / INDEX
-    elif (hub := HUB_ID.fullmatch(source)) is None:
-        raise UserError(
-            f"marigold:{printable(source)} is neither a folder nor a hub id such as org/name or org/name@main"
-        )
-    else:
-        try:
-            index = Path(hf_hub_download(hub["repo"], INDEX, revision=hub["revision"]))
-        except Exception as error:  # as in `Repository.fetch`
-            raise _unreachable(source, error) from error
-        repository = Repository(hub["repo"], index.parent.name)  # the hub's cache has a folder for each commit
-    try:
-        return repository, dict(json.loads(index.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"marigold:{printable(source)} has no readable {INDEX} ({_line(error)}): give a pipeline that diffusers saved"
-        ) from error
-
-
 def _kind(source: str, index: Mapping[str, Any]) -> Kind:
     """The kind of depth that a pipeline's index declares.
 
@@ -384,7 +305,7 @@ def _load(folder: Path) -> Any:
         pipeline = diffusers.MarigoldDepthPipeline
     except Exception as error:  # the libraries import on first use, and raise any error
         raise UserError(
-            f"diffusers cannot be imported ({_line(error)}): install versions of torch and torchvision that fit it"
+            f"diffusers cannot be imported ({one_line(error)}): install versions of torch and torchvision that fit it"
         ) from error
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
@@ -399,18 +320,9 @@ def _load(folder: Path) -> Any:
             gaps += [f"{network}'s {key}" for key in info["missing_keys"]]
         loaded = pipeline.from_pretrained(folder, local_files_only=True, **parts)
     except Exception as error:  # the libraries' own, safetensors', the disk's
-        raise UserError(f"{folder} cannot be loaded as a pipeline ({_line(error)}): fetch or save it again") from error
+        raise UserError(
+            f"{folder} cannot be loaded as a pipeline ({one_line(error)}): fetch or save it again"
+        ) from error
     if gaps:  # the libraries fill them with random numbers
         raise UserError(f"{folder} lacks {len(gaps)} parameters, such as {gaps[0]}: fetch or save it again")
     return loaded
-
-
-def _unreachable(source: str, error: Exception) -> UserError:
-    return UserError(
-        f"marigold:{printable(source)} is not a local folder and cannot be fetched from the Hugging Face hub ({_line(error)}): "
-        "without a network, give --teacher marigold:FOLDER"
-    )
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {printable(error, 160)}"
