@@ -5,9 +5,7 @@ python jobs/curate.py --dataset s3://bucket/labels --view clean --where "flip_p9
 
 import sys
 
-from da2ray.commands.curate import CurateConfig, curate
-from da2ray.commands.options import load
-from da2ray.console import run_command
+from da2ray.commands.curate import COMMAND
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda console: curate(load(CurateConfig, sys.argv[1:], prog="curate.py"), console)))
+    sys.exit(COMMAND.main())

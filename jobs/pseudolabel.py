@@ -6,12 +6,7 @@ python jobs/pseudolabel.py --images photos/ --output labels/          # a laptop
 
 import sys
 
-from da2ray.commands.options import load
-from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.console import run_command
-from da2ray.pipeline.run import pseudolabel
+from da2ray.commands.pseudolabel import COMMAND
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(lambda console: pseudolabel(load(PseudolabelConfig, sys.argv[1:], prog="pseudolabel.py"), console))
-    )
+    sys.exit(COMMAND.main())

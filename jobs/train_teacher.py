@@ -5,14 +5,7 @@ python jobs/train_teacher.py
 
 import sys
 
-from da2ray.commands.options import load
-from da2ray.commands.train_teacher import TrainTeacherConfig
-from da2ray.console import run_command
-from da2ray.worlds.job import train_teacher
+from da2ray.commands.train_teacher import COMMAND
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            lambda console: train_teacher(load(TrainTeacherConfig, sys.argv[1:], prog="train_teacher.py"), console)
-        )
-    )
+    sys.exit(COMMAND.main())

@@ -7,11 +7,8 @@ import pytest
 import ray
 
 from da2ray.cli import main
-from da2ray.commands.options import load
-from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.console import run_command
+from da2ray.commands.pseudolabel import COMMAND
 from da2ray.labels.reader import Labels, open_labels
-from da2ray.pipeline.run import pseudolabel
 from tests.jobs import Command, run_job
 from tests.photos import write_photos
 from tests.ray_head import RayHead
@@ -70,7 +67,7 @@ def job_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
     def run(*args: object) -> tuple[int, str, str]:
         argv = list(map(str, args))
-        code = run_command(lambda console: pseudolabel(load(PseudolabelConfig, argv, prog="pseudolabel.py"), console))
+        code = COMMAND.main(argv, prog="pseudolabel.py")
         said = capsys.readouterr()
         return code, said.out, said.err
 

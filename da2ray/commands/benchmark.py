@@ -1,54 +1,72 @@
-"""The options of `jobs/benchmark.py`."""
+"""`jobs/benchmark.py`: measure da2ray on this machine, beside the plain Ray Data way."""
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
+from rich.console import Console
 
-from da2ray.commands.options import JobConfig, split_list
+from da2ray.commands.options import Command, CommandConfig, option, split_list
 from da2ray.labels.shards.base import ShardFormat
 
+WHAT, HOW, ELSE = "what to measure on", "how", "measure something else instead"
 
-class BenchmarkConfig(JobConfig):
-    """Measure each stage by itself, end to end, and the plain Ray Data way, on the same images in one run."""
 
-    images: str | None = Field(None, description="images to measure on: a folder or prefix")
-    make_images: int | None = Field(
-        None, ge=2, description="write a mixed set of N JPEGs to --work first, and measure on it"
+class BenchmarkConfig(CommandConfig):
+    """Measure each stage by itself, the whole job, and the plain Ray Data way, on the same images in one run."""
+
+    images: str | None = option(None, "images to measure on: a folder or prefix", metavar="URL", group=WHAT)
+    make_images: int | None = option(
+        None, "first write a mixed set of N JPEGs to --work, and measure on it", group=WHAT, ge=2
     )
-    work: str = Field("scratch/benchmark", description="folder for what is written; emptied before")
-    teacher: str = Field("luminance", description="the depth model, by name")
-    weights: str | None = Field(None, description="the teacher's weights")
-    seeded_weights: bool = Field(False, description="make random weights of the teacher's size: as fast as real ones")
-    decode: list[Literal["exact", "scaled"]] = Field(
-        ["exact", "scaled"], description="modes to measure, as a YAML list or comma-separated"
+    limit: int | None = option(None, "measure on the first N images only", group=WHAT, ge=8)
+    work: str = option("scratch/benchmark", "folder for what is written; emptied before", metavar="PATH", group=WHAT)
+
+    teacher: str = option("luminance", "the depth model, by name", metavar="NAME", group=HOW)
+    weights: str | None = option(None, "the teacher's weights", metavar="WEIGHTS", group=HOW)
+    seeded_weights: bool = option(
+        False, "make random weights of the teacher's size, which are as fast as real ones", group=HOW
     )
-    format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="of the network [bf16 on cuda, fp32 on cpu]"
+    decode: list[Literal["exact", "scaled"]] = option(
+        ["exact", "scaled"], "decoding modes to measure", metavar="MODE", group=HOW
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
-    shard_size: int = Field(128, ge=1, description="images in a shard")
-    batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
-    limit: int | None = Field(None, ge=8, description="measure on the first N images only")
-    plain: list[Literal["infer-image", "network-size", "shared"]] = Field(
+    format: ShardFormat = option(ShardFormat.PARQUET, "how shards are stored", group=HOW)
+    precision: Literal["fp32", "bf16", "fp16"] | None = option(
+        None, "precision of the network [bf16 on cuda, fp32 on cpu]", group=HOW
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda if there is a GPU, else cpu", group=HOW)
+    shard_size: int = option(128, "images in a shard", group=HOW, ge=1)
+    batch_size: int = option(16, "most images in a micro-batch", group=HOW, ge=1)
+    plain: list[Literal["infer-image", "network-size", "shared"]] = option(
         ["infer-image", "network-size"],
-        description="plain Ray Data ways to measure beside it, comma-separated: the official infer_image; the same "
-        "without its last step, which brings depth to the image's size; with da2ray's preprocessing, too; none",
+        "plain Ray Data ways to measure beside it: the official infer_image; network-size, the same without its last step, "
+        "which brings depth to the image's size; shared, which also has da2ray's preprocessing; none",
+        metavar="WAY",
+        group=HOW,
     )
-    resume_shards: int | None = Field(
-        None, ge=1, description="measure only how fast a resume finds what is left of N shards"
-    )
-    quality: int | None = Field(
+
+    resume_shards: int | None = option(None, "how fast a resume finds what is left of N shards", group=ELSE, ge=1)
+    quality: int | None = option(
         None,
+        "how well scores, masks and presets find true errors, on N rendered worlds (such as 300), 30% of them degraded. "
+        "The embedded teacher labels them unless --teacher is given",
+        group=ELSE,
         ge=24,
-        description="measure only how well scores, masks and presets find true errors, on N rendered worlds (300 say enough), 30 "
-        "%% of them degraded; labelled by the embedded teacher unless --teacher is given",
     )
-    dedupe_hashes: int | None = Field(
-        None, ge=1, description="measure only how fast near-duplicates are found among N perceptual hashes"
+    dedupe_hashes: int | None = option(
+        None, "how fast near-duplicates are found among N perceptual hashes", group=ELSE, ge=1
     )
 
     @field_validator("decode", "plain", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [] if value in ("none", ["none"]) else split_list(value)
+
+
+def benchmark(config: BenchmarkConfig, console: Console) -> int:
+    """Measure and print a table."""
+    from da2ray.benchmark import run  # noqa: PLC0415 - Ray and torch: `--help` does without them
+
+    return run.benchmark(config, console)
+
+
+COMMAND = Command(BenchmarkConfig, benchmark)

@@ -1,59 +1,80 @@
-"""Configuration models: one source for command lines, YAML files and docs.
+"""Command lines, made of pydantic models.
 
-A job's options are the fields of one pydantic model. `load` makes a command line of them, merges a `--config FILE.yaml`
-below it (the command line wins) and turns every mistake into a `UserError` that names the option.
+The options of a command are the fields of one model, and `Command` joins the model with the function that does the work:
+
+    class GreetConfig(CommandConfig):
+        name: str = option(..., "whom to greet", metavar="NAME", group="what and where")
+
+    COMMAND = Command(GreetConfig, greet)
+
+`load` makes a command line of the fields and merges `--config FILE.yaml` below it (the command line wins). It turns each
+mistake into a `UserError` that names the option. A value means the same on the command line and in the file.
 """
 
 import argparse
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
+from rich.console import Console
 
+from da2ray.console import run_command
 from da2ray.errors import UserError
 
-Model = TypeVar("Model", bound="JobConfig")
+Model = TypeVar("Model", bound="CommandConfig")
+
+VALUE_CHARS = 80
+"""Characters of a wrong value that a message repeats."""
 
 
-class JobConfig(BaseModel):
-    """Base of the jobs' configurations: unknown names are errors, values never change after validation."""
+class CommandConfig(BaseModel):
+    """Base of all configurations: an unknown name is an error, and a value never changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def split_list(value: object) -> object:
-    """`"a,b"` and `["a,b", "c"]` -> a list of words; anything else as it is, for pydantic to judge."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return value
-    return [part for word in words for part in word.split(",") if part]
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def parse_settings(value: object) -> object:
-    """`["KEY=VALUE", …]`, or a mapping as YAML has them -> the mapping, values as text; anything else as it is.
+def option(
+    default: Any,
+    text: str,
+    *,
+    metavar: str | None = None,
+    group: str = "options",
+    positional: bool = False,
+    **constraints: Any,
+) -> Any:
+    """Make a field of a configuration that is an option of its command.
 
-    Raises:
-        ValueError: a word is no KEY=VALUE, or a key is there twice.
+    Args:
+        default: `...` if the option is required.
+        text: what `--help` says about it. The default follows it in brackets, unless it is None or a flag.
+        metavar: what stands for the value in `--help`; by default it depends on the type.
+        group: the heading of `--help` under which the option stands. Headings come in the order of their first option.
+        positional: whether the value stands by itself, without the option's name.
+        constraints: further arguments of `pydantic.Field`, such as `ge=1`. With `alias` the option has another name.
     """
-    if isinstance(value, Mapping):
-        return {str(key): str(setting) for key, setting in value.items()}
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        return value
-    settings: dict[str, str] = {}
-    for word in value:
-        key, equals, setting = word.partition("=")
-        if not (key and equals and setting):
-            raise ValueError(f"expected KEY=VALUE, not {word!r}")
-        if key in settings:
-            raise ValueError(f"{key} is there twice")
-        settings[key] = setting
-    return settings
+    shown: dict[str, Any] = {"metavar": metavar, "group": group, "positional": positional}
+    return Field(default, description=text, json_schema_extra=shown, **constraints)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[Model]):
+    """A command: its options, and what it does with them. `run` prints to the console and returns the exit code."""
+
+    config: type[Model]
+    run: Callable[[Model, Console], int]
+
+    def main(self, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+        """Run the command with these words, by default those of this process, and return the exit code."""
+        words = sys.argv[1:] if argv is None else argv
+        return run_command(lambda console: self.run(load(self.config, words, prog=prog), console))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +95,49 @@ class AsText:
         )
 
 
+def split_list(value: object) -> object:
+    """`"a,b"` and `["a,b", "c"]` become a list of words. Anything else stays as it is, for pydantic to judge."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return value
+    return [part for word in words for part in word.split(",") if part]
+
+
+def parse_settings(value: object) -> object:
+    """`["KEY=VALUE", …]`, or a mapping as YAML has them, becomes a mapping of texts. Anything else stays as it is.
+
+    Raises:
+        ValueError: a word is not KEY=VALUE, or a key is given twice.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): str(setting) for key, setting in value.items()}
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        return value
+    settings: dict[str, str] = {}
+    for word in value:
+        key, equals, setting = word.partition("=")
+        if not (key and equals and setting):
+            raise ValueError("must be KEY=VALUE")
+        if key in settings:
+            raise ValueError(f"{key} is given twice")
+        settings[key] = setting
+    return settings
+
+
 def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) -> Model:
-    """Parse a command line, with `--config FILE.yaml` below it.
+    """Read a configuration from a command line, with `--config FILE.yaml` below it.
 
     Raises:
         UserError: an option is unknown, missing or out of range, or the file cannot be read.
         SystemExit: after `--help` (code 0).
     """
-    parser = _parser(model, prog)
-    given = vars(parser.parse_args(argv))
+    given = vars(_parser(model, prog).parse_intermixed_args(argv))
     path = given.pop("config", None)
     values = (_read_yaml(Path(path)) if path else {}) | given
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(problem) for problem in error.errors()[:2])) from None
+        raise UserError("\n".join(_explain(model, problem) for problem in error.errors()[:2])) from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,33 +145,103 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\nsee {self.prog} --help")
 
 
-def _parser(model: type[JobConfig], prog: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description=model.__doc__, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE.yaml", help="options from a YAML file; the command line wins")
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """A flag without its `--no-` form, a list without the brackets of `[NAME ...]`."""
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return action.option_strings[0]
+        if action.nargs == "*":
+            return f"{action.option_strings[0]} {action.metavar} ..."
+        return super()._format_action_invocation(action)
+
+
+def _parser(model: type[CommandConfig], prog: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        usage=_usage(model),
+        description=model.__doc__,
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in model.model_fields.items():
-        option = "--" + name.replace("_", "-")
-        kind = _plain_type(field.annotation)
-        default = (
-            ""
-            if field.is_required() or field.default in (None, {}) or kind is bool
-            else f" [{field.default}]".replace("%", "%%")
-        )
-        text = f"{field.description}{default}"
-        if kind is bool:
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
-        elif get_origin(kind) is Literal:
-            parser.add_argument(option, choices=get_args(kind), help=text)
-        elif get_origin(kind) is list:
-            # One list, in one go or one by one: the last of several would win, and the others be lost without a word.
-            metavar = "SQL" if name == "where" else "NAME"
-            parser.add_argument(option, nargs="*", action="extend", metavar=metavar, help=text)
-        elif get_origin(kind) is dict:
-            parser.add_argument(option, nargs="+", metavar="KEY=VALUE", help=text)
-        elif isinstance(kind, type) and issubclass(kind, StrEnum):
-            parser.add_argument(option, choices=[member.value for member in kind], help=text)
-        else:
-            parser.add_argument(option, metavar={int: "N", float: "X"}.get(kind, "TEXT"), help=text)
+        title = _shown(field, "group")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add(groups[title], name, field)
+    other = groups.get("options") or parser.add_argument_group("other")
+    other.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        help="options from a YAML file, by the same names; the command line wins, where --no-NAME turns a flag off",
+    )
+    other.add_argument("-h", "--help", action="help", help="show this text and exit")
     return parser
+
+
+def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    kind = _plain_type(field.annotation)
+    text = f"{field.description}{_default(field)}".replace("%", "%%")
+    metavar = _metavar(field)
+    if _shown(field, "positional"):
+        # Optional for argparse, as the file may have it; pydantic misses it.
+        group.add_argument(_dest(name, field), nargs="?", metavar=metavar, help=text)
+    elif kind is bool:
+        group.add_argument(_flag(name, field), action=argparse.BooleanOptionalAction, help=text)
+    elif get_origin(kind) in (list, dict):
+        # One list, in one go or one by one: the last of several would win, and the others be lost without a word.
+        group.add_argument(_flag(name, field), nargs="*", action="extend", metavar=metavar, help=text)
+    else:
+        group.add_argument(_flag(name, field), metavar=metavar, help=text)
+
+
+def _usage(model: type[CommandConfig]) -> str:
+    required = [
+        _metavar(field) if _shown(field, "positional") else f"{_flag(name, field)} {_metavar(field)}"
+        for name, field in model.model_fields.items()
+        if field.is_required()
+    ]
+    return " ".join(["%(prog)s", *required, "[options]"])
+
+
+def _dest(name: str, field: FieldInfo) -> str:
+    return field.alias or name
+
+
+def _flag(name: str, field: FieldInfo) -> str:
+    return "--" + _dest(name, field).replace("_", "-")
+
+
+def _shown(field: FieldInfo, what: str) -> Any:
+    assert isinstance(field.json_schema_extra, dict)  # noqa: S101 - `option` made the field
+    return field.json_schema_extra[what]
+
+
+def _metavar(field: FieldInfo) -> str:
+    """What `--help` shows for the value of an option."""
+    if given := _shown(field, "metavar"):
+        return given
+    kind = _plain_type(field.annotation)
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return "{" + ",".join(member.value for member in kind) + "}"
+    if get_origin(kind) is dict:
+        return "KEY=VALUE"
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as `--help` shows it, in brackets; empty if there is not one to show."""
+    default = field.default
+    if field.is_required() or default is None or isinstance(default, (bool, dict)) or default == []:
+        return ""
+    return f" [{','.join(default)}]" if isinstance(default, list) else f" [{default}]"
 
 
 def _plain_type(annotation: Any) -> Any:
@@ -141,11 +260,16 @@ class _TextLoader(yaml.SafeLoader):
     """
 
 
+_TAG = "tag:yaml.org,2002:"
 _TextLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in (f"{_TAG}null", f"{_TAG}merge")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# With a tag such as `!!int` a scalar would be something else again.
+_TextLoader.yaml_constructors = {
+    tag: build
+    for tag, build in yaml.SafeLoader.yaml_constructors.items()
+    if tag in (None, *(f"{_TAG}{kind}" for kind in ("null", "str", "seq", "map")))
 }
 
 
@@ -154,7 +278,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(), _TextLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())[:160]}") from None
     if values is None:
         return {}
@@ -163,10 +287,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
-def _explain(problem: Any) -> str:
-    option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+_WORDS = {
+    "Value error, ": "",
+    "Input should be": "must be",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+"""pydantic's words and ours."""
+
+
+def _explain(model: type[CommandConfig], problem: Any) -> str:
+    name = str(problem["loc"][0])
+    fields = {_dest(each, field): field for each, field in model.model_fields.items()}
+    positional = name in fields and _shown(fields[name], "positional")
+    shown = _metavar(fields[name]) if positional else "--" + name.replace("_", "-")
     if problem["type"] == "missing":
-        return f"{option} is required"
+        return f"{shown} is required"
     if problem["type"] == "extra_forbidden":
-        return f"{option} is not an option of this job"
-    return f"{option}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+        return f"{_short(shown)} is not an option of this command"
+    text = problem["msg"]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return f"{shown}: {text.partition(', unable to')[0]}; got {_short(repr(problem['input']))}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}…"

@@ -1,10 +1,12 @@
-"""The options of `jobs/pseudolabel.py`."""
+"""`jobs/pseudolabel.py`: label images with a depth teacher."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
+from rich.console import Console
 
-from da2ray.commands.options import AsText, JobConfig, parse_settings, split_list
+from da2ray.commands.options import AsText, Command, CommandConfig, option, parse_settings, split_list
+from da2ray.commands.shared import StorageClient, storage_client_option
 from da2ray.errors import Reason, Status
 from da2ray.images.decode import Limits
 from da2ray.labels.shards.base import ShardFormat
@@ -12,119 +14,182 @@ from da2ray.pipeline.control.actors import ActorRange
 from da2ray.pipeline.control.budget import FailureBudget
 
 _LIMITS = Limits()
+_DAY = 86_400.0
+
+MOST = 1 << 62
+"""Bounds what is counted, so that it fits in an int64 wherever it goes."""
+
+WHAT, TEACHER, QUALITY, IMAGES, RUN, CLUSTER = "what and where", "teacher", "quality", "images", "run", "cluster"
 
 
-class PseudolabelConfig(JobConfig):
-    """Label a source of images with a depth teacher; run the same command again to resume."""
+class PseudolabelConfig(CommandConfig):
+    """Label images with a depth teacher. Run the same command again to resume."""
 
-    images: str = Field(
-        description="what to label: a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs"
+    images: str = option(
+        ..., "a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs", metavar="URL", group=WHAT
     )
-    output: str = Field(description="URL or path of the dataset: made on the first run, resumed on the next")
-    teacher: str = Field(
-        "depth-anything-v2-small",
-        description="the depth model: by name, by family as hf:ORG/NAME or hf:FOLDER, marigold:…, metric3d:…, unidepth:…, or "
-        "your own as MODULE:CLASS",
+    output: str = option(
+        ..., "the dataset: URL or path. The first run makes it, the next ones resume it", metavar="URL", group=WHAT
     )
-    teacher_option: dict[str, str] = Field(
-        {}, description="KEY=VALUE settings of the teacher, if its family has some; they count for the fingerprint"
+    format: ShardFormat = option(ShardFormat.PARQUET, "how shards are stored", group=WHAT)
+    limit: int | None = option(None, "label only the first N samples", group=WHAT, ge=1, le=MOST)
+    dry_run: bool = option(
+        False,
+        "print the plan and write nothing: samples, shards, what is already done, forward passes, bytes out",
+        group=WHAT,
     )
-    weights: str | None = Field(
-        None, description="the teacher's weights: a path, URL or hub id [the teacher's published ones]"
-    )
-    trust_remote_code: bool = Field(
-        False, description="let code run that comes with a teacher from a hub; without it such teachers are refused"
-    )
-    checker: str | None = Field(
+    retry_failed: list[Reason] | None = option(
         None,
-        description="a second teacher, by name, that labels beside the first: how far they disagree becomes scores and a mask, "
-        "and one that gives metres makes relative labels readable in metres",
+        "label again only the samples that failed in the newest snapshot: all of them, or those of these classes (timeout, "
+        "unreadable, …). The next snapshot has the new rows",
+        metavar="CLASS",
+        group=WHAT,
     )
-    checker_weights: str | None = Field(None, description="the checker's weights [its published ones]")
-    consistency: list[Literal["flip", "scale", "checker"]] = Field(
+    allow_scheme: list[str] = option(
         [],
-        description="second opinions of each label, which become scores and a mask: flip (the teacher on the mirrored image, one "
-        "pass more), scale (the teacher at two thirds of the size, 0.44 passes more), checker (of --checker, implied by it); "
-        "comma-separated; none",
+        "let the URIs of a manifest reach more than its own store: a scheme (https, s3, file), or one place of it as "
+        "https:HOST or file:/FOLDER. Hosts at private addresses must be named",
+        metavar="SCHEME",
+        group=WHAT,
     )
-    mask_bits: int = Field(
+
+    teacher: str = option(
+        "depth-anything-v2-small",
+        "the depth model: a name, a family (hf:ORG/NAME, hf:FOLDER, marigold:…, metric3d:…, unidepth:…), or your own "
+        "MODULE:CLASS",
+        metavar="NAME",
+        group=TEACHER,
+    )
+    weights: str | None = option(
+        None,
+        "the teacher's weights: a path, URL or hub id [the teacher's published ones]",
+        metavar="WEIGHTS",
+        group=TEACHER,
+    )
+    precision: Literal["fp32", "bf16", "fp16"] | None = option(
+        None, "precision of the network [bf16 on cuda, fp32 on cpu]", group=TEACHER
+    )
+    batch_size: int = option(16, "most images in a micro-batch", group=TEACHER, ge=1, le=MOST)
+    compile: bool = option(
+        False,
+        "torch.compile the network: compiles once for each image size, and runs faster from then on",
+        group=TEACHER,
+    )
+    teacher_option: dict[str, str] = option(
+        {}, "settings of a teacher whose family has some. They count for the fingerprint", group=TEACHER
+    )
+    trust_remote_code: bool = option(
+        False,
+        "run the code that a teacher from a hub brings along; without it such teachers are refused",
+        group=TEACHER,
+    )
+
+    consistency: list[Literal["flip", "scale", "checker"]] = option(
+        [],
+        "second opinions on each label, which become scores and a confidence mask: flip (the mirrored image, 1 more pass), "
+        "scale (two thirds of the size, 0.44 more passes), checker (implied by --checker), none",
+        metavar="OPINION",
+        group=QUALITY,
+    )
+    checker: str | None = option(
+        None,
+        "a second teacher that labels beside the first. Their disagreement becomes scores and a mask; a metric checker also "
+        "makes relative labels readable in metres",
+        metavar="NAME",
+        group=QUALITY,
+    )
+    checker_weights: str | None = option(
+        None, "the checker's weights [its published ones]", metavar="WEIGHTS", group=QUALITY
+    )
+    mask_bits: int = option(
         2,
+        "bits a pixel of the stored confidence, if the teacher or a second opinion gives one",
+        group=QUALITY,
         ge=1,
         le=8,
-        description="bits a pixel of the stored confidence, where the teacher or a second opinion gives one",
     )
-    format: ShardFormat = Field(ShardFormat.PARQUET, description="how shards are stored")
-    shard_size: int = Field(
-        256, ge=1, le=1_000_000, description="images in a shard, at most: the unit of work, commit and resume"
+
+    decode: Literal["exact", "scaled"] = option(
+        "exact",
+        "exact: the official preprocessing; scaled: decode JPEGs at a reduced size, for speed",
+        group=IMAGES,
     )
-    shard_bytes: int = Field(
-        64 << 20, ge=1, description="listed bytes in a shard, at most, so that a shard of large images fits in memory"
+    min_side: int = option(
+        _LIMITS.min_side,
+        "reject images whose shorter side has fewer pixels",
+        metavar="PIXELS",
+        group=IMAGES,
+        ge=1,
+        le=MOST,
     )
-    batch_size: int = Field(16, ge=1, description="images in a micro-batch, at most")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="of the network [bf16 on cuda, fp32 on cpu]"
+    max_aspect: float = option(
+        _LIMITS.max_aspect, "reject images whose long side over short side is more", metavar="RATIO", group=IMAGES, ge=1
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda where the cluster has GPUs, else cpu"
+    max_tokens: int = option(
+        _LIMITS.max_tokens, "reject images that the network cuts into more patches", group=IMAGES, ge=1, le=MOST
     )
-    actors: Annotated[ActorRange, AsText(ActorRange.parse)] | None = Field(
-        None, description="teacher actors, MIN:MAX or a fixed number [1:GPUs of the cluster; 1 on cpu]"
+    max_pixels: int = option(
+        _LIMITS.max_pixels, "reject images of more pixels, before they are decoded", group=IMAGES, ge=1, le=MOST
     )
-    decode: Literal["exact", "scaled"] = Field(
-        "exact", description="exact: the official preprocessing; scaled: JPEGs decoded at a reduced size, for speed"
+    sample_timeout: float = option(
+        60.0,
+        "how long decoding an image, or labelling one, may take; after that it is failed as timeout",
+        metavar="SECONDS",
+        group=IMAGES,
+        gt=0,
+        le=_DAY,
     )
-    compile: bool = Field(
-        False, description="torch.compile the network: one compilation for each image size, faster from then on"
-    )
-    min_side: int = Field(_LIMITS.min_side, ge=1, description="reject images whose smaller side has fewer pixels")
-    max_aspect: float = Field(_LIMITS.max_aspect, ge=1, description="reject images whose sides have a larger ratio")
-    max_tokens: int = Field(
-        _LIMITS.max_tokens, ge=1, description="reject images that make more patches than this in the network"
-    )
-    max_pixels: int = Field(
-        _LIMITS.max_pixels, ge=1, description="reject images of more pixels, before they are decoded"
-    )
-    limit: int | None = Field(None, ge=1, description="label only the first N samples")
-    max_failed: Annotated[FailureBudget, AsText(FailureBudget.parse)] = Field(
+
+    max_failed: Annotated[FailureBudget, AsText(FailureBudget.parse)] = option(
         FailureBudget(share=1.0),
-        description="stop, and exit 1, where more failed: a count, or a share such as 2%% of what is done (of 1,000 at least)",
+        "stop, and exit 1, if more samples failed: a count, or a share such as 2% of those done (judged from 1,000 on)",
+        metavar="N|SHARE%",
+        group=RUN,
     )
-    retry_failed: list[Reason] | None = Field(
-        None,
-        description="label only samples that failed in the newest snapshot again: all of them, or those of these classes "
-        "(unreadable, timeout, …); what comes of it takes their place in the next snapshot",
+    shard_size: int = option(
+        256, "most images in a shard: the unit of work, commit and resume", group=RUN, ge=1, le=1_000_000
     )
-    sample_timeout: float = Field(
-        60, gt=0, description="seconds that decoding an image, or labelling one, may take: then it is failed as timeout"
-    )
-    allow_scheme: list[str] = Field(
-        [],
-        description="schemes besides its own that a manifest's URIs may have: http, https, file, s3, … ; file and http(s) also "
-        "as file:/folder and https:host to allow just those; hosts at private addresses only by name",
-    )
-    lease_seconds: float = Field(
-        60,
+    shard_bytes: int = option(
+        64 << 20,
+        "most listed bytes in a shard, so that a shard of large images fits in memory",
+        metavar="BYTES",
+        group=RUN,
         ge=1,
-        description="how long other jobs on the same output leave this one's shards alone after it was last heard of",
+        le=MOST,
     )
-    dry_run: bool = Field(
-        False, description="print the plan and stop: samples, shards, bytes out, what is already done"
-    )
-    wave_size: int | None = Field(
+    wave_size: int | None = option(
         None,
+        "shards that one Ray Data execution handles. It bounds the driver's memory; teachers start anew between two "
+        "[5000; up to 20000 if shards are small]",
+        group=RUN,
         ge=1,
-        description="shards that one Ray Data execution handles; bounds the driver's memory, and between two the teachers start "
-        "anew [5000, or where shards are small up to 20000]",
+        le=MOST,
     )
-    storage_client: Literal["auto", "obstore", "fsspec"] = Field(
-        "auto", description="how object stores are reached [obstore where it knows the scheme]"
+    lease_seconds: float = option(
+        60.0,
+        "how long other jobs on the same output leave this job's shards alone after its last sign of life",
+        metavar="SECONDS",
+        group=RUN,
+        ge=1,
+        le=_DAY,
     )
-    ray_address: str | None = Field(
-        None, description="Ray cluster to join [RAY_ADDRESS where set, else an embedded Ray]"
+    progress: Literal["auto", "live", "plain"] = option(
+        "auto", "a live line, or plain log lines; auto: live on a terminal", group=RUN
     )
-    progress: Literal["auto", "live", "plain"] = Field(
-        "auto", description="live line on a terminal, plain log lines elsewhere"
+
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "where the teacher runs; auto: cuda if the cluster has GPUs, else cpu", group=CLUSTER
     )
+    actors: Annotated[ActorRange, AsText(ActorRange.parse)] | None = option(
+        None,
+        "teacher actors: a range, or a fixed number [1 to the GPUs of the cluster; 1 on cpu]",
+        metavar="MIN:MAX",
+        group=CLUSTER,
+    )
+    ray_address: str | None = option(
+        None, "the Ray cluster to join [RAY_ADDRESS if set, else an embedded Ray]", metavar="ADDRESS", group=CLUSTER
+    )
+    storage_client: StorageClient = storage_client_option(CLUSTER)
 
     @field_validator("allow_scheme", mode="before")
     @classmethod
@@ -160,3 +225,13 @@ class PseudolabelConfig(JobConfig):
     @classmethod
     def _settings(cls, value: object) -> object:
         return parse_settings(value)
+
+
+def pseudolabel(config: PseudolabelConfig, console: Console) -> int:
+    """Label images; `da2ray.pipeline.run` is the main flow."""
+    from da2ray.pipeline import run  # noqa: PLC0415 - Ray and torch: `--help` does without them
+
+    return run.pseudolabel(config, console)
+
+
+COMMAND = Command(PseudolabelConfig, pseudolabel)

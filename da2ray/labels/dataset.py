@@ -191,6 +191,18 @@ def open_dataset(store: Store) -> DatasetInfo | None:
         raise UserError(f"{store.url}/{KEY} is not a da2ray dataset ({reason}): choose another --output") from error
 
 
+def require_dataset(store: Store) -> DatasetInfo:
+    """The store's dataset.
+
+    Raises:
+        UserError: there is no dataset, or one that this version cannot read.
+    """
+    dataset = open_dataset(store)
+    if dataset is None:
+        raise UserError(f"no dataset at {store.url}: nothing is there, or da2ray did not write it")
+    return dataset
+
+
 def create_or_open(store: Store, info: DatasetInfo) -> DatasetInfo:
     """Make the dataset, or open the one that is there if it holds the same kind of labels; returns what is stored.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from da2ray.cli import main
+from da2ray.cli import COMMANDS, main
 from da2ray.labels.commits import commit_key
 from da2ray.labels.reader import Labels
 from da2ray.labels.snapshots import list_snapshots, open_snapshot
@@ -86,11 +86,29 @@ def test_a_place_without_dataset_is_exit_2_and_one_line(command: Command, tmp_pa
     assert len(err.splitlines()) <= 2
 
 
-def test_a_command_that_is_none_is_exit_2(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command("paint")
-    assert ended.value.code == 2
+def test_a_command_that_does_not_exist_is_exit_2_and_help_lists_those_that_do(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("paint") == (
+        2, "", f"error: paint is not a command: choose from {', '.join(COMMANDS)}\nsee da2ray --help\n"
+    )  # fmt: skip
+    assert command()[0] == 2
     monkeypatch.setattr(sys, "argv", ["da2ray", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
+    assert main() == 0
+    said = capsys.readouterr().out
+    for name, purpose in COMMANDS.items():
+        assert f"{name:<10} {purpose}" in said
+        with pytest.raises(SystemExit) as ended:
+            command(name, "--help")
+        assert ended.value.code == 0
+        assert f"usage: da2ray {name} URL [options]" in capsys.readouterr().out
+
+
+def test_the_url_stands_before_or_after_the_options(command: Command, dataset: Path) -> None:
+    told = command("status", dataset, "--json", "--storage-client", "fsspec")
+    assert told[0] == 0
+    assert command("status", "--json", dataset, "--storage-client", "fsspec") == told
+    assert command("status", "--json", "--storage-client", "fsspec", dataset) == told
+    assert command("status", "--json") == (2, "", "error: URL is required\n")
+    code, _, err = command("status", dataset, dataset)
+    assert (code, "unrecognized arguments" in err) == (2, True)

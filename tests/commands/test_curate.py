@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from da2ray.commands.curate import PLAIN_BITS, CurateConfig, curate, split_threshold
+from da2ray.commands.curate import COMMAND, CurateConfig
 from da2ray.commands.options import load
-from da2ray.console import run_command
 from da2ray.labels.reader import open_labels
 from da2ray.labels.views import list_views, open_view
+from da2ray.quality.curation import PLAIN_BITS, split_threshold
 from da2ray.quality.truth import ErrorKind
 from da2ray.storage import Store, open_store
 from tests.jobs import Command
@@ -33,7 +33,7 @@ def curating(capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(*args: object) -> tuple[int, str, str]:
         argv = [str(arg) for arg in args]
-        code = run_command(lambda console: curate(load(CurateConfig, argv, prog="curate.py"), console))
+        code = COMMAND.main(argv, prog="curate.py")
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -106,7 +106,7 @@ def test_of_look_alikes_the_largest_stays_and_plain_images_are_no_look_alikes(cu
     arguments = ("--dataset", store.url, "--preset", "none", "--dedupe", 4)
     code, said, _ = curating(*arguments, "--view", "all")
     assert code == 0
-    assert "1 clusters of look-alikes; not compared: 2 images of next to one colour, 1 without a hash" in said
+    assert "1 clusters of look-alikes; not compared: 2 images of nearly one colour, 1 without a hash" in said
     assert kept_numbers(store, "all") == [number for number in range(COUNT) if number not in (10, 11)]
     found = open_view(store, "all").dedupe
     assert found is not None
@@ -179,7 +179,7 @@ def test_a_view_is_of_the_snapshot_that_was_named(curating: Command, store: Stor
         (["blur >= 0", "blur > 1000"], "rule where 2 (blur > 1000) removes all 40 labelled rows"),
         (
             ["blur < 5", "blur < 30", "blur >= 5"],
-            "rule where 3 (blur >= 5) removes the last rows that those before it keep",
+            "rule where 3 (blur >= 5) removes the last rows that the rules before it keep",
         ),
     ],
 )
@@ -198,15 +198,15 @@ def test_a_view_of_no_row_is_an_error_that_names_the_rule(
     ("arguments", "said"),
     [
         ((), "--view is required"),
-        (("--view", "v", "--error", "disparity"), "--error is for --calibrate"),
-        (("--view", "v", "--calibration-output", "c.json"), "--calibration-output is for --calibrate"),
+        (("--view", "v", "--error", "disparity"), "--error belongs to --calibrate"),
+        (("--view", "v", "--calibration-output", "c.json"), "--calibration-output belongs to --calibrate"),
         (("--view", "v", "--calibrate", "truth"), "stores no view: leave --view out"),
         (("--calibrate", "truth", "--where", "blur > 1", "--dry-run"), "leave --dry-run, --where out"),
         (("--view", "a/b"), "a view's name is"),
         (("--view", "v", "--where", "blurr > 1"), "did you mean blur"),
         (("--view", "v", "--where", "scale_p90 < 1"), "--consistency scale"),
         (("--view", "v", "--snapshot", 7), "has no snapshot 7"),
-        (("--view", "v", "--dedupe", 64), "--dedupe: Input should be less than or equal to 10"),
+        (("--view", "v", "--dedupe", 64), "--dedupe: must be at most 10"),
         (("--view", "v", "--preset", "harsh"), "--preset"),
         (("--view", "v", "--val-share", 1), "--val-share"),
     ],

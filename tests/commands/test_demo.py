@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from da2ray.benchmark.photos import packaged_photos
-from da2ray.commands.demo import demo
+from da2ray.commands.demo import DemoConfig, demo
 from da2ray.labels.reader import open_labels
 from da2ray.report.contact_sheet import contact_sheet
 
@@ -19,7 +19,7 @@ def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     said = io.StringIO()
-    assert demo(Console(file=said, soft_wrap=True), tmp_path) == 0
+    assert demo(DemoConfig(folder=str(tmp_path)), Console(file=said, soft_wrap=True)) == 0
     labels = open_labels(str(tmp_path / "labels"))
     labelled = [label for label in labels if label.depth is not None]
     assert len(labels) == len(packaged_photos())

@@ -1,21 +1,25 @@
 """Configurations: one model serves command line and YAML, and every mistake names its option."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from da2ray.commands.benchmark import BenchmarkConfig
-from da2ray.commands.curate import CurateConfig
-from da2ray.commands.options import JobConfig, load
+from da2ray import commands
+from da2ray.commands.options import CommandConfig, load
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.labels.shards.base import ShardFormat
 from da2ray.pipeline.control.actors import ActorRange
 from da2ray.pipeline.control.budget import FailureBudget
 
-MODELS = [PseudolabelConfig, BenchmarkConfig, CurateConfig]
+COMMANDS = [
+    import_module(f"da2ray.commands.{path.stem}").COMMAND
+    for path in sorted(Path(commands.__file__).parent.glob("*.py"))
+    if path.stem not in ("__init__", "options", "shared")
+]
 NEEDED = ["--images", "i", "--output", "o"]
 
 
@@ -40,9 +44,9 @@ def test_an_empty_yaml_file_changes_nothing(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [command.config for command in COMMANDS], ids=lambda model: model.__name__)
 def test_every_field_has_a_description_and_stands_in_the_help(
-    model: type[JobConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: type[CommandConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as ended:
@@ -51,8 +55,9 @@ def test_every_field_has_a_description_and_stands_in_the_help(
     said = capsys.readouterr().out
     for name, field in model.model_fields.items():
         assert field.description, name
-        assert f"--{name.replace('_', '-')}" in said
-        assert field.description.replace("%%", "%") in said
+        shown = field.alias or name
+        assert f"  {'URL' if shown == 'url' else '--' + shown.replace('_', '-')}" in said
+        assert field.description in said
     assert "%%" not in said
 
 
@@ -61,15 +66,17 @@ def test_every_field_has_a_description_and_stands_in_the_help(
     [
         ([], "--images is required"),
         (["--images", "i"], "--output is required"),
-        ([*NEEDED, "--shard-size", "0"], "--shard-size: Input should be greater than or equal to 1 (got '0')"),
-        ([*NEEDED, "--limit", "x"], "--limit"),
+        ([*NEEDED, "--shard-size", "0"], "--shard-size: must be at least 1; got '0'"),
+        ([*NEEDED, "--limit", "x"], "--limit: must be a valid integer; got 'x'"),
+        ([*NEEDED, "--limit", "9" * 5000], f"got '{'9' * 79}…"),
+        ([*NEEDED, "--sample-timeout", "inf"], "--sample-timeout: must be a finite number; got 'inf'"),
         (
             [*NEEDED, "--actors", "2:1"],
-            "--actors: must be MIN:MAX with 1 <= MIN <= MAX, or one number above 0 (got '2:1')",
+            "--actors: must be MIN:MAX with 1 <= MIN <= MAX, or one number above 0; got '2:1'",
         ),
         ([*NEEDED, "--actors", "0"], "--actors"),
         ([*NEEDED, "--max-failed", "5 %"], "--max-failed: must be a count such as 100, or a share such as 2%"),
-        ([*NEEDED, "--format", "csv"], "--format"),
+        ([*NEEDED, "--format", "csv"], "--format: must be 'parquet' or 'zarr'; got 'csv'"),
         ([*NEEDED, "--teach", "luminance"], "--teach"),  # no abbreviations: a later option would change their meaning
         ([*NEEDED, "stray"], "stray"),
     ],
@@ -140,10 +147,12 @@ def test_teacher_options_are_pairs_on_the_command_line_and_a_mapping_or_pairs_in
         (tmp_path / "job.yaml").write_text(text)
         config = load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")])
         assert config.teacher_option == {"steps": "4"}
+    one_by_one = [*NEEDED, "--teacher-option", "steps=4", "--teacher-option", "repo=a=b,c"]
+    assert load(PseudolabelConfig, one_by_one).teacher_option == {"steps": "4", "repo": "a=b,c"}
     for word in ("steps", "=4", "steps="):
-        with pytest.raises(UserError, match=f"--teacher-option: expected KEY=VALUE, not '{word}'"):
+        with pytest.raises(UserError, match=rf"--teacher-option: must be KEY=VALUE; got \['{word}'\]"):
             load(PseudolabelConfig, [*NEEDED, "--teacher-option", word])
-    with pytest.raises(UserError, match="--teacher-option: steps is there twice"):
+    with pytest.raises(UserError, match="--teacher-option: steps is given twice"):
         load(PseudolabelConfig, [*NEEDED, "--teacher-option", "steps=4", "steps=5"])
 
 

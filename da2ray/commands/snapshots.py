@@ -1,0 +1,38 @@
+"""`da2ray snapshots`: the versions of a dataset."""
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from da2ray.commands.options import Command, CommandConfig, option
+from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
+from da2ray.errors import Exit
+from da2ray.labels.dataset import require_dataset
+from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
+from da2ray.plan.plan import list_plans
+from da2ray.storage import open_store
+
+
+class SnapshotsConfig(CommandConfig):
+    """List the snapshots of a dataset: numbered versions that never change."""
+
+    url: str = dataset_url_option()
+    create: bool = option(False, "first make a snapshot of what is committed now, even if the run has not finished")
+    storage_client: StorageClient = storage_client_option()
+
+
+def snapshots(config: SnapshotsConfig, console: Console) -> int:
+    """List the snapshots, after making one if asked to."""
+    store = open_store(config.url, config.storage_client)
+    dataset = require_dataset(store)
+    if config.create:
+        create_snapshot(store, lambda: [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
+    table = Table("snapshot", Column("created", overflow="fold"), "rows", "counts", "parts", box=None)
+    for number in list_snapshots(store):
+        found = open_snapshot(store, number)
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(found.by_status.items()))
+        table.add_row(str(number), found.created, f"{found.rows:,}", counts, str(len(found.parts)))
+    console.print(table)
+    return Exit.DONE
+
+
+COMMAND = Command(SnapshotsConfig, snapshots)
