@@ -18,7 +18,7 @@ from da2ray.pipeline.control.budget import FailureBudget
 COMMANDS = [
     import_module(f"da2ray.commands.{path.stem}").COMMAND
     for path in sorted(Path(commands.__file__).parent.glob("*.py"))
-    if path.stem not in ("__init__", "options", "shared")
+    if "\nCOMMAND = " in path.read_text()
 ]
 NEEDED = ["--images", "i", "--output", "o"]
 
