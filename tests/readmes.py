@@ -2,19 +2,13 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
-from da2ray.commands.benchmark import BenchmarkConfig
-from da2ray.commands.options import JobConfig, load
-from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.commands.train_teacher import TrainTeacherConfig
+from da2ray.cli import COMMANDS
+from da2ray.commands.options import CommandConfig, load
 
 ROOT = Path(__file__).parents[1]
-MODELS: dict[str, type[JobConfig]] = {
-    "jobs/benchmark.py": BenchmarkConfig,
-    "jobs/pseudolabel.py": PseudolabelConfig,
-    "jobs/train_teacher.py": TrainTeacherConfig,
-}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -27,12 +21,15 @@ def commands(readme: Path) -> list[str]:
     return [line for block in blocks(readme, "sh") for line in block.splitlines() if line]
 
 
-def parse(command: str) -> JobConfig:
-    """The configuration of a `python jobs/X.py …` command, parsed as the job does it."""
-    python, script, *options = shlex.split(command)
-    assert python == "python"
-    assert (ROOT / script).is_file()
-    return load(MODELS[script], options)
+def parse(command: str) -> CommandConfig:
+    """The configuration of `python jobs/X.py …` or `da2ray X …`, parsed as the command does it."""
+    program, name, *options = shlex.split(command)
+    if program == "da2ray":
+        assert name in COMMANDS
+    else:
+        assert program == "python"
+        assert (ROOT / name).is_file()
+    return load(import_module(f"da2ray.commands.{Path(name).stem}").COMMAND.config, options)
 
 
 def broken_links(readme: Path) -> list[str]:
