@@ -1,4 +1,4 @@
-"""What second opinions cost. The driver reads this without torch."""
+"""What second opinions cost. Importing this needs no torch, for dry runs and calibrations."""
 
 SMALLER = 2 / 3
 """The `scale` opinion is given at this share of the network's sides, which costs (2 / 3)^2 = 0.44 of a pass. At half the sides

@@ -1,4 +1,4 @@
-"""The axis of a histogram: where it begins and ends, whether it is logarithmic, and its ticks."""
+"""The axis of a histogram: its ends, its ticks, and whether it is logarithmic."""
 
 import math
 from collections.abc import Sequence
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 
 TAIL = 0.5
-"""Percent of the rows at each end that share the end bins: without it one outlier makes a histogram of one bar."""
+"""Percent of the rows at each end that share the end bins. Without it one outlier would make a histogram of one bar."""
 DECADES = 2.0
-"""From how many powers of ten on a score that is never 0 is drawn on a logarithmic axis."""
+"""A score that is never 0 gets a logarithmic axis if it spans at least this many powers of ten."""
 STRETCH = 1.0
-"""An axis grows by this share of itself, at most, to show a threshold; one further out is drawn at the end."""
+"""An axis grows by at most this share of its length to show a threshold. A threshold further out is drawn at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From `low` to `high`, low < high; both above 0 where it is logarithmic."""
+    """An axis from `low` to `high`, low < high. Both are above 0 if it is logarithmic."""
 
     low: float
     high: float
     logarithmic: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at `low`, 1 at `high`; at an end where it is beyond."""
+        """Place of a value: 0 at `low`, 1 at `high`; a value beyond an end lies at that end."""
         return float(np.clip(self._shares(np.array([value], np.float64)), 0, 1)[0])
 
     def bins(self, values: np.ndarray, count: int) -> np.ndarray:
-        """(N,) finite -> int64 (N,), 0 to count - 1; the end bins take what lies beyond."""
+        """Bins of values, (N,) finite -> int64 (N,), 0 to count - 1. The end bins take the values beyond."""
         return np.clip(np.floor(self._shares(values.astype(np.float64)) * count), 0, count - 1).astype(np.int64)
 
     def ticks(self) -> list[float]:
-        """Up to seven round numbers."""
+        """Up to seven round numbers on the axis."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             every = math.ceil(len(powers) / 7)
@@ -50,7 +50,7 @@ class Axis:
 
 
 def axis_for(sample: np.ndarray, numbers: Sequence[float]) -> Axis:
-    """An axis for a sorted sample (one value at least) that shows the thresholds `numbers` where they are near."""
+    """Choose an axis for a sorted sample (at least one value). It also shows the thresholds `numbers` that are near."""
     low, high = (float(value) for value in np.percentile(sample, [TAIL, 100 - TAIL]))
     logarithmic = low > 0 and math.log10(high / low) >= DECADES
     if low == high:

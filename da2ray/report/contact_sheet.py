@@ -1,4 +1,4 @@
-"""A contact sheet: each image beside its depth in colours, as one picture."""
+"""A contact sheet: one picture that shows each image beside its depth in colours."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -20,14 +20,14 @@ SHEET_WIDTH = 1600
 
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels."""
+"""Left, top, right and bottom in pixels."""
 
 
 def contact_sheet(labels: Labels, path: Path, *, most: int = 24) -> dict[str, Box]:
-    """Write a PNG of the first `most` labelled images, pairs side by side in lines of up to 1600 pixels.
+    """Write a PNG of the first `most` labelled images, each beside its depth, in lines of up to 1600 pixels.
 
     Returns:
-        Where each pair lies, its caption left out, by key.
+        The box of each pair, without its caption, by key.
     """
     shown = list(islice((label for label in labels if label.depth is not None), most))
     tiles = [_tile(label) for label in shown]
@@ -47,7 +47,7 @@ def contact_sheet(labels: Labels, path: Path, *, most: int = 24) -> dict[str, Bo
 
 
 def colour(depth: np.ndarray, kind: Kind) -> np.ndarray:
-    """float (H, W) -> uint8 RGB (H, W, 3), near bright and far dark, the range from the 1st to the 99th percentile."""
+    """Colour a depth map: float (H, W) -> uint8 RGB (H, W, 3), near bright, far dark, from the 1st to the 99th percentile."""
     low, high = np.percentile(depth, [1, 99])
     share = np.clip((depth - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     nearness = share if kind is Kind.DISPARITY else 1 - share
@@ -58,7 +58,7 @@ def _tile(label: Label) -> Image.Image:
     root, key = split_uri(label.uri)
     data = open_store(root).get(key)
     header = read_header(data)
-    assert label.depth is not None  # noqa: S101 - contact_sheet passes labelled ones only
+    assert label.depth is not None  # noqa: S101 - contact_sheet passes labels with depth only
     assert label.kind is not None  # noqa: S101
     size = (label.depth.shape[0], label.depth.shape[1])
     pair = [

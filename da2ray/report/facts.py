@@ -1,4 +1,4 @@
-"""Everything that a report is made of, gathered before a line of HTML is written."""
+"""The facts that a report is made of, gathered before any HTML is written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,12 @@ from da2ray.report.throughput import Idle, Run
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule, percentiles as numbers; labelled rows that break it, and those that break it and no other."""
+    """A rule with percentiles as numbers.
+
+    Attributes:
+        removes: labelled rows that it removes.
+        alone: labelled rows that only this rule removes.
+    """
 
     name: str
     sql: str
@@ -28,12 +33,12 @@ class Rules:
     """The rules that the report draws.
 
     Attributes:
-        title: whose they are, such as "preset default".
-        rules: those that apply to this dataset.
-        lines: what they say of single scores.
-        skipped: (name, why) of those that do not apply.
-        kept: labelled rows that stay.
-        applied: they are a view's, which is there to be read, and not what a preset would do.
+        title: where the rules come from, such as "preset default".
+        rules: the rules that apply to this dataset.
+        lines: their thresholds on single scores.
+        skipped: (name, why) of the rules that do not apply.
+        kept: number of labelled rows that stay.
+        applied: True if the rules are those of a stored view; False if they are what a preset would do.
     """
 
     title: str
@@ -46,14 +51,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of one snapshot.
+    """Everything that a report says about one snapshot.
 
     Attributes:
-        url: of the dataset, without credentials.
-        plans: by id, oldest first.
+        url: URL of the dataset, without credentials.
+        plans: the plans of the snapshot by id, oldest first.
         shown: pictures of the labels in the gallery, by position.
-        versions: of the packages by which this report was made.
-        made: UTC, ISO 8601.
+        versions: versions of the packages that made this report.
+        made: when the report was made, UTC, ISO 8601.
     """
 
     url: str
@@ -76,13 +81,13 @@ class Facts:
         return self.snapshot.by_status.get(status, 0)
 
     def reasons(self, status: str) -> dict[str, int]:
-        """Counts of the reasons of `failed` or `rejected`, the most frequent first."""
+        """Count the rows of each reason for `failed` or `rejected`, the most frequent reason first."""
         found = {reason: count for reason, count in self.snapshot.by_reason.items() if status_of(reason) == status}
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def status_of(reason: str) -> str:
-    """Of a reason in an index; one that a later release added counts as an error."""
+    """The status of a reason. A reason that a later release added counts as failed."""
     try:
         return Reason(reason).status
     except ValueError:

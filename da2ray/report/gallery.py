@@ -58,7 +58,7 @@ def _tab(facts: Facts, found: Distribution, numbers: dict[int, int]) -> dict[str
     return {
         "name": name,
         "meaning": found.score.meaning[0].upper() + found.score.meaning[1:],
-        "said": f"Kept where {lines}." if lines else "",
+        "said": f"Kept if {lines}." if lines else "",
         "rows": [*rows, ("At random", [numbers[at] for at in facts.survey.random])],
     }
 

@@ -1,4 +1,4 @@
-"""Gather the facts of a dataset that its report shows."""
+"""Gather the facts that the report of a dataset shows."""
 
 import platform
 from collections.abc import Sequence
@@ -63,6 +63,6 @@ def _versions() -> dict[str, str]:
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # `ray` on a machine that only looks
+        except PackageNotFoundError:  # a machine that only reads datasets may lack `ray`
             continue
     return found

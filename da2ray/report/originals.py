@@ -1,4 +1,4 @@
-"""The images that labels were made of, read again: only what the dataset's own sources would read, only if unchanged."""
+"""Read the images of labels again: only those that the dataset's own sources may read, and only if they are unchanged."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from da2ray.sources.allowed import Allowed, must_be_regular
 from da2ray.storage import Client, Store, canonical_url, join, open_store, printable, split_uri
 
 RETRY_S: Final = 10.0
-"""For which a store that does not answer is asked again: people wait for the page, and a picture less is no loss."""
+"""Seconds to retry a store that does not answer. People wait for the page, and it can do without a picture."""
 
 
 class MissingError(Exception):
-    """There is no such picture to show; the message says why, for people."""
+    """A picture cannot be shown; the message tells people why."""
 
 
 class Originals:
-    """Reads images of index rows. Threads may share it.
+    """Reads the images of index rows. Threads may share it.
 
-    An index says where each image lies, but others may have written it: a row of a prefix is read if it lies below that
-    prefix, one of a manifest if a manifest there may name it (`Allowed.of`).
+    The index says where each image lies, but others may have written the index. So an image of a prefix is read only if it
+    lies below that prefix, and an image of a manifest only if the manifest may name it (`Allowed.of`).
 
     Args:
-        plans: by id.
-        allow: as `--allow-scheme` of the job.
+        plans: the plans of the dataset by id.
+        allow: what else a manifest's images may be read from, like `--allow-scheme` of the job.
     """
 
     def __init__(self, plans: Mapping[str, PlanInfo], client: Client = "auto", allow: Sequence[str] = ()) -> None:
@@ -35,16 +35,16 @@ class Originals:
         self._allowed = {
             plan: Allowed.of(info.source["url"], allow)
             for plan, info in plans.items()
-            if info.source.get("of", info.source["kind"]) == "manifest"  # a plan of `--retry-failed` says what it is of
+            if info.source.get("of", info.source["kind"]) == "manifest"  # a plan of `--retry-failed` has `of`
         }
         self._stores: dict[tuple[str, str], Store] = {}
         self._down: dict[tuple[str, str], str] = {}
 
     def read(self, row: Mapping[str, Any], size: tuple[int, int]) -> Pixels:
-        """uint8 RGB of an index row's image as displayed, decoded at a reduced size that is not below `size` (height, width).
+        """Read an index row's image as displayed: uint8 RGB, decoded at a reduced size not below `size` (height, width).
 
         Raises:
-            MissingError: it may not be read, is not there any more, or is another one now.
+            MissingError: the image may not be read, no longer exists, or has changed.
         """
         try:
             data = self._get(row["plan"], row["uri"])
@@ -54,19 +54,19 @@ class Originals:
         except SampleError as error:
             raise MissingError(f"{error.reason}: {error.message}") from error
         except FileNotFoundError as error:
-            raise MissingError("the image is not there any more") from error
+            raise MissingError("the image no longer exists") from error
         except (OSError, ValueError, UserError) as error:
             raise MissingError(printable(error)) from error
 
     def _get(self, plan: str, uri: str) -> bytes:
         uri = canonical_url(uri)
         if plan not in self._plans:
-            raise MissingError(f"plans/{plan}.parquet is gone, which says where its images may be read")
+            raise MissingError(f"plans/{plan}.parquet is missing; it says where the images may be read")
         allowed = self._allowed.get(plan)
         if allowed:
             allowed.check(uri)
         elif not uri.startswith(join(self._plans[plan].root, "")):
-            raise MissingError(f"not below {self._plans[plan].root}, where its plan has it")
+            raise MissingError(f"the image is not below {self._plans[plan].root}, the root of its plan")
         root, key = split_uri(uri)
         if root == "/":
             must_be_regular(uri)

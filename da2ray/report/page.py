@@ -1,7 +1,7 @@
-"""Facts -> one HTML page that needs nothing else: style, script, data and pictures lie within it.
+"""Make one HTML page of facts. It needs nothing else: style, script, data and pictures are part of it.
 
-templates/ hold the markup, static/ the style and the script. The page runs no script but its own: its content security
-policy names the hashes of its script and style, and allows no connection.
+templates/ holds the markup, static/ the style and the script. The page runs only its own script: its content security policy
+names the hashes of its script and style, and allows no connection.
 """
 
 import base64
@@ -20,13 +20,13 @@ from da2ray.report.sections import sections
 from da2ray.storage import printable
 
 SHORT: Final = 300
-"""Characters of a key, a message or another text of somebody's data."""
+"""The most characters of a key, a message or another text from a dataset."""
 LONGEST: Final = 1_000_000
-"""Characters of any value: more than the path of a chart has."""
+"""The most characters of any value; the path of a chart has fewer."""
 
 
 def page(facts: Facts) -> str:
-    """The whole page."""
+    """Render the whole page."""
     return (
         environment()
         .get_template("page.html")
@@ -41,7 +41,7 @@ def page(facts: Facts) -> str:
 
 
 def environment() -> Environment:
-    """Templates whose values are escaped, and before that lose credentials, line breaks and control characters.
+    """The templates' environment: values lose credentials, line breaks and control characters, and are then escaped.
 
     `tojson` writes <, > and & as JSON escapes, so that data cannot end its script element.
     """

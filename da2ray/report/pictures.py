@@ -1,4 +1,4 @@
-"""Labels as small pictures: image, depth in colours, confidence in grey; WebP, all of them together within a budget."""
+"""Show labels as small WebP pictures (image, depth in colours, confidence in grey) that fit a budget together."""
 
 import base64
 import io
@@ -19,17 +19,17 @@ from da2ray.storage import printable
 from da2ray.teachers.base import Kind
 
 BUDGET_BYTES: Final = 3_300_000
-"""Of all pictures; base64 makes 4.4 MB of them, and the page is to stay below 5 MB."""
+"""The most bytes of all pictures together. In base64 they take 4.4 MB, and the page must stay below 5 MB."""
 STEPS: Final = ((384, 72), (320, 66), (272, 60), (224, 55), (176, 50), (128, 45), (96, 40))
-"""Long side in pixels and WebP quality: the first with which all pictures fit, or the last."""
+"""Long side in pixels and WebP quality. The first step with which all pictures fit is used, or the last."""
 FAR_COLOUR: Final = (0, 229, 255)
-"""Of the outline of the far class, on depth: a cyan, which the colour map does not have."""
+"""Colour of the outline of the far class on depth: a cyan that the colour map does not contain."""
 THREADS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An encoded picture; `lossless` where its levels mean something."""
+    """An encoded picture. It is `lossless` if its levels mean something."""
 
     data: bytes
     width: int
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A label's pictures; where one is missing, `problems` says why. No confidence where the label has no mask."""
+    """The pictures of a label. `problems` says why one is missing. A label without a mask has no confidence."""
 
     pictures: Mapping[str, Picture]
     problems: Mapping[str, str]
@@ -52,7 +52,7 @@ class Shown:
 def pictures_of(
     labels: Labels, rows: Sequence[Mapping[str, Any]], originals: Originals, budget: int = BUDGET_BYTES
 ) -> list[Shown]:
-    """The pictures of labelled index rows, together of at most `budget` bytes if any of STEPS allows it."""
+    """Make the pictures of labelled index rows, at most `budget` bytes together if any of STEPS allows it."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="pictures") as pool:
         shown = list(pool.map(partial(_show, labels, originals), rows))
         for step in STEPS[1:]:
@@ -87,9 +87,9 @@ def _show(labels: Labels, originals: Originals, row: Mapping[str, Any]) -> Shown
 
 
 def _depth(label: Label, size: tuple[int, int]) -> np.ndarray:
-    """RGB; the far class has an outline of a pixel within it."""
-    assert label.depth is not None  # noqa: S101 - the caller looked
-    assert label.kind is not None  # noqa: S101 - what has depth has a kind
+    """Depth as RGB. The far class has an outline one pixel wide, on its inside."""
+    assert label.depth is not None  # noqa: S101 - the caller checked
+    assert label.kind is not None  # noqa: S101 - a label with depth has a kind
     coloured = np.ascontiguousarray(_resized(colour(label.depth, Kind(label.kind)), size))
     if label.far is not None and label.far.any():
         far = cv2.resize(label.far.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -110,7 +110,7 @@ def _shrink(shown: Shown, step: tuple[int, int]) -> Shown:
 
 
 def _encode(pixels: np.ndarray, quality: int | None) -> Picture:
-    """WebP, lossless without a quality."""
+    """Encode pixels as WebP; lossless if `quality` is None."""
     sink = io.BytesIO()
     options = {"lossless": True} if quality is None else {"quality": quality, "method": 4}
     Image.fromarray(pixels).save(sink, "WEBP", **options)
@@ -123,6 +123,6 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _within(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) of the same shape whose long side is at most `side` pixels."""
+    """Shrink (height, width) in proportion so that the long side is at most `side` pixels."""
     scale = min(1.0, side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,4 +1,4 @@
-"""The rules that a report draws, percentiles as numbers: a view's, or those of a preset as they would be now."""
+"""The rules that a report draws, with percentiles as numbers: those of a view, or what a preset would do now."""
 
 from typing import Final
 
@@ -13,24 +13,24 @@ from da2ray.report.thresholds import thresholds_of
 from da2ray.storage import Store
 
 SHOWN: Final[Preset] = "default"
-"""The preset that is drawn where no view is named."""
+"""The preset that is drawn if no view is named."""
 
 
 def rules_of_view(view: View) -> Rules:
-    """What jobs/curate.py stored."""
+    """The rules that `jobs/curate.py` stored with a view."""
     lines = thresholds_of([(rule.name, rule.resolved) for rule in view.rules])
     counted = [Rule(rule.name, rule.resolved, rule.removes, rule.alone) for rule in view.rules]
     if view.dedupe:
-        # Of what the rules keep, so no rule removes any of it.
+        # Duplicates are removed from the rows that the rules keep, so no rule removes any of them.
         counted.append(Rule("dedupe", str(view.dedupe), view.dedupe.removed, view.dedupe.removed))
     return Rules(f"view {view.name}", tuple(counted), lines, view.skipped, view.kept, applied=True)
 
 
 def rules_of_preset(store: Store, snapshot: Snapshot, preset: Preset = SHOWN) -> Rules:
-    """What `jobs/curate.py --preset` would do to the snapshot.
+    """The rules that `jobs/curate.py --preset` would apply to the snapshot.
 
     Raises:
-        OSError: the store failed, or a part of the index is corrupt.
+        OSError: the store failed, or an index part is corrupt.
     """
     title = f"preset {preset}"
     if not snapshot.by_status.get(Status.LABELLED.value):

@@ -78,13 +78,13 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """Everything that the templates write beside `Facts`.
+    """Everything that the templates show, apart from `Facts`.
 
     Attributes:
-        has_far: some label has a far class, which its picture outlines.
-        not_measured: option -> names of the scores that it would measure.
-        provenance: name -> value of all that `dataset.json` says.
-        report: name -> value of what made this page.
+        has_far: True if labels have a far class, which the pictures outline.
+        not_measured: for each option, the names of the scores that it would measure.
+        provenance: the content of `dataset.json`, as names and values.
+        report: when and with what this page was made, as names and values.
     """
 
     summary: str
@@ -140,7 +140,7 @@ def _card(facts: Facts, distribution: Distribution) -> ScoreCard:
 
     score = distribution.score
     notes = [
-        f"worse where {score.bad}" if score.bad else "neither end is worse",
+        f"worse if {score.bad}" if score.bad else "neither end is worse",
         f"median {number(distribution.percentile(50))}",
     ]
     if distribution.measured < facts.labelled:

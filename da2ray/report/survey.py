@@ -1,7 +1,8 @@
-"""What an index says of its scores: distributions, extremes and what rules remove.
+"""Survey the scores of a snapshot: distributions, extremes, and what rules remove.
 
-Two passes over the parts, one part in memory at a time: the first finds ranges (from a sample) and which rows to show, the
-second counts (all rows) and brings those rows. A report of 10 million rows takes as much memory as one of a part.
+The survey passes over the index parts twice, with one part in memory at a time. The first pass finds ranges (from a sample) and
+the rows to show; the second counts all rows and collects those to show. So a report of 10 million rows takes as much memory as
+a report of one part.
 """
 
 import math
@@ -22,11 +23,11 @@ from da2ray.report.thresholds import Threshold
 from da2ray.storage import Store
 
 SAMPLE_ROWS = 100_000
-"""Rows that percentiles are taken of: P5 of 100,000 is within P4.9 and P5.1 in 95 % of cases."""
+"""Rows in the sample for percentiles. P5 of 100,000 rows lies between P4.9 and P5.1 in 95 % of cases."""
 BINS = 48
-"""Of a histogram 360 pixels wide; of few rows twice the root of their number, as more would be a comb."""
+"""Bins of a histogram 360 pixels wide. A few rows get twice the square root of their number, as more bins would be a comb."""
 EXAMPLES = 5
-"""Of each reason why rows have no label."""
+"""Rows to show for each reason why rows have no label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,13 @@ class Distribution:
     """A score over the labelled rows that have it.
 
     Attributes:
-        measured: how many rows.
-        least, most: of all rows.
-        sample: float64, sorted, of at most SAMPLE_ROWS rows.
-        axis: where the histogram begins and ends; its end bins hold what lies beyond.
-        counts, removed_counts: int64, a bin each, BINS at most: all rows, and those that a threshold removes.
-        lowest, highest: positions in the snapshot, from the end inwards.
-        removed: rows that each threshold on this score removes.
+        measured: number of rows.
+        least, most: the smallest and the largest value of all rows.
+        sample: values of a sample of the rows, float64, sorted; about SAMPLE_ROWS at most.
+        axis: the axis of the histogram; its end bins hold the values beyond.
+        counts, removed_counts: int64 for each of at most BINS bins: all rows, and rows that a threshold removes.
+        lowest, highest: positions of extreme rows in the snapshot, from the end inwards.
+        removed: for each threshold on this score, the number of rows that it removes.
     """
 
     score: Score
@@ -59,7 +60,7 @@ class Distribution:
         return float(np.percentile(self.sample, percent))
 
     def rank(self, value: float) -> float:
-        """Share of the rows that are below `value`, those equal to it counted half."""
+        """Share of the rows below `value`; rows equal to it count half."""
         below, not_above = (int(np.searchsorted(self.sample, value, side)) for side in ("left", "right"))
         return (below + not_above) / (2 * len(self.sample))
 
@@ -69,10 +70,10 @@ class Survey:
     """A snapshot as a report shows it.
 
     Attributes:
-        distributions: of the scores that any labelled row has, in the order of the index.
-        random: positions of labelled rows, the same ones every time.
-        examples: positions of rows of each reason.
-        rows: the index rows of all positions named here.
+        distributions: for each score that any labelled row has, in the order of the index.
+        random: positions of random labelled rows, the same ones every time.
+        examples: for each reason, positions of a few of its rows.
+        rows: the index rows at all these positions.
     """
 
     distributions: tuple[Distribution, ...]
@@ -82,14 +83,14 @@ class Survey:
 
 
 def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], most: int) -> Survey:
-    """Look through a snapshot's index twice.
+    """Survey a snapshot's index.
 
     Args:
-        thresholds: what the active rules say of single scores.
-        most: rows to show of each end of each score, and at random.
+        thresholds: the thresholds of the active rules on single scores.
+        most: rows to show at each end of each score, and at random.
 
     Raises:
-        OSError: the store failed, or a part is corrupt.
+        OSError: the store failed, or an index part is corrupt.
     """
     stride = max(1, math.ceil(snapshot.rows / SAMPLE_ROWS))
     ends = {name: _Ends(most) for name in SCORE_COLUMNS.names}
@@ -144,7 +145,7 @@ def survey(store: Store, snapshot: Snapshot, thresholds: Sequence[Threshold], mo
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """By score the rows in each bin, all and removed; what each threshold removes; the rows that were wanted."""
+    """Rows in each bin by score, all and removed ones; rows that each threshold removes; the wanted rows by position."""
 
     bins: dict[str, np.ndarray]
     removed_bins: dict[str, np.ndarray]
@@ -195,12 +196,12 @@ def _labelled(table: pa.Table) -> np.ndarray:
 
 
 def _values(table: pa.Table, name: str) -> np.ndarray:
-    """float32 (N,), NaN where null."""
+    """A score column as float32 (N,), NaN for null."""
     return table[name].to_numpy()
 
 
 class _Extremes:
-    """The `most` smallest of values that come in parts; of equal ones any, but always the same."""
+    """The `most` smallest of values that come in parts. The choice among equal values is arbitrary, but always the same."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -216,13 +217,13 @@ class _Extremes:
             near = values <= np.partition(values, self._most - 1)[self._most - 1]
             values, positions = values[near], positions[near]
         values, positions = np.concatenate([self._values, values]), np.concatenate([self._positions, positions])
-        # Neighbours in a source look alike: of the many rows at 0, say, those that a hash brings to the front.
+        # Neighbours in a source look alike, so a hash of the position decides between equal values.
         order = np.lexsort([_scatter(positions), values])[: self._most]
         self._values, self._positions = values[order], positions[order]
 
 
 class _Ends:
-    """Both ends of a score, and a sample of it."""
+    """The rows at both ends of a score, and a sample of its values."""
 
     def __init__(self, most: int) -> None:
         self.low, self.high = _Extremes(most), _Extremes(most)
@@ -246,7 +247,7 @@ class _Ends:
 
 
 def _scatter(positions: np.ndarray) -> np.ndarray:
-    """uint64 that looks random: splitmix64 (Steele et al., 2014)."""
+    """Hash positions to uint64 that look random: splitmix64 (Steele et al., 2014)."""
     mixed = positions.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Rules as lines in a histogram: those that compare one score with a number."""
+"""Thresholds: rules that compare one score with a number, so that a histogram can show them as lines."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from da2ray.quality.syntax import comparisons
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A rule keeps rows whose `column` compares so with `number`, and those where it was not measured.
+    """A line in a histogram: a rule keeps rows for which `column operator number` holds, and rows without the score.
 
     Attributes:
-        rule: its name.
-        operator, number: as `da2ray.quality.syntax.Comparison` has them: a value exactly at the number is treated as by SQL.
+        rule: name of the rule.
+        operator, number: as in `da2ray.quality.syntax.Comparison`, so that a value exactly at the number is treated as in SQL.
     """
 
     rule: str
@@ -25,9 +25,9 @@ class Threshold:
     number: float
 
     def removes(self, values: np.ndarray) -> np.ndarray:
-        """float (N,), NaN where not measured -> bool (N,)."""
+        """Tell which values the threshold removes: float (N,), NaN if not measured -> bool (N,)."""
         number = np.float64(self.number)
-        values = values.astype(np.float64)  # exact, and so is the number
+        values = values.astype(np.float64)  # exact, like the number
         with np.errstate(invalid="ignore"):
             return {
                 "<": values >= number,
@@ -44,9 +44,9 @@ class Threshold:
 
 
 def thresholds_of(rules: Iterable[tuple[str, str]]) -> tuple[Threshold, ...]:
-    """(name, SQL) of rules, percentiles resolved -> the lines that they are in histograms; of other rules none.
+    """The thresholds of rules, given as (name, SQL with percentiles as numbers). Other rules give none.
 
-    A conjunction (`a < 1 AND b > 2`) is a line for each of its comparisons: each removes by itself.
+    A conjunction (`a < 1 AND b > 2`) gives a threshold for each comparison: each removes rows by itself.
     """
     lines: list[Threshold] = []
     with blank_catalog() as connection:

@@ -1,4 +1,4 @@
-"""Images per second over time, of all runs, from the histories in their progress.json."""
+"""Images per second over time for all runs, from the histories in their progress.json."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from da2ray.labels.runs import RunProgress
 from da2ray.storage import Store
 
 LONG_GAP: Final = 0.04
-"""Idle time beyond this share of the working time is drawn as a band of that width: weeks between two refreshes would
-leave nothing of either."""
+"""The widest band for an idle time, as a share of the working time. Drawn to scale, weeks between two refreshes would leave no
+room for the refreshes."""
 STRETCHES: Final = 160
-"""Of one run's line; half of a history's points."""
+"""The most stretches in the line of a run: half of the points of a history."""
 STRETCH_SECONDS: Final = 5.0
 
 
@@ -23,7 +23,7 @@ class Run:
     """A run and its pace; `config` is empty and `progress` None if the run wrote no such file.
 
     Attributes:
-        points: UTC time in seconds since 1970, and images this run had done; two at least, ascending, or none.
+        points: UTC time in seconds since 1970, and images that this run had done by then; ascending; at least two, or none.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Run:
     points: tuple[tuple[float, int], ...]
 
     def rates(self) -> list[tuple[float, float, float]]:
-        """(from, to, images per second) of up to STRETCHES stretches: shards end together, and what shows is the pace."""
+        """(from, to, images per second) for up to STRETCHES stretches, which even out that shards end together."""
         if not self.points:
             return []
         at, done = (np.array(column, np.float64) for column in zip(*self.points, strict=True))
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """No run was at work from `start` to `end` (seconds since 1970); `shown` is how wide it is drawn, in seconds."""
+    """A time without a run, from `start` to `end` in seconds since 1970. It is drawn `shown` seconds wide."""
 
     start: float
     end: float
@@ -57,7 +57,7 @@ def read_runs(store: Store) -> list[Run]:
 
 
 def idle_times(runs: Sequence[Run]) -> list[Idle]:
-    """Stretches between the first and the last point in which no run was at work, oldest first."""
+    """The times between the first and the last point in which no run was at work, oldest first."""
     spans = sorted((run.points[0][0], run.points[-1][0]) for run in runs if run.points)
     gaps: list[tuple[float, float]] = []
     until = spans[0][1] if spans else 0.0

@@ -1,4 +1,4 @@
-"""What to look at, in plain words made from the numbers."""
+"""The first paragraph of the page: what to look at, in words made from the numbers."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,15 @@ from da2ray.report.facts import Facts
 from da2ray.report.formats import number, percent
 
 IDLE_TEACHER = 0.5
-"""Below this share of busy time the teacher mostly waits: reading or writing is what to speed up."""
+"""Below this share of busy time the teacher mostly waits, so reading or writing should be sped up."""
 LARGE_SHARE = 0.05
-"""Of labels that a rule removes: worth a look whether it is too strict here."""
+"""Share of labels removed by a rule from which on the page suggests checking whether the rule is too strict."""
 REPEATED = 0.5
-"""Share of rows at one end of a score from which on the end is a place, not a tail."""
+"""Share of rows with the worst value of a score from which on the page mentions it."""
 
 
 def what_to_look_at(facts: Facts) -> str:
-    """One paragraph of plain text."""
+    """Write one paragraph of plain text."""
     return " ".join([*_counts(facts), *_rules(facts), *_odd(facts), *_pace(facts), *_unknown(facts)])
 
 
@@ -30,14 +30,14 @@ def _counts(facts: Facts) -> Iterator[str]:
         reasons = facts.reasons(status)
         count = facts.count(status)
         if not count:
-            yield f"None {verb}."
+            yield f"No images {verb}."
             continue
         most, times = next(iter(reasons.items()))
         mostly = "all" if times == count else "mostly" if times > count / 2 else "most often"
         yield f"{percent(count, rows)} {verb}, {mostly} {most}."
     if len(facts.snapshot.fingerprints) > 1:
         yield (
-            f"The rows have {len(facts.snapshot.fingerprints)} fingerprints: they are labels of different weights or options."
+            f"The rows have {len(facts.snapshot.fingerprints)} fingerprints: the labels come from different weights or options."
         )
 
 
@@ -51,15 +51,15 @@ def _rules(facts: Facts) -> Iterator[str]:
     if not most.removes:
         yield f"{said}: no rule removes any."
         return
-    said += f"; most are removed by its rule {most.name}, {most.sql} ({percent(most.removes, facts.labelled)})"
+    said += f"; its rule {most.name}, {most.sql}, removes most ({percent(most.removes, facts.labelled)})"
     of_one_score = any(line.rule == most.name for line in rules.lines)
     if of_one_score and most.removes >= LARGE_SHARE * facts.labelled:
-        said += ": look at that end of the gallery to see whether it is right here"
+        said += ": look at that end of the gallery to see whether the rule is right for this dataset"
     yield f"{said}."
 
 
 def _odd(facts: Facts) -> Iterator[str]:
-    """Scores with half of their rows at the bad end."""
+    """Name the scores of which half the rows have the worst value."""
     for found in facts.survey.distributions:
         if found.score.bad is None or found.measured < 2 or found.least == found.most:
             continue
@@ -78,9 +78,9 @@ def _pace(facts: Facts) -> Iterator[str]:
         said = f"The last run labelled {done:,} images at {number(done / seconds)} a second"
         busy = progress.teacher_busy_share
         if busy is not None:
-            said += f", its teacher busy {busy:.0%} of the time"
+            said += f"; its teacher was busy {busy:.0%} of the time"
             if busy < IDLE_TEACHER:
-                said += ", so reading or writing held it up"
+                said += ": reading or writing held it up"
         yield f"{said}."
     if progress.state not in {"labelled", "running"}:
         yield f"That run ended as {progress.state}."
@@ -93,4 +93,4 @@ def _unknown(facts: Facts) -> Iterator[str]:
         option for option in options if not any(option != other and option.startswith(other) for other in options)
     ]
     if options:
-        yield f"Not measured: what {', '.join(options)} would say."
+        yield f"Not measured: the scores of {', '.join(options)}."

@@ -1,4 +1,4 @@
-"""One dataset and its page for all tests of reports in a process."""
+"""One dataset and its page, shared by all report tests of a process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Page:
 
 @pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    """Not to be changed."""
+    """The shared dataset and page. Tests must not change them."""
     folder = tmp_path_factory.mktemp("report")
     dataset = write_dataset(folder)
     assert main(["report", str(dataset), "--output", str(folder / "report.html")]) == 0

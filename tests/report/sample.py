@@ -1,4 +1,4 @@
-"""A dataset as a run leaves it, without running one: crops of photographs, all scores, masks, a far class, hostile names."""
+"""A dataset as runs leave it, made without running one: crops of photographs, scores, masks, a far class, hostile names."""
 
 import csv
 import hashlib
@@ -37,8 +37,10 @@ SHARES = {name for name in SCORE_COLUMNS.names if name.endswith(("share", "_occu
 
 
 def write_dataset(folder: Path, images: int = 24, *, scores: bool = True) -> Path:
-    """`folder`/labels: `images` labels of crops, SCRIPT_KEY and IMAGE_KEY among them; three more whose image cannot be shown
-    (GONE, CHANGED, FORBIDDEN); seven truncated and one too small. Two runs with a history, three days apart.
+    """Write the dataset `folder`/labels.
+
+    It has `images` labels of crops, SCRIPT_KEY and IMAGE_KEY among them; three labels whose image cannot be shown (GONE,
+    CHANGED, FORBIDDEN); seven truncated images and one that is too small; and two runs with a history, three days apart.
     """
     keys = [
         SCRIPT_KEY,

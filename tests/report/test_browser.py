@@ -1,4 +1,4 @@
-"""A real Chromium opens the page and clicks through it."""
+"""The page works in a real Chromium."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    """Headless, with a new and empty profile."""
+    """A headless browser with a new, empty profile."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         why = "no Chromium: apt-get update && apt-get install --no-install-recommends chromium"
@@ -47,7 +47,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext
 
 @pytest.fixture
 def tab(page: Page, browser: BrowserContext) -> Iterator[Tab]:
-    """The page in a tab; whatever it complains of, or asks for elsewhere, fails the test."""
+    """The page in a tab. Any console message, error or request to elsewhere fails the test."""
     problems: list[str] = []
     opened = browser.new_page()
     opened.on("console", lambda message: problems.append(f"console: {message.text}"))
@@ -63,7 +63,7 @@ def tab(page: Page, browser: BrowserContext) -> Iterator[Tab]:
 
 
 def shown_pictures(tab: Tab) -> list[int]:
-    """Widths in pixels of the gallery's images, as decoded."""
+    """Widths in pixels of the gallery's decoded images; 0 for one that does not decode."""
     return tab.evaluate(
         "Promise.all([...document.querySelectorAll('#shown img')].map((i) => i.decode().then(() => i.naturalWidth, () => 0)))"
     )
@@ -72,7 +72,7 @@ def shown_pictures(tab: Tab) -> list[int]:
 def test_the_page_can_be_clicked_through(tab: Tab) -> None:
     assert "owned" not in tab.title()
 
-    # Every score has its tab, and every picture of it decodes.
+    # Every score has its tab, and its pictures decode.
     tabs = tab.get_by_role("tab")
     assert tabs.count() > 20
     panels = set()
@@ -86,7 +86,7 @@ def test_the_page_can_be_clicked_through(tab: Tab) -> None:
         panels.add(tab.locator("#shown").inner_text())
     assert len(panels) == 3
 
-    # A tile enlarges with all its scores; arrows go on; Escape closes and gives the focus back.
+    # A click enlarges a tile with all its scores; arrows move on; Escape closes the view and gives the focus back.
     tile = tab.locator("#shown .tile").first
     tile.click()
     dialog = tab.get_by_role("dialog")
@@ -121,7 +121,7 @@ def test_everything_works_by_keyboard(tab: Tab) -> None:
     assert tab.get_by_role("dialog").is_visible()
     tab.keyboard.press("Escape")
 
-    # A table sorts by number, not by letter, both ways.
+    # A table sorts by number, not by text, in both directions.
     head = tab.locator("#scores th", has_text="Median")
     head.get_by_role("button").focus()
     for order in ("descending", "ascending"):

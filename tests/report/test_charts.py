@@ -1,4 +1,4 @@
-"""Axes hold what they are to show; idle times are told from work; numbers read as what they are."""
+"""Axes show their values and thresholds; idle times are told from work; numbers are written for people."""
 
 import math
 from datetime import datetime
@@ -65,7 +65,7 @@ def test_a_score_over_decades_is_drawn_in_decades() -> None:
         (-5, "-5"),
     ],
 )
-def test_numbers_read_as_what_they_are(value: float, said: str) -> None:
+def test_numbers_are_written_with_three_digits(value: float, said: str) -> None:
     assert number(value) == said
 
 
@@ -79,7 +79,7 @@ def test_numbers_read_as_what_they_are(value: float, said: str) -> None:
         (9_999_999, 10**7, "over 99.9 %"),
     ],
 )
-def test_what_is_not_nothing_never_reads_as_nothing(part: int, whole: int, said: str) -> None:
+def test_a_share_above_nothing_never_reads_as_nothing(part: int, whole: int, said: str) -> None:
     assert percent(part, whole) == said
 
 
@@ -102,7 +102,7 @@ def test_idle_times_lie_between_runs_and_a_run_of_two_points_is_a_level_line(tmp
     assert sum((end - start) * rate for start, end, rate in first) == pytest.approx(100)
     assert first[0][2] == pytest.approx(90 / 300)
     assert {round(rate, 9) for _, _, rate in runs[1].rates()} == {0.2}
-    (gap,) = idle_times(runs)  # a and b overlap
+    (gap,) = idle_times(runs)  # runs a and b overlap
     assert gap.end - gap.start == 6 * 86_400 + 86_400 - 1000
     assert gap.shown == pytest.approx(LONG_GAP * 1600)
     drawn = throughput_chart(runs, [gap])

@@ -1,4 +1,4 @@
-"""The page needs nothing else, runs nothing but its own script, and shows only what the dataset's own sources would read."""
+"""The page needs nothing else, runs only its own script, and shows only images that the dataset's own sources may read."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def label_of(data: dict, key: str) -> dict:
 
 
 class Elements(HTMLParser):
-    """What a browser would make of the page: its elements, attributes and text."""
+    """The page as a browser parses it: its elements, attributes and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Elements(HTMLParser):
         self.said += data
 
 
-def test_names_and_messages_of_others_are_text(page: Page) -> None:
+def test_names_and_messages_from_datasets_are_shown_as_text(page: Page) -> None:
     found = Elements(page.html)
     assert sum(tag == "script" for tag, _ in found.elements) == 2
     assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
@@ -75,7 +75,7 @@ def test_data_cannot_leave_its_script_element() -> None:
     assert json.loads(written) == evil
 
 
-def test_whatever_a_template_prints_is_escaped_and_without_credentials_or_control_characters() -> None:
+def test_templates_escape_every_value_and_remove_credentials_and_control_characters() -> None:
     value = "<b>&\x1b[31m\n https://user:secret@host/x?sig=1"
     written = environment().from_string('<p title="{{ value }}">{{ value }}</p>').render(value=value)
     shown = "&lt;b&gt;&amp;\\x1b[31m\\n https://host/x"
@@ -146,7 +146,7 @@ def test_an_image_that_cannot_be_shown_says_why_and_its_depth_is_there(page: Pag
     assert main(["report", str(page.dataset), "--output", str(tmp_path / "all.html"), "--gallery", "40"]) == 0
     data = data_of((tmp_path / "all.html").read_text())
     for key, why in (
-        (GONE, "not there any more"),
+        (GONE, "no longer exists"),
         (CHANGED, "changed since"),
         (FORBIDDEN, "--allow-scheme http:127.0.0.1:9"),
     ):
@@ -166,8 +166,8 @@ def test_the_page_says_in_words_what_to_look_at(page: Page) -> None:
     assert "27 of 35 images (77 %) have a label." in said
     assert "20 % failed, all truncated." in said
     assert "2.9 % were rejected by a policy, all too_small." in said
-    assert "its teacher busy 40% of the time, so reading or writing held it up" in said
-    assert "Not measured: what --checker NAME would say." in said
+    assert "its teacher was busy 40% of the time: reading or writing held it up" in said
+    assert "Not measured: the scores of --checker NAME." in said
 
 
 def test_a_dataset_without_scores_or_runs_still_has_a_page(tmp_path: Path, command: Command) -> None:
@@ -189,7 +189,7 @@ def test_a_report_can_be_written_to_a_bucket(page: Page, s3: S3Server, command: 
 @pytest.mark.parametrize(
     ("options", "why"), [(["--gallery", "0"], "--gallery: must be at least 1"), (["--snapshot", "9"], "no snapshot 9")]
 )
-def test_usage_that_cannot_work_says_so(
+def test_wrong_options_are_explained(
     page: Page, capsys: pytest.CaptureFixture[str], options: list[str], why: str
 ) -> None:
     assert main(["report", str(page.dataset), *options]) == 2
@@ -198,7 +198,7 @@ def test_usage_that_cannot_work_says_so(
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """A web server on loopback, and the paths it was asked for."""
+    """A web server on loopback, and the paths that clients asked it for."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -221,11 +221,11 @@ def plan(kind: str, url: str, root: str) -> PlanInfo:
     return PlanInfo({"kind": kind, "url": url}, root, 1, 1, None, "", 1, 1, None)
 
 
-def test_only_what_the_source_allows_is_asked_for(tmp_path: Path, server: tuple[str, list[str]]) -> None:
+def test_only_images_that_the_source_allows_are_requested(tmp_path: Path, server: tuple[str, list[str]]) -> None:
     url, asked = server
     (tmp_path / "outside.jpg").write_bytes(b"secret")
     plans = {"m": plan("manifest", "s3://bucket/m.csv", "s3://bucket"), "p": plan("prefix", "/images", "/images")}
-    # As `da2ray.plan.retry` has it.
+    # A plan of `--retry-failed`, as `da2ray.plan.retry` makes it.
     plans["r"] = replace(plans["m"], source={"kind": "retry", "of": "manifest", "url": "s3://bucket/m.csv"})
     row = {"sha256": None, "height": 9, "width": 9}
     for name, uri in (
@@ -236,11 +236,11 @@ def test_only_what_the_source_allows_is_asked_for(tmp_path: Path, server: tuple[
         ("p", f"{url}/x.jpg"),
         ("gone", f"{url}/x.jpg"),
     ):
-        with pytest.raises(MissingError, match=r"not allowed|not a public|not below|is gone"):
+        with pytest.raises(MissingError, match=r"not allowed|not a public|not below|is missing"):
             Originals(plans).read(row | {"plan": name, "uri": uri}, (9, 9))
     assert asked == []
     for name in ("m", "r"):
-        with pytest.raises(MissingError, match="not there any more"):
+        with pytest.raises(MissingError, match="no longer exists"):
             Originals(plans, allow=[f"http:{url.removeprefix('http://')}"]).read(
                 row | {"plan": name, "uri": f"{url}/x.jpg"}, (9, 9)
             )
@@ -259,10 +259,7 @@ def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Pat
     page = tmp_path / "page.html"
     assert command("report", dataset, "--output", page, "--view", "few")[0] == 0
     found = Elements(page.read_text())
-    assert (
-        "The view few keeps 2 labels (13 %); most are removed by its rule <b>even</b>, flip_p90 < 2.5 (60 %)"
-        in found.said
-    )
+    assert "The view few keeps 2 labels (13 %); its rule <b>even</b>, flip_p90 < 2.5, removes most (60 %)" in found.said
     assert [tag for tag, each in found.elements if each.get("class") == "threshold"] == ["path"]
     values = [row["flip_p90"] for row in open_labels(str(dataset)).index.to_pylist() if row["status"] == "labelled"]
     assert "dedupe no better look-alike within 4 bits 5 5 33 %" in " ".join(found.said.split())

@@ -1,4 +1,4 @@
-"""What a report says of scores is what the whole index says, though it reads one part at a time."""
+"""A report describes the whole index, although it reads one part at a time."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ PARTS = 6
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
-    """42 rows in six parts; `blur` of some not measured, many of `dark_share` equal."""
+    """42 rows in six parts. Some have no `blur`, and many have the same `dark_share`."""
     folder = tmp_path_factory.mktemp("labels")
     store = open_store(str(folder))
     create_or_open(store, info())
@@ -36,7 +36,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
             if row["status"] == "labelled":
                 row["blur"] = None if random.random() < 0.2 else float(random.lognormal(3, 1))
                 row["dark_share"] = float(random.random() < 0.1)
-            row["aspect"] = 1.5  # a score of the file, which a row without a label may have
+            row["aspect"] = 1.5  # a score of the file: a row without a label may have it too
         table = pa.Table.from_pylist(made, schema=INDEX)
         commit_shard(store, "p", shard, build_shard(table, qs, "parquet"), FINGERPRINT)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def test_distributions_are_those_of_all_labelled_rows(labels: Labels) -> None:
     assert found["blur"].measured < len(rows) == found["aspect"].measured < len(index)
 
 
-def test_the_gallery_has_the_very_ends_of_each_score(labels: Labels) -> None:
+def test_the_gallery_shows_the_extreme_rows_of_each_score(labels: Labels) -> None:
     index = labels.index
     found = survey(labels.store, labels.snapshot, [], 3)
     (blur,) = (each for each in found.distributions if each.score.name == "blur")
@@ -69,16 +69,16 @@ def test_the_gallery_has_the_very_ends_of_each_score(labels: Labels) -> None:
     assert {index["status"][at].as_py() for at in found.random} == {"labelled"}
 
 
-def test_of_many_equal_rows_those_shown_are_not_neighbours(labels: Labels) -> None:
+def test_rows_chosen_among_many_equal_ones_are_not_neighbours(labels: Labels) -> None:
     (dark,) = (
         each for each in survey(labels.store, labels.snapshot, [], 4).distributions if each.score.name == "dark_share"
     )
     values = labels.index["dark_share"].to_pylist()
     assert {values[at] for at in dark.lowest} == {0.0}
-    assert len({at // 7 for at in dark.lowest}) > 1  # of several shards
+    assert len({at // 7 for at in dark.lowest}) > 1  # from several shards
 
 
-def test_thresholds_remove_what_they_say_and_never_what_was_not_measured(labels: Labels) -> None:
+def test_thresholds_remove_exactly_the_rows_that_break_them_and_never_unmeasured_ones(labels: Labels) -> None:
     lines = [Threshold("sharp", "blur", ">", 20.0), Threshold("lit", "dark_share", "<", 1.0)]
     found = survey(labels.store, labels.snapshot, lines, 1)
     rows = [row for row in labels.index.to_pylist() if row["status"] == "labelled"]
@@ -109,7 +109,7 @@ def test_rules_that_compare_one_score_with_a_number_are_lines() -> None:
             ("e", "20.5 >= Blur -- turned round"),
             ("f", "NOT blur < 1"),
             ("g", "blur < 'x AND blur < 3'"),
-            ("h", "blur <"),  # a view that is no one's
+            ("h", "blur <"),  # not a valid rule, as a damaged view may hold
         ]
     )
     assert [str(line) for line in lines] == ["flip_p90 < 0.08", "blur > 20", "brightness <= 0.9", "blur <= 20.5"]
@@ -123,7 +123,7 @@ def test_a_threshold_keeps_where_its_comparison_is_true(operator: str, removed: 
 
 @pytest.mark.parametrize("number", ["0.1", "1e-1", ".3", "16777217", "0.0812345678", "-0.7", "2.5e1", "25"])
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
-def test_a_row_exactly_at_a_threshold_is_removed_where_duckdb_removes_it(operator: str, number: str) -> None:
+def test_a_row_exactly_at_a_threshold_is_removed_if_duckdb_removes_it(operator: str, number: str) -> None:
     at = np.float32(number)
     values = np.array([np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf))], np.float32)
     ((line,),) = [thresholds_of([("r", f"blur {operator} {number}")])]

@@ -1,5 +1,5 @@
 "use strict";
-// The page without this file shows everything but the gallery. Text is set as text, never as HTML: keys are other people's.
+// Without this file the page shows everything but the gallery. Text is set as text, never as HTML: others choose the keys.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 
@@ -20,10 +20,10 @@ function picture(label, what) {
   return image;
 }
 
-// Gallery: one tab a score.
+// Gallery: a tab for each score.
 const tabs = [...document.querySelectorAll("[role=tab]")];
 let chosen = 0;
-let shown = []; // label numbers in the order of the page, for the arrows of the enlarged view
+let shown = []; // numbers of the shown labels in the order of the page, for the arrows of the enlarged view
 
 function tile(number) {
   const label = data.labels[number];
@@ -81,7 +81,7 @@ for (const button of document.querySelectorAll("button[data-score]")) {
   });
 }
 
-// Enlarged: a modal dialog, which Escape closes and which keeps the focus by itself.
+// Enlarged view: a modal dialog. The browser closes it on Escape and keeps the focus in it.
 const dialog = byId("enlarged");
 let place = 0;
 
@@ -122,7 +122,7 @@ dialog.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") enlarge(place + 1);
 });
 
-// Tables: a click on a heading sorts, another one turns it round.
+// Tables: a click on a heading sorts by it, and another one reverses the order.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const head = button.parentElement;
@@ -139,7 +139,7 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 
-// On paper nothing can be unfolded.
+// Paper cannot be unfolded: open all details for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open])")];
