@@ -12,6 +12,7 @@ import zstandard
 import da2ray
 from da2ray.labels.dataset import CreatedBy, DatasetInfo
 from da2ray.labels.kept_rows import KEPT
+from da2ray.labels.runs import RunProgress, ShardCounts
 from da2ray.labels.schema import INDEX
 from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.views import Dedupe, Rule, View
@@ -19,6 +20,7 @@ from tests.labels.samples import mixed
 
 TEXT = (Path(da2ray.__file__).parent / "labels" / "FORMAT.md").read_text()
 VIEW = [*View.model_fields, *Rule.model_fields, *Dedupe.model_fields, *KEPT.names]
+RUN = [*RunProgress.model_fields, *ShardCounts.model_fields]
 EXAMPLES = dict(zip(("parquet", "zarr"), re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[:2], strict=True))
 
 
@@ -42,5 +44,5 @@ def test_the_example_decodes_a_label(shard_format: str) -> None:
 
 
 def test_every_column_and_field_is_described() -> None:
-    for name in [*INDEX.names, *DatasetInfo.model_fields, *CreatedBy.model_fields, *VIEW]:
+    for name in [*INDEX.names, *DatasetInfo.model_fields, *CreatedBy.model_fields, *VIEW, *RUN]:
         assert f"`{name}`" in TEXT, name

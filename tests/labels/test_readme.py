@@ -1,0 +1,36 @@
+"""The README for readers in Python is true: its example runs on a dataset, it names every field of a label, its links lead on."""
+
+from pathlib import Path
+
+import pytest
+
+import da2ray
+from da2ray.labels.reader import Label
+from tests.labels.samples import dataset
+from tests.readmes import blocks, broken_links
+
+FOLDER = Path(da2ray.__file__).parent / "labels"
+README = FOLDER / "README.md"
+
+
+def test_the_example_reads_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset(tmp_path / "labels", "parquet", shards=1)
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(README, "python")
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own documentation
+    printed = capsys.readouterr().out
+    assert "disparity" in printed
+    assert "rejected" in printed
+
+
+def test_every_field_of_a_label_is_described() -> None:
+    fields = set(Label.__dataclass_fields__) | {"confidence", "metres"}
+    described = README.read_text()
+    assert [name for name in sorted(fields - {"mask_bits", "metric"}) if f"`{name}`" not in described] == []
+
+
+@pytest.mark.parametrize("page", [README], ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    assert broken_links(page) == []
