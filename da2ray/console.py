@@ -79,6 +79,11 @@ def progress(what: str, unit: str) -> Iterator[OnProgress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def number(count: int, *, exact: bool) -> str:
+    """A count of images, or an estimate, which says that it is one: "1,234" or "about 1,234"."""
+    return f"{count:,}" if exact else f"about {count:,}"
+
+
 def duration(seconds: float) -> str:
     """The two largest units: 93784 -> "1d 2h"; 3723 -> "1h 2m"; 65 -> "1m 5s"."""
     whole = int(seconds)

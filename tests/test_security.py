@@ -129,7 +129,7 @@ def test_a_signed_manifest_is_the_same_source_under_every_signature(tmp_path: Pa
         first, second = (open_source(f"{server.url}/m.jsonl?sig={sig}") for sig in (SECRET, "other"))
         assert first.describe() == second.describe()
         assert SECRET not in f"{first.url} {first.root} {first.describe()}"
-        (member,) = (member for batch in first.samples() for member in members_of(batch))
+        (member,) = (member for batch in first.members() for member in members_of(batch))
     assert member.uri == f"{server.url}/a.jpg"
     assert SECRET.encode() not in pickle.dumps(first)
 
@@ -138,7 +138,7 @@ def test_a_signed_uri_keeps_its_signature_to_be_read_and_its_key_has_none(tmp_pa
     uris = [f"https://h/{i}/../a{i}.jpg?next=/../b&sig={SECRET}" for i in range(2)] + ["s3://b/a?.jpg", "a.jpg?x"]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
     source = open_source(str(tmp_path / "m.jsonl"))
-    members = [member for batch in source.samples() for member in members_of(batch)]
+    members = [member for batch in source.members() for member in members_of(batch)]
     assert [member.key for member in members] == [
         "https://h/0/../a0.jpg",
         "https://h/1/../a1.jpg",
@@ -146,12 +146,12 @@ def test_a_signed_uri_keeps_its_signature_to_be_read_and_its_key_has_none(tmp_pa
         "a.jpg?x",
     ]
     assert members[1].uri == f"https://h/a1.jpg?next=/../b&sig={SECRET}"
-    for _, body in source.fetch(members, 2):
+    for body in (sample.body for sample in source.fetch(members, 2)):
         assert SECRET not in str(body)
     path = tmp_path / "twice.jsonl"
     path.write_text("".join(json.dumps({"uri": f"https://h/a.jpg?sig={SECRET}{i}"}) + "\n" for i in range(2)))
     with pytest.raises(UserError, match="add a column `key`") as caught:
-        list(open_source(str(path), allow=["https"]).samples())
+        list(open_source(str(path), allow=["https"]).members())
     assert SECRET not in str(caught.value)
 
 
@@ -167,7 +167,7 @@ def test_what_is_said_of_a_broken_manifest_shows_no_credential_and_no_escapes(tm
     path = tmp_path / ("m.jsonl" if body.startswith("{") else "m.csv")
     path.write_text(body)
     with pytest.raises(UserError) as caught:
-        list(open_source(str(path), allow=["https"]).samples())
+        list(open_source(str(path), allow=["https"]).members())
     assert SECRET not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
@@ -176,7 +176,7 @@ def test_a_manifest_of_strings_that_are_not_utf8_is_a_user_error(tmp_path: Path)
     raw = pa.array([b"a.jpg", b"\xff\xfe.jpg"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"uri": raw}), tmp_path / "m.parquet")
     with pytest.raises(UserError, match=r"UTF-?8"):
-        list(open_source(str(tmp_path / "m.parquet")).samples())
+        list(open_source(str(tmp_path / "m.parquet")).members())
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from da2ray.errors import SampleError
 from da2ray.labels.commits import commit_key
 from da2ray.pipeline.control.progress import work_left
 from da2ray.plan.plan import make_plan, open_plan
-from da2ray.sources.base import MEMBERS, Member
+from da2ray.sources.base import Member, Sample
+from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import open_store
 
 SHARD_SIZE = 256
@@ -21,10 +21,11 @@ COMMITTED_SHARE = 0.75
 FINGERPRINT = "benchmark"
 
 
-class MadeUpSource:
+class MadeUpSource(MemberSource):
     """A source that lists names like a bucket, without images behind them."""
 
     kind = "prefix"
+    looks_for = "names"
     url = root = "s3://made-up/photos"
 
     def __init__(self, samples: int) -> None:
@@ -33,7 +34,7 @@ class MadeUpSource:
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url, "samples": str(self._samples)}
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         count = min(self._samples, limit or self._samples)
         for start in range(0, count, 10_000):
             numbers = range(start, min(start + 10_000, count))
@@ -41,9 +42,9 @@ class MadeUpSource:
             uris = [f"{self.root}/{key}" for key in keys]
             sizes = [100_000 + number % 1000 for number in numbers]
             etags = [f"{number * 2654435761 % 2**64:016x}" for number in numbers]
-            yield pa.record_batch([keys, uris, sizes, etags], schema=MEMBERS)
+            yield pa.record_batch([keys, uris, sizes, etags, pa.nulls(len(numbers), pa.float32())], schema=MEMBERS)
 
-    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         raise NotImplementedError("a made-up source has no bytes")  # planning never reads any
 
 

@@ -94,7 +94,7 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     shards = list(plan.shards(np.arange(plan.info.shards)))
     bits = default_bits(spec.kind)
     workers = share_cores(spec, options, processes=1)
-    decoded, blocks = decode_only(reading, shards)
+    decoded, blocks = decode_only(reading, shards, store)
     labelled, labels = teacher_only(
         spec.load(options), spec.kind, bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers
     )

@@ -43,11 +43,14 @@ class Measured:
         return 1000 * self.wall * self.cores / self.images
 
 
-def decode_only(reading: Reading, shards: Sequence[Shard]) -> tuple[Measured, list[pa.Table]]:
-    """Measure GET, decoding and grouping, one shard after another. Also return the blocks for the next stage."""
+def decode_only(reading: Reading, shards: Sequence[Shard], store: Store) -> tuple[Measured, list[pa.Table]]:
+    """Measure GET, decoding and grouping, one shard after another. Also return the blocks for the next stage.
+
+    `store`: the dataset with the shards' plan.
+    """
     began, cpu = time.perf_counter(), time.process_time()
-    blocks = [reading.read(shard) for shard in shards]
-    images = sum(len(shard.samples()) for shard in shards)
+    blocks = [reading.read(shard.number, shard.spec(store)) for shard in shards]
+    images = sum(block["planned"][0].as_py() for block in blocks)
     return Measured("decode only", images, time.perf_counter() - began, time.process_time() - cpu, 1), blocks
 
 

@@ -4,6 +4,7 @@ import tempfile
 
 from rich.console import Console
 
+from da2ray.console import number
 from da2ray.pipeline.control.progress import work_left
 from da2ray.pipeline.prepare import Job
 from da2ray.plan.plan import make_plan, open_plan
@@ -22,10 +23,13 @@ def show_plan(job: Job, console: Console) -> None:
         totals = work_left(plan, job.store)
     left = totals.samples - totals.samples_before
     console.print(f"plan {job.plan_id} of {redact(config.images)}; nothing was written")
-    console.print(f"  samples    {totals.samples:,}")
+    console.print(f"  samples    {number(totals.samples, exact=totals.exact)}")
     console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
-    console.print(f"  committed  {totals.samples_before:,} samples in {totals.shards_before:,} shards, to be skipped")
-    console.print(f"  to label   {left:,} samples in {totals.shards - totals.shards_before:,} shards")
+    before = number(totals.samples_before, exact=totals.exact)
+    console.print(f"  committed  {before} samples in {totals.shards_before:,} shards, to be skipped")
+    console.print(
+        f"  to label   {number(left, exact=totals.exact)} samples in {totals.shards - totals.shards_before:,} shards"
+    )
     console.print(f"  passes     {_passes(job)}")
     console.print(f"  bytes out  about {left * _bytes_per_label(job) / 1e9:,.2f} GB, if images are 4:3")
 

@@ -28,8 +28,8 @@ Moment = Annotated[datetime, PlainSerializer(lambda at: at.isoformat(timespec="m
 """A time in UTC, in JSON as ISO 8601 with milliseconds."""
 
 
-class SampleCounts(Stored):
-    """Samples of the plan.
+class _Counts(Stored):
+    """Samples or shards of the plan.
 
     Attributes:
         total: in the plan.
@@ -42,8 +42,16 @@ class SampleCounts(Stored):
     this_run: int
 
 
-class ShardCounts(SampleCounts):
-    """Shards of the plan, counted like samples; `in_flight` are begun and not yet committed."""
+class SampleCounts(_Counts):
+    """Samples of the plan. `exact` is False if the source did not know their number when it was planned: then `total` is an
+    estimate, as is the part of `done` that earlier runs committed.
+    """
+
+    exact: bool
+
+
+class ShardCounts(_Counts):
+    """Shards of the plan; `in_flight` are begun and not yet committed."""
 
     in_flight: int
 

@@ -14,7 +14,7 @@ from da2ray.pipeline.control.cluster import gpu_count, resolve_device
 from da2ray.pipeline.stages.labelling import Labelling
 from da2ray.pipeline.stages.reading import Reading, uses_camera
 from da2ray.pipeline.stages.writing import Writing
-from da2ray.plan.plan import no_images, plan_id
+from da2ray.plan.plan import plan_id, require_samples
 from da2ray.plan.retry import failed_samples
 from da2ray.sources import open_source
 from da2ray.storage import Store, open_store
@@ -107,8 +107,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     store = open_store(config.output, config.storage_client)
     if config.retry_failed is not None:
         source = failed_samples(source, store, config.retry_failed)
-    if not any(batch.num_rows for batch in source.samples(1)):
-        raise no_images(source)  # before anything is written
+    require_samples(source)  # before anything is written
     device, precision = resolve_device(config, gpu_count(config), console)
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from da2ray.commands.dry_run import show_plan
 from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.console import Ticker
+from da2ray.console import Ticker, number
 from da2ray.errors import Exit, Status, UnavailableError, UserError
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.runs import new_run_name, write_config
@@ -42,7 +42,7 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     if totals.shards_before:
         console.print(
             f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed "
-            f"({totals.samples_before:,} images)"
+            f"({number(totals.samples_before, exact=totals.exact)} images)"
         )
     try:
         counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
@@ -95,7 +95,8 @@ def stored_plan(job: Job, console: Console) -> Plan:
             **job.plan_options,
             on_progress=lambda samples: ticker.tick(f"listing {source.url}: {samples:,} images"),
         )
-    console.print(f"plan {plan.id}: {plan.info.samples:,} images in {plan.info.shards:,} shards")
+    images = number(plan.info.samples, exact=plan.info.exact)
+    console.print(f"plan {plan.id}: {images} images in {plan.info.shards:,} shards")
     return plan
 
 
@@ -164,7 +165,7 @@ def wave_size(config: PseudolabelConfig, plan: Plan) -> int:
 
 
 WAVE_IMAGES = 1_280_000
-"""The driver holds the keys and URIs of a wave: some 130 MB."""
+"""An execution of Ray Data holds a task for each shard of its wave."""
 WAVE_SHARDS = (5000, 20_000)
 """Between two waves the teachers start anew and commits are listed: half a minute and more. Eight fast GPUs label 5,000 shards of
 64 images (manifests, which know no sizes) in minutes."""

@@ -3,25 +3,30 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.errors import SampleError, Status, UserError
+from da2ray.errors import Status, UserError
 from da2ray.labels.snapshots import open_snapshot, read_part
 from da2ray.plan.plan import Plan
-from da2ray.sources.base import FOCAL, MEMBERS, Member, Source
+from da2ray.sources.base import SHARDS, Cut, Member, Sample, Source
+from da2ray.sources.members import UNKNOWN_BYTES
 from da2ray.storage import Store
 
 
 @dataclass(frozen=True, slots=True)
 class RetrySource:
-    """A part of another source, read as that one is.
+    """A part of another source, which reads it.
+
+    A failed sample is addressed by its place, the plan, shard and row that its index row names, so the other source need not know
+    its samples.
 
     Attributes:
         of: the source that the snapshot's rows come from.
         store: the dataset.
         snapshot: number.
-        reasons: classes of failure; none is all.
+        reasons: classes of failure; empty for all.
     """
 
     of: Source
@@ -38,6 +43,11 @@ class RetrySource:
     def root(self) -> str:
         return self.of.root
 
+    @property
+    def looks_for(self) -> str:
+        classes = f" as {' or '.join(self.reasons)}" if self.reasons else ""
+        return f"samples that failed{classes} in snapshot {self.snapshot}"
+
     def describe(self) -> dict[str, str]:
         return self.of.describe() | {
             "kind": self.kind,
@@ -46,9 +56,52 @@ class RetrySource:
             "reasons": ",".join(self.reasons),
         }
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
-        """The failed rows' members, sizes and etags unknown: what the object is now counts."""
+    def shards(self, cut: Cut) -> Iterator[pa.RecordBatch]:
+        """The failed samples as shards of the other source; sizes are unknown, because the objects as they are now count."""
+        most = max(1, min(cut.shard_size, cut.shard_bytes // UNKNOWN_BYTES))
+        places: list[tuple[bytes, Sequence[int]]] = []
+        count = 0
+        for spec, rows in self._places(cut.limit):
+            left = rows
+            while left:
+                taken, left = left[: most - count], left[most - count :]
+                places.append((spec, taken))
+                count += len(taken)
+                if count == most:
+                    yield self._shard(places, count)
+                    places, count = [], 0
+        if places:
+            yield self._shard(places, count)
+
+    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
+        return self.of.read(spec, concurrency=concurrency, skip=skip)
+
+    def member(self, spec: bytes, row: int) -> Member | None:
+        return self.of.member(spec, row)
+
+    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
+        return self.of.select(places)
+
+    def _shard(self, places: list[tuple[bytes, Sequence[int]]], count: int) -> pa.RecordBatch:
+        row = {"samples": count, "exact": True, "bytes": None, "spec": self.of.select(places)}
+        return pa.RecordBatch.from_pylist([row], schema=SHARDS)
+
+    def _places(self, limit: int | None) -> Iterator[tuple[bytes, list[int]]]:
+        """The failed samples by their shards: the shard's specification, and their rows in it."""
         left = limit
+        for rows in self._failed():
+            here = rows[:left]
+            for plan in pc.unique(here["plan"]).to_pylist():
+                of_plan = here.filter(pc.equal(here["plan"], plan))
+                shards, numbers = of_plan["shard"].to_numpy(), of_plan["row"].to_numpy()
+                for shard, spec in Plan(self.store, plan).specs(shards):
+                    yield spec, np.sort(numbers[shards == shard.number]).tolist()
+            left = None if left is None else left - here.num_rows
+            if left == 0:
+                return
+
+    def _failed(self) -> Iterator[pa.Table]:
+        """The failed rows of each part of the snapshot."""
         for part in open_snapshot(self.store, self.snapshot).parts:
             if not any(part.by_reason.get(reason) for reason in self.reasons or part.by_reason):
                 continue
@@ -56,29 +109,11 @@ class RetrySource:
             failed = pc.equal(rows["status"], Status.FAILED.value)
             if self.reasons:
                 failed = pc.and_(failed, pc.is_in(rows["reason"], pa.array(self.reasons)))
-            rows = rows.filter(failed)[:left]
-            left = None if left is None else left - rows.num_rows
-            for batch in self._planned(rows):
-                unknown = [pa.nulls(batch.num_rows, MEMBERS.field(name).type) for name in ("size", "etag")]
-                members = pa.record_batch([batch["key"], batch["uri"], *unknown], schema=MEMBERS)
-                yield members.append_column(FOCAL, batch["focal"]) if "focal" in batch.schema.names else members
-            if left == 0:
-                return
-
-    def _planned(self, rows: pa.Table) -> Iterator[pa.RecordBatch]:
-        """The rows as their plans have them: the index leaves out what signs a URI."""
-        for plan in pc.unique(rows["plan"]).to_pylist():
-            here = rows.filter(pc.equal(rows["plan"], plan))
-            shards, numbers = here["shard"].to_numpy(), here["row"].to_numpy()
-            for shard in Plan(self.store, plan).shards(shards):
-                yield shard.members().take(pa.array(numbers[shards == shard.number]))
-
-    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
-        return self.of.fetch(members, concurrency)
+            yield rows.filter(failed)
 
 
 def failed_samples(of: Source, store: Store, reasons: Sequence[str]) -> RetrySource:
-    """Those of the newest snapshot.
+    """The samples that failed in the newest snapshot.
 
     Raises:
         UserError: there is no snapshot.

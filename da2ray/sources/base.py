@@ -1,55 +1,79 @@
-"""The protocol of a source, and the reading of samples that sources of files share."""
+"""The protocol of a source, and what passes between a source, a plan and a read task.
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+A source is used twice. When a run is planned, `Source.shards` yields shard specifications: bytes that identify a run of samples
+and that only the source understands. When a shard is read, on any machine, `Source.read` turns its specification into samples.
+So a source need not know its samples when it is planned: a tar gives byte ranges, a Parquet file row groups.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-from da2ray.errors import OutageError, Reason, SampleError, UnavailableError, UserError
-from da2ray.sources.allowed import Allowed, must_be_regular
-from da2ray.sources.outage import PROBE_RETRY_S, Outages
-from da2ray.storage import Client, Store, open_store, printable, split_uri
+from da2ray.errors import SampleError
 
-MEMBERS = pa.schema(
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a source is cut into shards.
+
+    Attributes:
+        shard_size: samples a shard holds at most. A source that does not know its samples goes by `shard_bytes` alone.
+        shard_bytes: image bytes a shard holds at most, as far as the source knows them; a larger sample is alone in its shard.
+        limit: samples in all at most; None for all.
+    """
+
+    shard_size: int
+    shard_bytes: int
+    limit: int | None = None
+
+
+SHARDS = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("exact", pa.bool_(), nullable=False),
+        pa.field("bytes", pa.int64()),
+        pa.field("spec", pa.large_binary(), nullable=False),
     ]
 )
-"""One row a sample, as it was listed: key within the source, absolute URI, size in bytes, etag (null where not
-listed)."""
-
-FOCAL = pa.field("focal", pa.float32())
-"""A column more, of a source that knows focal lengths: in pixels of the image as displayed at full size, null where it does
-not know."""
-
-MOST_BYTES = 2 << 30
-"""Of an image's file: above the 1.6 GB that the 200 megapixels of `--max-pixels` take uncompressed at 8 bytes each. A larger one
-takes a machine's memory, and the run with it, each time it is read."""
+"""Rows of `Source.shards`: how many samples the shard holds, whether that is a count or the source's estimate, the bytes of its
+images (null if unknown), and its specification."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A row of MEMBERS, maybe with FOCAL. `size` (bytes) and `etag` are as listed: the object may have changed since."""
+    """What is known of a sample without its bytes.
+
+    Attributes:
+        key: names the sample within its source, for good.
+        uri: absolute.
+        size: bytes, as listed; None if not listed. The object may have changed since.
+        etag: as listed; None if not listed.
+        focal: focal length in pixels of the image as displayed at full size; None if the source does not know it.
+    """
 
     key: str
     uri: str
-    size: int | None
-    etag: str | None
+    size: int | None = None
+    etag: str | None = None
     focal: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A member as it was read: with its bytes, or with the reason why there are none."""
+
+    member: Member
+    body: bytes | SampleError
+
+
 class Source(Protocol):
-    """Can be pickled; holds no connection and no credential."""
+    """Can be pickled, and holds no connection and no credential."""
 
     @property
     def kind(self) -> str:
-        """The word for it in a plan: "prefix" or "manifest"."""
+        """The word for this kind of source in a plan, such as "prefix"."""
         ...
 
     @property
@@ -59,121 +83,49 @@ class Source(Protocol):
 
     @property
     def root(self) -> str:
-        """The URL that most samples lie under: a plan leaves out the URI of a sample that is root + key."""
+        """The URL that most samples lie under."""
+        ...
+
+    @property
+    def looks_for(self) -> str:
+        """What the source looks for, for the message that it found none."""
         ...
 
     def describe(self) -> dict[str, str]:
         """What identifies the source, for the plan's hash: the same for the same command tomorrow."""
         ...
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
-        """The samples, or the first `limit` of them, in batches of schema MEMBERS, all of them with FOCAL or none; in the
-        same order every time.
+    def shards(self, cut: Cut) -> Iterator[pa.RecordBatch]:
+        """The source as shards, in batches of schema SHARDS: the same shards in the same order every time.
+
+        A stream, so that memory stays bounded however large the source is. It reads names, sizes, headers and footers, never
+        image bytes. Every sample, or each of the first `cut.limit`, is in exactly one shard.
 
         Raises:
             UserError: the source cannot be read, or two samples have one key.
         """
         ...
 
-    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
-        """Each member in order with its bytes, or with why there are none."""
+    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
+        """The samples of a shard, in an order that is fixed. A sample's place in it, from 0, is its `row`.
+
+        Args:
+            spec: from `shards` or `select`.
+            concurrency: reads in flight. With 1, nothing is read ahead of the sample that is asked for.
+            skip: rows to leave out at the start.
+
+        Raises:
+            OutageError: a store does not answer any more, not about any object.
+        """
         ...
 
+    def member(self, spec: bytes, row: int) -> Member | None:
+        """The sample at a row of a shard; None if that cannot be known without reading the shard, or there is no such row."""
+        ...
 
-def members_of(batch: pa.RecordBatch) -> list[Member]:
-    """Rows of schema MEMBERS, maybe with FOCAL, as Python objects: for a shard, never for a whole source."""
-    columns = (column.to_pylist() for column in batch.columns)
-    return [Member(*row) for row in zip(*columns, strict=True)]
+    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
+        """One specification that reads just these samples, as they are now: (a shard's specification, rows in it) each.
 
-
-def fetch(
-    members: Iterable[Member], concurrency: int, client: Client = "auto", allowed: Allowed | None = None
-) -> Iterator[tuple[Member, bytes | SampleError]]:
-    """Read members, `concurrency` GETs at a time, and give them in order.
-
-    At most `concurrency` bodies are read ahead of the one that is given, so the memory is bounded by the largest ones.
-    What fails for one member is that member's `SampleError`; the others go on. A store that is down fails for all.
-
-    Args:
-        members: taken as the results are; may be endless.
-        concurrency: GETs in flight; 16 reach 2,400 a second of 100 kB from one process through obstore, 64 little more.
-        client: as of `open_store`.
-        allowed: what may be read, where others wrote the URIs. The rest is `forbidden`, and no request is made.
-
-    Raises:
-        OutageError: a store does not answer any more, nor about any other object; web servers never raise it.
-    """
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
-    stores = _Stores(client, allowed)
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="da2ray-fetch")
-    ahead: deque[tuple[Member, Future[bytes | SampleError]]] = deque()
-    try:
-        for member in members:
-            ahead.append((member, pool.submit(_read, stores, member)))
-            if len(ahead) == concurrency:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        while ahead:
-            first, future = ahead.popleft()
-            yield first, future.result()
-    finally:
-        # A caller that stops early does not wait for what is in flight.
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _Stores:
-    """A store for each root that members lie in: few buckets, millions of members."""
-
-    def __init__(self, client: Client, allowed: Allowed | None) -> None:
-        self._client = client
-        self._allowed = allowed
-        self._open: dict[tuple[str, float | None], Store] = {}
-        self._outages = Outages()
-
-    def get(self, member: Member) -> bytes:
-        if self._allowed:
-            self._allowed.check(member.uri)
-        root, key = split_uri(member.uri)
-        if root == "/":
-            must_be_regular(f"/{key}")
-        try:
-            store, size = self._at(root), member.size
-            if size is None and root == "/":  # elsewhere it would be a request more for each
-                size = store.stat(key).size
-            if size is not None and size > MOST_BYTES:
-                raise SampleError(
-                    Reason.OUT_OF_MEMORY, f"{size} bytes: files of more than {MOST_BYTES >> 30} GiB are not read"
-                )
-            return store.get(key)
-        except UnavailableError as error:
-            return self._outages.get_again(error, root, key, lambda: self._at(root, PROBE_RETRY_S))
-
-    def _at(self, root: str, retry_s: float | None = None) -> Store:
-        if (root, retry_s) not in self._open:
-            # Two threads may both open one; the store that loses is dropped unused.
-            self._open.setdefault((root, retry_s), self._opened(root, retry_s))
-        return self._open[root, retry_s]
-
-    def _opened(self, root: str, retry_s: float | None) -> Store:
-        if self._allowed:
-            return self._allowed.open(root, self._client, retry_s)
-        return open_store(root, self._client, retry_s)
-
-
-def _read(stores: _Stores, member: Member) -> bytes | SampleError:
-    try:
-        return stores.get(member)
-    except OutageError:
-        raise
-    except SampleError as error:
-        return error
-    except FileNotFoundError as error:
-        return SampleError(Reason.NOT_FOUND, printable(error))
-    except PermissionError as error:
-        return SampleError(Reason.FORBIDDEN, printable(error))
-    except MemoryError:
-        return SampleError(Reason.OUT_OF_MEMORY, "no memory for its bytes")
-    except (OSError, ValueError, UserError) as error:
-        # ValueError and UserError: a URI in a manifest that cannot be one, or of a scheme that nothing serves.
-        return SampleError(Reason.UNREADABLE, printable(error))
+        Samples come in the order given. What a listing said of their size and version is forgotten.
+        """
+        ...

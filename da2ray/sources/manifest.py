@@ -13,9 +13,11 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from da2ray.errors import SampleError, UnavailableError, UserError
+from da2ray.errors import UnavailableError, UserError
 from da2ray.sources.allowed import NAME_CHARS, Allowed
-from da2ray.sources.base import FOCAL, MEMBERS, Member, fetch
+from da2ray.sources.base import Member, Sample
+from da2ray.sources.fetch import fetch
+from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
 from da2ray.storage.redaction import WEB
 
@@ -25,31 +27,35 @@ URI_COLUMNS = ("uri", "url", "path", "image", "file")
 KEY_COLUMN = "key"
 FOCAL_COLUMN = "focal"
 BLOCK_BYTES = 8 << 20
-"""Of text parsed at a time. A line must fit in."""
+"""Bytes of text that are parsed at a time. A line must fit into them."""
 PARQUET_ROWS = 16_384
 CHECKED_ROWS = 1_000
-"""Of which one at least must be allowed, lest a job makes nothing but `forbidden` rows."""
+"""At least one of the first rows must be allowed, or the job would make nothing but `forbidden` rows."""
 
+_FOCAL = MEMBERS.field("focal").type
 _ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.:-]*://)"
 _ODD_URL = r"://.*[?#@]"
 
 
-class ManifestSource:
-    """Relative URIs are relative to the manifest's folder. The key is the column `key`, else the URI as it stands
-    there, without what may be a credential (`redact`): the query that signs a URL changes, a key is for good.
+class ManifestSource(MemberSource):
+    """The rows of a manifest. Relative URIs are relative to the manifest's folder.
 
-    A URI that is not allowed is a sample like others; it becomes a row `forbidden` when it is to be read.
+    The key is the column `key`, else the URI as it stands in the manifest, without what may be a credential (`redact`): the query
+    that signs a URL changes, and a key is for good.
 
-    A column `focal` is read where a teacher uses it: focal lengths in pixels of the image as displayed at full size, empty where
-    (or NaN) where it is not known. Any other that is no positive number ends planning: it would make metres wrong without a word.
+    A URI that is not allowed is a sample like any other; it becomes a row `forbidden` when it is to be read.
+
+    If a teacher uses focal lengths, the column `focal` is read: pixels of the image as displayed at full size, empty or NaN if
+    unknown. Any other value that is not a positive number ends planning, because it would make metres wrong silently.
     """
 
     kind = "manifest"
+    looks_for = "rows"
 
     def __init__(
         self, url: str, client: Client = "auto", allowed: Allowed | None = None, *, with_focals: bool = False
     ) -> None:
-        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed. `with_focals`: read that column."""
+        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed. `with_focals`: read column `focal`."""
         self.url = redact(url)
         self.root = self.url.rpartition("/")[0] or "/"
         self._location = url
@@ -62,26 +68,26 @@ class ManifestSource:
         return self.__dict__ | {"_location": self.url}
 
     def check(self) -> None:
-        """Look whether the job can read any image at all.
+        """Check that the job may read at least one image.
 
         Raises:
-            UserError: of the first CHECKED_ROWS URIs none is allowed; names the option.
+            UserError: none of the first CHECKED_ROWS URIs is allowed. The message names the option that allows the first.
         """
         first = None
         try:
-            for batch in self._members(CHECKED_ROWS):
+            for batch in self._resolved(CHECKED_ROWS):
                 for uri in batch.column("uri").to_pylist():
                     why = self._allowed.refusal(uri)
                     if why is None:
                         return
                     first = first or f"{printable(uri, NAME_CHARS)}: {printable(why, NAME_CHARS)}"
         except UserError:
-            return  # Broken rows are planning's to refuse, up to the limit it has.
+            return  # Planning refuses broken rows, up to its limit.
         if first:
             raise UserError(f"{self.url}: none of its first URIs may be read\n{first}")
 
     def describe(self) -> dict[str, str]:
-        """The URL and the content: an edited manifest is another source, a copied or touched one is not.
+        """The URL and the content: an edited manifest is another source, a touched or rewritten one is not.
 
         An object store's etag stands for the content; a local file is read once and hashed.
         """
@@ -97,10 +103,10 @@ class ManifestSource:
             raise UserError(f"cannot read {self.url}: {error}") from error
         return {"kind": self.kind, "url": self.url, "etag": etag}
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         hashes: list[np.ndarray] = []
-        for batch in self._members(limit):
-            # 8 bytes a key instead of the key: 62 million cost 0.5 GB for as long as the manifest is read.
+        for batch in self._resolved(limit):
+            # 8 bytes a key instead of the key: 62 million keys cost 0.5 GB for as long as the manifest is read.
             hashes.append(np.fromiter(map(hash, batch.column("key").to_pylist()), np.int64, batch.num_rows))
             yield batch
         repeated = _repeated(hashes)
@@ -108,18 +114,19 @@ class ManifestSource:
         if repeated.size:
             self._refuse_duplicate(repeated, limit)
 
-    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         return fetch(members, concurrency, self._client, self._allowed)
 
     def _open(self) -> tuple[Store, str]:
         root, key = split_uri(self._location)
         return open_store(root, self._client), key
 
-    def _members(self, limit: int | None) -> Iterator[pa.RecordBatch]:
+    def _resolved(self, limit: int | None) -> Iterator[pa.RecordBatch]:
+        """The members as `members` yields them, without the check for repeated keys."""
         row = 0
         try:
             for batch in self._rows():
-                # Sliced before it is checked: with a limit, what comes after it need not be right.
+                # Slice first, check then: rows beyond the limit need not be right.
                 rows = batch if limit is None else batch.slice(0, limit - row)
                 if rows.num_rows:
                     yield self._resolve(rows, row)
@@ -132,7 +139,7 @@ class ManifestSource:
             raise UserError(f"cannot read {self.url} after row {row}: {printable(error)}") from error
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
-        """Columns `uri`, `key` (the URI where the manifest has none) and maybe `focal`, as they stand in the manifest."""
+        """Columns `uri`, `key` (the URI if the manifest has no keys) and maybe `focal`, as they stand in the manifest."""
         store, key = self._open()
         file: Any = StoreFile(store, key, BLOCK_BYTES)
         if file.size() == 0:
@@ -168,14 +175,14 @@ class ManifestSource:
             uris = batch.column(columns[0]).cast(pa.string())
             keys = batch.column(KEY_COLUMN).cast(pa.string()) if KEY_COLUMN in columns else uris
             for column in (uris, keys):
-                column.validate(full=True)  # Parquet's strings may be anything.
+                column.validate(full=True)  # Parquet's strings may hold any bytes.
             rows = {"uri": uris, "key": keys}
             if FOCAL_COLUMN in columns:
-                rows[FOCAL_COLUMN] = batch.column(FOCAL_COLUMN).cast(FOCAL.type)
+                rows[FOCAL_COLUMN] = batch.column(FOCAL_COLUMN).cast(_FOCAL)
             yield pa.record_batch(rows)
 
     def _columns(self, names: list[str]) -> list[str]:
-        """The column of URIs, and those of keys and focal lengths if there are."""
+        """The column of URIs, and the columns of keys and focal lengths if the manifest has them."""
         more = [KEY_COLUMN, FOCAL_COLUMN] if self._with_focals else [KEY_COLUMN]
         for name in URI_COLUMNS:
             if name in names:
@@ -198,7 +205,7 @@ class ManifestSource:
         return list(first)
 
     def _resolve(self, rows: pa.RecordBatch, before: int) -> pa.RecordBatch:
-        """Rows of MEMBERS. `before`: how many rows of the manifest came before these."""
+        """Rows of schema MEMBERS. `before`: how many rows of the manifest came before these."""
         for name in ("uri", "key"):
             column = rows.column(name)
             empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), fill_value=True)
@@ -215,13 +222,16 @@ class ManifestSource:
         odd = pc.match_substring_regex(keys, _ODD_URL)
         if pc.any(odd).as_py():
             keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
-        nothing = pa.nulls(len(keys))
-        members = pa.record_batch([keys, uris, nothing.cast(pa.int64()), nothing.cast(pa.string())], schema=MEMBERS)
+        sizes, etags = (pa.nulls(len(keys), MEMBERS.field(name).type) for name in ("size", "etag"))
+        return pa.record_batch([keys, uris, sizes, etags, self._focals(rows, before)], schema=MEMBERS)
+
+    def _focals(self, rows: pa.RecordBatch, before: int) -> pa.Array:
+        """The focal lengths of rows, null if unknown. `before`: see `_resolve`."""
         if FOCAL_COLUMN not in rows.schema.names:
-            return members
+            return pa.nulls(rows.num_rows, _FOCAL)
         focals = rows.column(FOCAL_COLUMN)
-        # As in CSV, where `nan` is one of the words for nothing.
-        focals = pc.if_else(pc.is_nan(focals), pa.scalar(None, FOCAL.type), focals)
+        # As in CSV, where `nan` is one of the words for an empty cell.
+        focals = pc.if_else(pc.is_nan(focals), pa.scalar(None, _FOCAL), focals)
         wrong = pc.fill_null(pc.invert(pc.and_(pc.greater(focals, 0), pc.is_finite(focals))), fill_value=False)
         if pc.any(wrong).as_py():
             place = pc.index(wrong, value=True).as_py()
@@ -229,13 +239,13 @@ class ManifestSource:
                 f"{self.url}: row {before + place + 1} has the focal length {focals[place].as_py()}; it must be a positive "
                 "number of pixels, or empty where it is not known"
             )
-        return members.append_column(FOCAL, focals)
+        return focals
 
     def _refuse_duplicate(self, repeated: np.ndarray, limit: int | None) -> None:
-        """Read again to tell equal keys from equal hashes, and to name the first."""
+        """Read the manifest again, to tell equal keys from equal hashes and to name the first."""
         rows: dict[str, int] = {}
         row = 0
-        for batch in self._members(limit):
+        for batch in self._resolved(limit):
             keys = batch.column("key").to_pylist()
             suspects = np.isin(np.fromiter(map(hash, keys), np.int64, len(keys)), repeated)
             for index in np.flatnonzero(suspects).tolist():
@@ -250,10 +260,11 @@ class ManifestSource:
 
 
 def _type_of(column: str) -> pa.DataType:
-    return FOCAL.type if column == FOCAL_COLUMN else pa.string()
+    return _FOCAL if column == FOCAL_COLUMN else pa.string()
 
 
 def _repeated(hashes: list[np.ndarray]) -> np.ndarray:
+    """The hashes that occur more than once."""
     if not hashes:
         return np.empty(0, np.int64)
     every = np.concatenate(hashes)
@@ -262,7 +273,7 @@ def _repeated(hashes: list[np.ndarray]) -> np.ndarray:
 
 
 def _csv_header(file: Any) -> list[str]:
-    """The names of the columns, by the same parser that reads the rows."""
+    """The names of the columns, as the parser that reads the rows sees them."""
     reader = pyarrow.csv.open_csv(
         file,
         read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
@@ -272,7 +283,7 @@ def _csv_header(file: Any) -> list[str]:
 
 
 def _without_dots(uri: str) -> str:
-    """`folder/../other/x.jpg` as `other/x.jpg`: object stores know no `..`."""
+    """Resolve `..`: `folder/../other/x.jpg` becomes `other/x.jpg`, since an object store takes `..` for a name."""
     if uri.startswith("/"):
         return canonical_url(uri)
     scheme, _, rest = uri.partition("://")

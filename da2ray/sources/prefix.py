@@ -6,8 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.errors import SampleError, UnavailableError, UserError
-from da2ray.sources.base import MEMBERS, Member, fetch
+from da2ray.errors import UnavailableError, UserError
+from da2ray.sources.base import Member, Sample
+from da2ray.sources.fetch import fetch
+from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -15,16 +17,18 @@ _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) 
 _HIDDEN = r"(^|/)\."
 
 
-class PrefixSource:
-    """Keys are paths below the URL. Hidden files and folders (`.name`) are left out; empty files are not.
+class PrefixSource(MemberSource):
+    """Image files below a URL. A key is a path below that URL.
 
-    An empty file has the name of an image: it gets its index row, with reason `empty`.
+    Hidden files and folders (`.name`) are left out. Empty files are not: an empty file has the name of an image, so it gets its
+    index row, with reason `empty`.
     """
 
     kind = "prefix"
+    looks_for = " ".join(sorted(IMAGE_SUFFIXES))
 
     def __init__(self, url: str, client: Client = "auto", *, is_file: bool = False) -> None:
-        """`url`: canonical. With `is_file` it is one image, and its key is its name."""
+        """`url`: canonical. With `is_file` it names one image, whose key is its name."""
         self.url = url
         self.root, _, self._name = url.rpartition("/") if is_file else (url, "", "")
         self.root = self.root or "/"
@@ -39,7 +43,8 @@ class PrefixSource:
         """
         try:
             if not self._name and self.url.startswith("/"):
-                self._check_folder()
+                if not Path(self.url).is_dir():
+                    raise UserError(f"no such folder: {self.url}")
             elif not self._name:
                 next(iter(self._store().list()), None)
         except UnavailableError:
@@ -50,7 +55,7 @@ class PrefixSource:
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url}
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         left = limit
         try:
             for listed in self._listed():
@@ -67,16 +72,11 @@ class PrefixSource:
         except OSError as error:
             raise UserError(f"cannot list {self.url}: {error}") from error
 
-    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[tuple[Member, bytes | SampleError]]:
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         return fetch(members, concurrency, self._client)
 
     def _store(self) -> Store:
         return open_store(self.root, self._client)
-
-    def _check_folder(self) -> None:
-
-        if not Path(self.url).is_dir():
-            raise UserError(f"no such folder: {self.url}")
 
     def _listed(self) -> Iterator[pa.RecordBatch]:
         if not self._name:
@@ -93,5 +93,5 @@ class PrefixSource:
             listed = listed.filter(pc.and_not(image, pc.match_substring_regex(keys, _HIDDEN)))
             keys = listed.column("key")
         uris = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), keys, "")
-        columns = [keys, uris, listed.column("size"), listed.column("etag")]
-        return pa.record_batch(columns, schema=MEMBERS)
+        focals = pa.nulls(len(keys), MEMBERS.field("focal").type)
+        return pa.record_batch([keys, uris, listed.column("size"), listed.column("etag"), focals], schema=MEMBERS)

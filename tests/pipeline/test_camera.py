@@ -16,11 +16,9 @@ from da2ray.labels.schema import INDEX, NUMBERS
 from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.pipeline.stages.writing import assemble
-from da2ray.plan.plan import Shard, make_plan
-from da2ray.plan.retry import RetrySource
-from da2ray.sources import open_source
+from da2ray.sources import Cut, members_of, open_source
 from da2ray.sources.manifest import ManifestSource
-from da2ray.storage import open_store
+from da2ray.sources.members import unpack
 from da2ray.teachers.depth_anything.size import OfficialSize
 from tests.photos import jpeg
 
@@ -56,10 +54,11 @@ def write_manifest(folder: Path, kind: str, focals: dict[str, object] | None = N
     return path
 
 
-def shard_of(source: ManifestSource, tmp_path: Path) -> Shard:
-    plan = make_plan(source, open_store(str(tmp_path / "plan")), shard_size=10, limit=None, fingerprint="f")
-    (shard,) = plan.shards(np.arange(1))
-    return shard
+def spec_of(source: ManifestSource) -> bytes:
+    """All of a source as one shard."""
+    (batch,) = source.shards(Cut(10, 1 << 40))
+    (spec,) = batch["spec"].to_pylist()
+    return spec
 
 
 def reading(source: ManifestSource, mode: DecodeMode = DecodeMode.EXACT, *, with_focals: bool = True) -> Reading:
@@ -67,11 +66,11 @@ def reading(source: ManifestSource, mode: DecodeMode = DecodeMode.EXACT, *, with
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, kind: str) -> None:
     source = open_source(str(write_manifest(folder, kind)), with_focals=True)
-    shard = shard_of(source, tmp_path)
-    assert [member.focal for member in shard.samples()] == list(FOCALS.values())
-    block = reading(source).read(shard)
+    spec = spec_of(source)
+    assert [member.focal for member in members_of(unpack(spec, source.root))] == list(FOCALS.values())
+    block = reading(source).read(0, spec)
     samples = {sample["key"].rpartition("/")[2]: sample for sample in block["samples"][0].as_py()}
     found = {name: (sample["focal"], sample["focal_source"]) for name, sample in samples.items()}
     expected = {
@@ -82,20 +81,17 @@ def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, tmp_path: P
     assert found == expected
 
 
-def test_failed_samples_keep_theirs_when_they_are_tried_again(folder: Path, tmp_path: Path) -> None:
+def test_failed_samples_keep_theirs_when_they_are_tried_again(folder: Path) -> None:
     source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
-    store = open_store(str(tmp_path / "plan"))
-    shard = shard_of(source, tmp_path)
-    rows = pa.table({"plan": [shard.plan] * 2, "shard": [0, 0], "row": [2, 0]})
-    (batch,) = RetrySource(source, store, 1, ())._planned(rows)
-    assert batch["focal"].to_pylist() == [800, 1234.5]
+    again = source.select([(spec_of(source), [2, 0])])
+    assert [sample.member.focal for sample in source.read(again, concurrency=2)] == [800, 1234.5]
 
 
-def test_where_no_teacher_asks_none_is_read(folder: Path, tmp_path: Path) -> None:
+def test_where_no_teacher_asks_none_is_read(folder: Path) -> None:
     source = open_source(str(write_manifest(folder, "csv", dict.fromkeys(FOCALS, "no number"))))
-    shard = shard_of(source, tmp_path)
-    assert shard.members().schema.names == ["key", "uri", "size", "etag"]
-    block = reading(source, with_focals=False).read(shard)
+    spec = spec_of(source)
+    assert [member.focal for member in members_of(unpack(spec, source.root))] == [None] * 3
+    block = reading(source, with_focals=False).read(0, spec)
     assert all(sample["focal"] is None for sample in block["samples"][0].as_py())
     assert host_batch(block.slice(0, 1)).focals is None
 
@@ -104,19 +100,19 @@ def test_where_no_teacher_asks_none_is_read(folder: Path, tmp_path: Path) -> Non
 def test_a_focal_length_that_is_none_ends_planning_and_names_its_row(folder: Path, wrong: object) -> None:
     manifest = write_manifest(folder, "csv", {"a.jpg": 5, "b.jpg": wrong})
     with pytest.raises(UserError, match=r"row 2 has the focal length .* positive number of pixels"):
-        list(ManifestSource(str(manifest), with_focals=True).samples())
+        list(ManifestSource(str(manifest), with_focals=True).members())
 
 
 def test_a_focal_length_that_is_no_number_ends_planning(folder: Path) -> None:
     manifest = write_manifest(folder, "csv", {"a.jpg": "26 mm"})
     with pytest.raises(UserError, match="26 mm"):
-        list(ManifestSource(str(manifest), with_focals=True).samples())
+        list(ManifestSource(str(manifest), with_focals=True).members())
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_nan_is_not_known(folder: Path, kind: str) -> None:
     manifest = write_manifest(folder, kind, {"a.jpg": float("nan"), "b.jpg": 5})
-    (batch,) = ManifestSource(str(manifest), with_focals=True).samples()
+    (batch,) = ManifestSource(str(manifest), with_focals=True).members()
     assert batch["focal"].to_pylist() == [None, 5]
 
 
@@ -130,11 +126,11 @@ def teacher_says(batch: HostBatch, focals: list[float]) -> LabelledBatch:
 
 @pytest.mark.parametrize(("mode", "share"), [(DecodeMode.EXACT, 1), (DecodeMode.SCALED, 0.375)])
 def test_the_teacher_gets_them_in_its_pixels_and_the_index_as_displayed(
-    folder: Path, tmp_path: Path, mode: DecodeMode, share: float
+    folder: Path, mode: DecodeMode, share: float
 ) -> None:
     (folder / "b.jpg").write_bytes(jpeg(Image.new("RGB", (2000, 1500))))
     source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
-    block = reading(source, mode).read(shard_of(source, tmp_path))
+    block = reading(source, mode).read(0, spec_of(source))
     batch = host_batch(block, with_focals=True)
     assert batch.shapes[0] == (1500 * share // 1 + (share < 1 and 1500 * share % 1 > 0), 2000 * share)
     assert batch.focals == [pytest.approx(1234.5 * share), None, pytest.approx(800 * share)]
@@ -146,9 +142,9 @@ def test_the_teacher_gets_them_in_its_pixels_and_the_index_as_displayed(
     assert rows["focal_source"].to_pylist() == ["manifest", "assumed", "manifest"]
 
 
-def test_an_image_that_failed_keeps_what_was_known_of_it(folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_failed_keeps_what_was_known_of_it(folder: Path) -> None:
     source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
-    block = reading(source).read(shard_of(source, tmp_path))
+    block = reading(source).read(0, spec_of(source))
     failed = LabelledBatch.failed(host_batch(block), Reason.TEACHER_ERROR, "no")
     rows, _ = assemble(labelled_row(block, failed), plan="p", kind="metric", fingerprint="f", camera="predicted")
     assert rows["focal_source"].to_pylist() == ["manifest", "exif", "manifest"]

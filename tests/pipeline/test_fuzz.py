@@ -17,7 +17,8 @@ import pytest
 import da2ray
 from da2ray.errors import Reason, SampleError, Status
 from da2ray.images.decode import DecodeMode, Limits, admit, decode_pixels, read_header
-from da2ray.pipeline.stages.reading import Arena, Reading
+from da2ray.pipeline.stages.arena import Arena
+from da2ray.pipeline.stages.reading import Reading
 from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
 from da2ray.storage import open_store
@@ -135,11 +136,12 @@ def test_each_file_gives_pixels_or_its_reason_in_bounded_time_and_memory(folder:
 
 def test_a_read_task_gives_every_file_its_row(folder: Path, tmp_path: Path) -> None:
     source = open_source(str(folder))
-    plan = make_plan(source, open_store(str(tmp_path)), shard_size=SHARD, limit=None, fingerprint="f")
+    store = open_store(str(tmp_path))
+    plan = make_plan(source, store, shard_size=SHARD, limit=None, fingerprint="f")
     reading = Reading(source, OfficialSize(), Limits(), DecodeMode.SCALED, batch_size=16)
     arena, seen = Arena(), []
     for shard in plan.shards(np.arange(len(plan))):
-        block = reading.read(shard, arena)
+        block = reading.read(shard.number, shard.spec(store), arena)
         samples = [sample for row in block["samples"].to_pylist() for sample in row]
         seen += sorted(samples, key=lambda sample: sample["row"])
     assert [sample["key"] for sample in seen] == sorted(path.name for path in folder.iterdir())

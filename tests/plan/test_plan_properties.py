@@ -3,32 +3,49 @@
 import itertools
 import pickle
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from da2ray.labels.commits import commit_key
-from da2ray.plan.plan import SHARDS_A_GROUP, Plan, make_plan, open_plan
-from da2ray.sources import MEMBERS
-from da2ray.sources.base import Member
-from da2ray.storage import join, open_store
+from da2ray.plan import plan as planning
+from da2ray.plan.plan import Plan, make_plan, open_plan
+from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Sample, members_of
+from da2ray.sources import members as listing
+from da2ray.sources.members import UNKNOWN_BYTES, cut_members, pack, shard_bounds, unpack
+from da2ray.storage import Store, join, open_store
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
 ROOT = "s3://bucket/images"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+@pytest.fixture(autouse=True)
+def small_groups() -> Iterator[None]:
+    """Members are collected, and shards grouped, in tens: a listing of 300 has many such seams."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "CUT_MEMBERS", 16)
+        patch.setattr(planning, "GROUP_SHARDS", GROUP)
+        patch.setattr(planning, "GROUP_BYTES", 2000)
+        yield
+
+
+GROUP = 8
+
+
 @dataclass
-class Listing:
+class Listing(MemberSource):
     """A source of these members, listed in batches of these sizes, over and over."""
 
-    members: list[Member]
+    listed: list[Member]
     batches: list[int]
     kind: str = "prefix"
+    looks_for: str = "members"
     url: str = ROOT
     root: str = ROOT
     listings: int = field(default=0)
@@ -36,18 +53,25 @@ class Listing:
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url}
 
-    def samples(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         self.listings += 1
-        left = iter(self.members[:limit])
+        left = iter(self.listed[:limit])
         for size in itertools.cycle(self.batches):
             batch = list(itertools.islice(left, size))
             if not batch:
                 return
-            columns = zip(*((each.key, each.uri, each.size, each.etag) for each in batch), strict=True)
-            yield pa.record_batch(
-                [pa.array(list(column), kind.type) for column, kind in zip(columns, MEMBERS, strict=True)],
-                schema=MEMBERS,
-            )
+            yield batch_of(batch)
+
+    def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:  # noqa: ARG002
+        raise AssertionError("planning reads no image")
+
+
+def batch_of(members: list[Member]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([asdict(member) for member in members], schema=MEMBERS)
+
+
+def planned(plan: Plan) -> list[list[Member]]:
+    return [members_of(unpack(spec, ROOT)) for _, spec in plan.specs(np.arange(len(plan)))]
 
 
 @st.composite
@@ -60,7 +84,9 @@ def listings(draw: st.DrawFn) -> Listing:
         key = f"{number:04d}{odd.get(number, '')}.jpg"
         # Most lie under the root; a manifest's may lie anywhere.
         uri = f"file:///elsewhere/{key}" if number in odd and number % 2 else join(ROOT, key)
-        members.append(Member(key, uri, size, draw(st.sampled_from([None, "", "e1", "é"])) if number in odd else None))
+        etag = draw(st.sampled_from([None, "", "e1", "é"])) if number in odd else None
+        focal = draw(st.none() | st.just(800.5)) if number in odd else None
+        members.append(Member(key, uri, size, etag, focal))
     return Listing(members, draw(st.lists(st.integers(1, 90), min_size=1, max_size=4)))
 
 
@@ -79,16 +105,17 @@ def test_shards_hold_every_sample_once_in_order_and_within_bounds(source: Listin
         plan = make_plan(source, store, fingerprint="f", **bounds)
         shards = list(plan.shards(np.arange(len(plan))))
         assert [shard.number for shard in shards] == list(range(len(plan)))
-        planned = [shard.samples() for shard in shards]
-        listed = source.members[: bounds["limit"]]
-        assert list(itertools.chain(*planned)) == listed
-        assert plan.sizes().tolist() == [len(samples) for samples in planned]
-        for samples in planned:
+        found = planned(plan)
+        listed = source.listed[: bounds["limit"]]
+        assert list(itertools.chain(*found)) == listed
+        assert plan.sizes().tolist() == [len(samples) for samples in found]
+        for samples in found:
             assert 0 < len(samples) <= bounds["shard_size"]
             assert len(samples) == 1 or sum(each.size or 0 for each in samples) <= bounds["shard_bytes"]
         sizes = [each.size for each in listed]
         total = None if None in sizes else sum(size for size in sizes if size is not None)
-        assert (plan.info.shards, plan.info.samples, plan.info.bytes) == (len(planned), len(listed), total)
+        assert (plan.info.shards, plan.info.samples, plan.info.bytes) == (len(found), len(listed), total)
+        assert plan.info.exact
 
         # However it was listed, the plan is the same; made again, it is found, and nothing is listed.
         again = make_plan(source, store, fingerprint="f", **bounds)
@@ -97,24 +124,65 @@ def test_shards_hold_every_sample_once_in_order_and_within_bounds(source: Listin
         assert opened is not None
         assert opened.info == again.info == plan.info
         assert list(opened.shards(np.arange(len(opened)))) == shards
-        assert [pickle.loads(pickle.dumps(shard)).samples() for shard in shards] == planned  # noqa: S301
+        specs = [pickle.loads(pickle.dumps(shard)).spec(store) for shard in shards]  # noqa: S301
+        assert [members_of(unpack(spec, ROOT)) for spec in specs] == found
         with tempfile.TemporaryDirectory() as other:
-            rebatched = make_plan(Listing(source.members, [7]), open_store(other), fingerprint="f", **bounds)
+            rebatched = make_plan(Listing(source.listed, [7]), open_store(other), fingerprint="f", **bounds)
             assert rebatched.id == plan.id
-            assert [shard.samples() for shard in rebatched.shards(np.arange(len(rebatched)))] == planned
+            assert planned(rebatched) == found
 
 
-@given(st.integers(1, 3 * SHARDS_A_GROUP), st.data())
+@given(
+    st.lists(st.none() | st.integers(0, 50), max_size=60),
+    st.integers(1, 8),
+    st.sampled_from([1, 30, 100, 3 * UNKNOWN_BYTES]),
+)
+def test_shards_are_as_long_as_the_bounds_allow(sizes: list[int | None], shard_size: int, shard_bytes: int) -> None:
+    bounds = shard_bounds(pa.array(sizes, pa.int64()), Cut(shard_size, shard_bytes)).tolist()
+    assert bounds[0] == 0
+    assert bounds[-1] == len(sizes)
+    known = [UNKNOWN_BYTES if size is None else size for size in sizes]
+    for begin, end in itertools.pairwise(bounds):
+        assert 0 < end - begin <= shard_size
+        assert end - begin == 1 or sum(known[begin:end]) <= shard_bytes
+        longer = end - begin < shard_size and end < len(sizes) and sum(known[begin : end + 1]) <= shard_bytes
+        assert not longer
+
+
+@given(listings(), st.data())
+@SETTINGS
+def test_a_specification_gives_its_members_back_and_selects_among_them(source: Listing, data: st.DataObject) -> None:
+    cut = Cut(data.draw(st.integers(1, 40)), 2**60)
+    specs = [spec.as_py() for batch in cut_members(source.members(), cut, ROOT) for spec in batch["spec"]]
+    found = [members_of(unpack(spec, ROOT)) for spec in specs]
+    assert list(itertools.chain(*found)) == source.listed
+    assert members_of(unpack(pack(batch_of(found[0]), ROOT), ROOT)) == found[0]
+
+    chosen = data.draw(st.lists(st.integers(0, len(specs) - 1), min_size=1, max_size=4))
+    places = [(shard, data.draw(st.lists(st.integers(0, len(found[shard]) - 1), max_size=5))) for shard in chosen]
+    wanted = [found[shard][row] for shard, rows in places for row in rows]
+    selected = source.select([(specs[shard], rows) for shard, rows in places])
+    # What a listing said of their size and version is forgotten.
+    assert members_of(unpack(selected, ROOT)) == [replace(member, size=None, etag=None) for member in wanted]
+    assert [source.member(selected, row) for row in range(len(wanted) + 1)] == [
+        *members_of(unpack(selected, ROOT)),
+        None,
+    ]
+
+
+@given(st.integers(1, 3 * GROUP), st.data())
 @SETTINGS
 def test_what_is_left_and_what_is_read_of_a_plan_is_what_was_asked_for(count: int, data: st.DataObject) -> None:
     members = [Member(f"{number}.jpg", join(ROOT, f"{number}.jpg"), 1, None) for number in range(count)]
     numbers = st.sets(st.integers(0, count - 1))
     committed, asked = data.draw(numbers), data.draw(numbers)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(folder)
+        store: Store = open_store(folder)
         plan: Plan = make_plan(Listing(members, [50]), store, shard_size=1, limit=None, fingerprint="f")
         for shard in committed:
             store.create(commit_key(plan.id, shard), b"")
         assert plan.remaining(store).tolist() == sorted(set(range(count)) - committed)
-        read = list(plan.shards(np.array(list(asked), np.int64)))
-        assert [(shard.number, shard.samples()) for shard in read] == [(n, [members[n]]) for n in sorted(asked)]
+        read = [(shard.number, spec) for shard, spec in plan.specs(np.array(list(asked), np.int64))]
+        assert [(number, members_of(unpack(spec, ROOT))) for number, spec in read] == [
+            (number, [members[number]]) for number in sorted(asked)
+        ]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from da2ray.errors import Reason, SampleError, UserError
-from da2ray.sources import Allowed, Member, Source, fetch, members_of, open_source
-from da2ray.sources.allowed import is_private
+from da2ray.sources import Member, MemberSource, members_of, open_source
+from da2ray.sources.allowed import Allowed, is_private
+from da2ray.sources.fetch import fetch
 from tests.s3_server import S3Server
 from tests.sources.web_server import web_server
 
@@ -30,17 +31,17 @@ def write_manifest(path: Path, uris: Sequence[str]) -> str:
     return str(path)
 
 
-def one(source: Source, uri: str) -> bytes | SampleError:
-    ((_, body),) = source.fetch([Member("k", uri, None, None)], 1)
-    return body
+def one(source: MemberSource, uri: str) -> bytes | SampleError:
+    (sample,) = source.fetch([Member("k", uri)], 1)
+    return sample.body
 
 
 def refused(uri: str, *words: str, manifest: str = LOCAL) -> str:
-    """Why fetching it is refused; AssertionError where it is not."""
-    ((_, body),) = fetch([Member("k", uri, None, None)], 1, allowed=Allowed.of(manifest, words))
-    assert isinstance(body, SampleError), "was read"
-    assert body.reason is Reason.FORBIDDEN, body.message
-    return body.message
+    """Why fetching it is refused; AssertionError if it is not."""
+    (sample,) = fetch([Member("k", uri)], 1, allowed=Allowed.of(manifest, words))
+    assert isinstance(sample.body, SampleError), "was read"
+    assert sample.body.reason is Reason.FORBIDDEN, sample.body.message
+    return sample.body.message
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_urls_within_urls_are_not_read(uri: str, tmp_path: Path) -> None:
     assert refused(uri)
     # Nor are they taken for names below the manifest's folder.
     source = open_source(write_manifest(tmp_path / "m.jsonl", [uri, "a.jpg"]))
-    (batch,) = source.samples(1)
+    (batch,) = source.members(1)
     assert [member.uri for member in members_of(batch)] == [uri]
 
 
@@ -163,10 +164,10 @@ def test_private_addresses_are_known_however_they_are_written(address: str, priv
 )
 def test_the_scheme_alone_allows_no_private_host(host: str) -> None:
     with web_server({"/a.jpg": b"x"}) as server:
-        ((_, body),) = fetch(
+        (sample,) = fetch(
             [Member("k", f"http://{host}:{server.port}/a.jpg", None, None)], 1, allowed=Allowed.of(LOCAL, ["http"])
         )
-        assert isinstance(body, SampleError)
+        assert isinstance(sample.body, SampleError)
         assert server.asked == []
 
 
@@ -177,8 +178,8 @@ def test_a_named_host_is_read_and_its_message_said_how(host: str) -> None:
         option = refused(uri, "http").rpartition("--allow-scheme ")[2]
         assert option == f"http:{host.lower()}:{server.port}"
         assert refused(uri).endswith(option)
-        ((_, body),) = fetch([Member("k", uri, None, None)], 1, allowed=Allowed.of(LOCAL, [option]))
-        assert body == b"x"
+        (sample,) = fetch([Member("k", uri, None, None)], 1, allowed=Allowed.of(LOCAL, [option]))
+        assert sample.body == b"x"
         assert server.asked == ["/a.jpg"], "one GET, and none before it was allowed"
 
 
@@ -191,8 +192,8 @@ def test_a_host_is_what_the_client_takes_for_it() -> None:
             f"http://127.0.0.1:{other.port}\\@127.0.0.1:{named.port}/a.jpg",
             f"http://127.0.0.1:{other.port}?127.0.0.1:{named.port}/a.jpg",
         ):
-            ((_, body),) = fetch([Member("k", uri, None, None)], 1, allowed=Allowed.of(LOCAL, [allow]))
-            assert isinstance(body, SampleError), uri
+            (sample,) = fetch([Member("k", uri, None, None)], 1, allowed=Allowed.of(LOCAL, [allow]))
+            assert isinstance(sample.body, SampleError), uri
         assert other.asked == []
 
 
@@ -206,30 +207,30 @@ def test_a_redirect_leads_only_where_the_manifest_may() -> None:
         targets += ["https://images.example/a.jpg", "file:///etc/passwd"]
         server.answers = {f"/{index}": target for index, target in enumerate(targets)}
         for index in range(len(targets)):
-            ((_, body),) = fetch(
+            (sample,) = fetch(
                 [Member("k", f"{server.url}/{index}", None, None)],
                 1,
                 allowed=Allowed.of(LOCAL, [f"http:127.0.0.1:{server.port}"]),
             )
-            assert isinstance(body, SampleError), targets[index]
-            assert index == 4 or body.reason is Reason.FORBIDDEN, body.message
+            assert isinstance(sample.body, SampleError), targets[index]
+            assert index == 4 or sample.body.reason is Reason.FORBIDDEN, sample.body.message
         assert internal.asked == []
         server.answers = {"/0": f"{internal.url}/secret"}
         words = [f"http:127.0.0.1:{port}" for port in (server.port, internal.port)]
-        ((_, body),) = fetch([Member("k", f"{server.url}/0", None, None)], 1, allowed=Allowed.of(LOCAL, words))
-        assert body == b"x"
+        (sample,) = fetch([Member("k", f"{server.url}/0", None, None)], 1, allowed=Allowed.of(LOCAL, words))
+        assert sample.body == b"x"
 
 
 def test_a_web_answer_has_the_reason_it_has_elsewhere() -> None:
     with web_server({}) as server:
-        ((_, body),) = fetch(
+        (sample,) = fetch(
             [Member("k", f"{server.url}/gone?sig=hush", None, None)],
             1,
             allowed=Allowed.of(LOCAL, [f"http:127.0.0.1:{server.port}"]),
         )
-    assert isinstance(body, SampleError)
-    assert body.reason is Reason.NOT_FOUND
-    assert "hush" not in body.message
+    assert isinstance(sample.body, SampleError)
+    assert sample.body.reason is Reason.NOT_FOUND
+    assert "hush" not in sample.body.message
 
 
 def test_a_body_without_end_is_one_failed_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +250,9 @@ def test_a_body_without_end_is_one_failed_sample(monkeypatch: pytest.MonkeyPatch
 def test_a_refused_row_is_planned_and_the_others_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     source = open_source(write_manifest(tmp_path / "m.jsonl", ["http://host/1.jpg", "a.jpg", "ssh://host/2.jpg"]))
-    members = [member for batch in source.samples() for member in members_of(batch)]
+    members = [member for batch in source.members() for member in members_of(batch)]
     copy = pickle.loads(pickle.dumps(source))  # noqa: S301
-    bodies = [body for _, body in copy.fetch(members, 2)]
+    bodies = [sample.body for sample in copy.fetch(members, 2)]
     assert [body.reason if isinstance(body, SampleError) else body for body in bodies] == [
         Reason.FORBIDDEN,
         b"x",
@@ -280,7 +281,7 @@ def test_a_remote_manifest_reads_no_local_file(s3: S3Server, tmp_path: Path) -> 
     store.put("m.csv", f"uri\n{tmp_path}/a.jpg\n../../../../a.jpg\n".encode())
     store.put("b.csv", f"uri\n{tmp_path}/a.jpg\n".encode())
     source = open_source(f"{store.url}/m.csv")
-    (local, above) = [member for batch in source.samples() for member in members_of(batch)]
+    (local, above) = [member for batch in source.members() for member in members_of(batch)]
     assert above.uri == store.url.rpartition("/")[0] + "/a.jpg", "a relative URI left the bucket"
     body = one(source, local.uri)
     assert isinstance(body, SampleError)
@@ -295,9 +296,9 @@ def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "link.jpg").symlink_to("/dev/zero")
     sources = [open_source(str(tmp_path)), open_source(write_manifest(tmp_path / "m.jsonl", ["pipe.jpg", "/dev/zero"]))]
     for source in sources:
-        members = [member for batch in source.samples() for member in members_of(batch)]
+        members = [member for batch in source.members() for member in members_of(batch)]
         assert len(members) == 2
-        for _, body in source.fetch(members, 2):
+        for body in (sample.body for sample in source.fetch(members, 2)):
             assert isinstance(body, SampleError)
             assert body.reason is Reason.UNREADABLE
 

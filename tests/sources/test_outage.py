@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from da2ray.errors import OutageError, Reason, SampleError
-from da2ray.sources import Member, fetch, outage
+from da2ray.sources import Member, outage
+from da2ray.sources.fetch import fetch
 from da2ray.storage import open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy, Mode, Request
@@ -62,13 +63,11 @@ def test_a_store_that_is_down_ends_the_reading_and_is_asked_once(
 def test_one_object_that_cannot_be_read_is_its_own_trouble(bucket: str, proxy: FaultProxy, client: Client) -> None:
     proxy.applies = lambda request: request.target.endswith("3.jpg")
     proxy.set("down")
-    read = dict(fetch(members(bucket), 8, client))
-    (error,) = [body for member, body in read.items() if member.key == "3.jpg"]
+    read = {sample.member.key: sample.body for sample in fetch(members(bucket), 8, client)}
+    error = read.pop("3.jpg")
     assert isinstance(error, SampleError)
     assert error.reason is Reason.UNREADABLE
-    assert {member.key: body for member, body in read.items() if member.key != "3.jpg"} == {
-        name: body for name, body in BODIES.items() if name != "3.jpg"
-    }
+    assert read == {name: body for name, body in BODIES.items() if name != "3.jpg"}
 
 
 def test_what_an_outage_delayed_is_read_once_it_is_over(bucket: str, proxy: FaultProxy, client: Client) -> None:
@@ -81,7 +80,7 @@ def test_what_an_outage_delayed_is_read_once_it_is_over(bucket: str, proxy: Faul
 
     proxy.applies = until_asked
     proxy.set("down")
-    assert {member.key: body for member, body in fetch(members(bucket), 8, client)} == BODIES
+    assert {sample.member.key: sample.body for sample in fetch(members(bucket), 8, client)} == BODIES
 
 
 def test_a_web_server_that_is_gone_is_its_samples_trouble(tmp_path: Path) -> None:
@@ -89,7 +88,7 @@ def test_a_web_server_that_is_gone_is_its_samples_trouble(tmp_path: Path) -> Non
     uris = ["http://127.0.0.1:9/0.jpg", str(tmp_path / "1.jpg")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DA2RAY_RETRY_SECONDS", "1")
-        bodies = [body for _, body in fetch([Member(uri, uri, None, None) for uri in uris], 2)]
+        bodies = [sample.body for sample in fetch([Member(uri, uri) for uri in uris], 2)]
     assert isinstance(bodies[0], SampleError)
     assert (bodies[0].reason, bodies[1]) == (Reason.UNREADABLE, b"image")
 
@@ -112,6 +111,6 @@ def test_a_mount_that_is_gone_is_an_outage_and_a_bad_sector_is_not(
         with pytest.raises(OutageError, match="Input/output error"):
             list(reading)
         return
-    ((_, body),) = reading
-    assert isinstance(body, SampleError)
-    assert body.reason is Reason.UNREADABLE
+    (sample,) = reading
+    assert isinstance(sample.body, SampleError)
+    assert sample.body.reason is Reason.UNREADABLE

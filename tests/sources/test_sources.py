@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from da2ray.errors import Reason, SampleError, UserError
-from da2ray.sources import MEMBERS, Member, Source, base, fetch, members_of, open_source
+from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Sample, members_of, open_source
+from da2ray.sources import fetch as fetching
+from da2ray.sources.fetch import fetch
 from da2ray.storage import Store, open_store
 
 
@@ -24,13 +26,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(request.getfixturevalue("s3").create_bucket() + "/images")
 
 
-def listed(source: Source, limit: int | None = None) -> list[Member]:
-    batches = list(source.samples(limit))
+def listed(source: MemberSource, limit: int | None = None) -> list[Member]:
+    batches = list(source.members(limit))
     assert all(batch.schema == MEMBERS for batch in batches)
     return [member for batch in batches for member in members_of(batch)]
 
 
-def keys(source: Source, limit: int | None = None) -> list[str]:
+def keys(source: MemberSource, limit: int | None = None) -> list[str]:
     return [member.key for member in listed(source, limit)]
 
 
@@ -78,7 +80,7 @@ def test_a_source_travels_to_other_processes(images: str) -> None:
 def test_sources_that_cannot_be_read_are_user_errors(
     store: Store, images: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="of no kind known"):
+    with pytest.raises(UserError, match="of a kind that is not known"):
         open_source(f"{images}/readme.txt")
     with pytest.raises(UserError, match="no such manifest"):
         open_source(f"{images}/none.csv")
@@ -108,10 +110,12 @@ def write_parquet(path: Path, columns: dict[str, list[str]]) -> None:
 
 
 @pytest.fixture(params=["csv", "jsonl", "ndjson", "parquet"])
-def manifest(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Callable[[dict[str, list[str]]], Source]:
+def manifest(
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path
+) -> Callable[[dict[str, list[str]]], MemberSource]:
     write = {"csv": write_csv, "parquet": write_parquet}.get(request.param, write_jsonl)
 
-    def make(columns: dict[str, list[str]]) -> Source:
+    def make(columns: dict[str, list[str]]) -> MemberSource:
         path = tmp_path / f"manifest.{request.param}"
         write(path, columns)
         store.put(path.name, path.read_bytes())
@@ -120,7 +124,7 @@ def manifest(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Ca
     return make
 
 
-Manifest = Callable[[dict[str, list[str]]], Source]
+Manifest = Callable[[dict[str, list[str]]], MemberSource]
 
 
 def test_a_manifest_is_its_rows_and_resolves_relative_uris(manifest: Manifest, store: Store) -> None:
@@ -202,27 +206,41 @@ def test_what_fails_for_one_sample_is_its_reason_and_the_others_go_on(images: st
         Member("root", "s3://", None, None),
     ]
     results = list(open_source(images).fetch([wanted[0], *odd, *wanted[1:]], concurrency=3))
-    assert [member.key for member, _ in results] == [wanted[0].key, *(m.key for m in odd), *(m.key for m in wanted[1:])]
-    reasons = [body.reason for _, body in results if isinstance(body, SampleError)]
+    assert [sample.member for sample in results] == [wanted[0], *odd, *wanted[1:]]
+    bodies = [sample.body for sample in results]
+    reasons = [body.reason for body in bodies if isinstance(body, SampleError)]
     assert reasons == [Reason.NOT_FOUND, Reason.UNREADABLE, Reason.NOT_FOUND, Reason.UNREADABLE]
-    assert [body for _, body in results if isinstance(body, bytes)] == [member.key.encode() for member in wanted]
+    assert [body for body in bodies if isinstance(body, bytes)] == [member.key.encode() for member in wanted]
+
+
+def test_a_shard_is_read_in_its_order_from_any_row_on(images: str) -> None:
+    source = open_source(images)
+    (batch,) = source.shards(Cut(len(IMAGES), 1 << 40))
+    (spec,) = batch["spec"].to_pylist()
+    bodies = [key.encode() for key in keys(source)]
+    for skip in range(len(IMAGES) + 1):
+        for concurrency in (1, 16):
+            read = source.read(spec, concurrency=concurrency, skip=skip)
+            assert [sample.body for sample in read] == bodies[skip:]
+    assert [source.member(spec, row) for row in range(len(IMAGES) + 1)] == [*listed(source), None]
 
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_file_larger_than_any_image_is_one_failed_sample(listed: bool, tmp_path: Path) -> None:
-    sizes = {"a.tif": base.MOST_BYTES + 1, "b.tif": 4}
+    sizes = {"a.tif": fetching.MOST_BYTES + 1, "b.tif": 4}
     for name, size in sizes.items():
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)  # takes no room
     members = [Member(name, str(tmp_path / name), size if listed else None, None) for name, size in sizes.items()]
-    (_, large), (_, body) = fetch(members, 2)
+    large, body = (sample.body for sample in fetch(members, 2))
     assert isinstance(large, SampleError)
     assert large.reason is Reason.OUT_OF_MEMORY
     assert body == bytes(4)
 
 
 def test_an_object_that_is_listed_as_larger_than_any_image_is_not_asked_for() -> None:
-    ((_, large),) = fetch([Member("a.tif", "s3://no-such-bucket/a.tif", base.MOST_BYTES + 1, None)], 1)
+    (sample,) = fetch([Member("a.tif", "s3://no-such-bucket/a.tif", fetching.MOST_BYTES + 1, None)], 1)
+    large = sample.body
     assert isinstance(large, SampleError)
     assert large.reason is Reason.OUT_OF_MEMORY
 
@@ -230,16 +248,17 @@ def test_an_object_that_is_listed_as_larger_than_any_image_is_not_asked_for() ->
 def test_a_file_that_memory_does_not_suffice_for_is_one_failed_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "MOST_BYTES", 1 << 40)
+    monkeypatch.setattr(fetching, "MOST_BYTES", 1 << 40)
     with (tmp_path / "a.tif").open("wb") as file:
         file.truncate(64 << 30)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), limits[1]))
     try:
-        ((_, large),) = fetch([Member("a.tif", str(tmp_path / "a.tif"), None, None)], 1)
+        (sample,) = fetch([Member("a.tif", str(tmp_path / "a.tif"), None, None)], 1)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
+    large = sample.body
     assert isinstance(large, SampleError)
     assert large.reason is Reason.OUT_OF_MEMORY
 
@@ -250,7 +269,8 @@ def test_a_forbidden_sample_shows_no_credential(
     if not images.startswith("s3://"):
         pytest.skip("root reads every local file")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
-    ((_, body),) = fetch([Member("a", f"{images}/a.jpg", None, None)], 1)
+    (sample,) = fetch([Member("a", f"{images}/a.jpg", None, None)], 1)
+    body = sample.body
     assert isinstance(body, SampleError)
     assert body.reason is Reason.FORBIDDEN
     assert "not-the-secret" not in body.message
@@ -267,7 +287,7 @@ def test_reading_looks_ahead_by_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
             started += 1
         return member.key.encode()
 
-    monkeypatch.setattr(base, "_read", read)
+    monkeypatch.setattr(fetching, "_read", read)
 
     def endless() -> Iterator[Member]:
         number = 0
@@ -277,9 +297,8 @@ def test_reading_looks_ahead_by_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
 
     results = fetch(endless(), concurrency=4)
     for number in range(10):
-        member, body = next(results)
-        assert member.key == str(number)
-        assert body == member.key.encode()
+        sample = next(results)
+        assert sample == Sample(Member(str(number), ""), str(number).encode())
         time.sleep(0.01)
         assert started <= number + 4
     results.close()

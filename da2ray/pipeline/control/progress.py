@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from da2ray.console import LINE_SECONDS, duration
+from da2ray.console import LINE_SECONDS, duration, number
 from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.history import History
@@ -29,19 +29,34 @@ RATE_WINDOW_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What there is to do: samples and shards of the plan, and how many were committed before this run."""
+    """What there is to do: samples and shards of the plan, and how many were committed before this run.
+
+    `exact`: numbers of samples are counts. Some sources do not know theirs when they are planned (`Source.shards`); then they are
+    estimates, also of the shards that were committed before, whose commits are not read.
+    """
 
     samples: int
     shards: int
     samples_before: int
     shards_before: int
+    exact: bool = True
+
+    def samples_when(self, shards: int, samples: int) -> int:
+        """The samples of the whole plan, now that this run has committed so many shards with so many samples.
+
+        If the plan's numbers are estimates, the shards that are left are taken to hold as many samples each as those of this run.
+        """
+        left = self.shards - self.shards_before - shards
+        if self.exact or not shards:
+            return self.samples
+        return self.samples_before + samples + round(left * samples / shards)
 
 
 def work_left(plan: Plan, store: Store) -> Totals:
     """Plan minus commits (invariant 3), from one listing and the plan's column of sizes."""
     remaining, sizes = plan.remaining(store), plan.sizes()
     before = plan.info.samples - int(sizes[remaining].sum())
-    return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining))
+    return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining), plan.info.exact)
 
 
 class Rate:
@@ -156,15 +171,16 @@ class Progress:
         """How far the run is."""
         counts, totals = self._counts, self._totals
         done = totals.samples_before + counts.samples
+        total = totals.samples_when(counts.shards, counts.samples)
         rate = self._rate.per_second()
-        left = totals.samples - done
+        left = total - done
         share = counts.busy_share
         return RunProgress(
             run=self._run,
             state=self._state,
             updated=datetime.now(UTC),
             elapsed_seconds=round(time.monotonic() - self._began, 1),
-            samples=SampleCounts(total=totals.samples, done=done, this_run=counts.samples),
+            samples=SampleCounts(total=total, done=done, this_run=counts.samples, exact=totals.exact),
             shards=ShardCounts(
                 total=totals.shards,
                 done=totals.shards_before + counts.shards,
@@ -187,7 +203,7 @@ class Progress:
         samples = now.samples
         percent = 100 * samples.done / samples.total if samples.total else 100.0
         parts = [
-            f"{self._state} {samples.done:,}/{samples.total:,} images ({percent:.1f} %)",
+            f"{self._state} {samples.done:,}/{number(samples.total, exact=samples.exact)} images ({percent:.1f} %)",
             f"{now.images_per_second:.1f}/s",
         ]
         if now.eta_seconds is not None and samples.done < samples.total:

@@ -10,7 +10,7 @@ from da2ray.pipeline.control.endings import cause_of
 from da2ray.pipeline.control.retries import LABEL_RETRIES, LOAD_RETRIES, TASK_RETRIES
 from da2ray.pipeline.prepare import Job
 from da2ray.pipeline.ray_data.datasink import ShardSink
-from da2ray.pipeline.ray_data.datasource import ShardDatasource
+from da2ray.pipeline.ray_data.datasource import ReadTasks, ShardDatasource
 from da2ray.pipeline.ray_data.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
 from da2ray.plan.plan import Shard
 
@@ -27,7 +27,7 @@ def label_wave(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandl
     _configure(DataContext.get_current())
     actors = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
-        ShardDatasource(shards, job.reading, job.config.sample_timeout, coordinator),
+        ShardDatasource(shards, ReadTasks(job.reading, job.store, job.config.sample_timeout, coordinator)),
         override_num_blocks=len(shards),
         num_cpus=task_cpus(job.reading.source.url),
         ray_remote_args={"max_retries": TASK_RETRIES},

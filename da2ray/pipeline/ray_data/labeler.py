@@ -15,7 +15,8 @@ import ray
 from da2ray.errors import Reason
 from da2ray.pipeline.control.coordinator import STRIKES, Alone, Meter
 from da2ray.pipeline.ray_data.gate import Gate
-from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row, sample_rows
+from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, is_encoded, labelled_row, sample_rows
+from da2ray.pipeline.stages.decoding import LateDecoder
 from da2ray.pipeline.stages.labelling import Labelling
 from da2ray.pipeline.stages.watchdog import end_process
 
@@ -41,6 +42,8 @@ class Labeler:
 
         self._with_focals, self._checker_size = labelling.with_focals, labelling.checker_size
         self._device = start_device(labelling)
+        self._late = LateDecoder(labelling.decoding, labelling.sample_timeout)
+        self._one_encoded = asyncio.Lock()
         self._process = f"{ray.get_runtime_context().get_actor_id()}-{os.getpid()}"
         self._coordinator = coordinator
         self._meter = Meter(coordinator, self._process)
@@ -55,10 +58,20 @@ class Labeler:
         ).start()
 
     async def __call__(self, row: pa.Table) -> AsyncIterator[pa.Table]:
+        if is_encoded(row):
+            async with (
+                self._one_encoded
+            ):  # its pixels are in no block, so this process holds those of one image at a time
+                labelled = await self._labelled(await asyncio.to_thread(self._late.decode, row))
+        else:
+            labelled = await self._labelled(row)
+        yield labelled
+
+    async def _labelled(self, row: pa.Table) -> pa.Table:
+        """The `LABELLED` row for a `READ` row whose images are decoded."""
         batch = host_batch(row, with_focals=self._with_focals, checker_size=self._checker_size)
         if batch is None:
-            yield labelled_row(row, None)
-            return
+            return labelled_row(row, None)
         self._meter.begin()
         shard, rows = sample_rows(row)
         if await self._has_died(shard):
@@ -68,7 +81,7 @@ class Labeler:
             async with self._gate.together():
                 labelled = await self._label(batch)
         self._meter.tell(self._device.busy_seconds)
-        yield labelled_row(row, labelled)
+        return labelled_row(row, labelled)
 
     async def _label(self, batch: HostBatch) -> LabelledBatch:
         """Label a micro-batch; where that breaks the device, end the process.

@@ -1,20 +1,23 @@
 """What passes between the stages: Arrow tables with a row a micro-batch.
 
 One shard is one block; its rows are its micro-batches, each a stack of images of one network size. Pixels travel as uint8 and
-depth as uint16 (invariant 7), each micro-batch in one contiguous buffer that later stages view without a copy. The fields of
-the index that reading already knows travel beside them and are never unpacked into Python objects on the way. Samples that
-have no pixels (rejected, failed) travel in a row of their own that the teacher passes through.
+depth as uint16 (invariant 7), each micro-batch in one contiguous buffer that later stages view without a copy. The fields of the
+index that reading already knows travel beside them, and are never unpacked into Python objects on the way. Samples that have no
+pixels (rejected, failed) travel in a row of their own that the teacher passes through. If the pixels of a shard would exceed the
+limit of a block, the images beyond it travel encoded, each in a row of its own, and the label stage decodes one after another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.errors import Reason
+from da2ray.errors import Reason, SampleError
 from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS
+from da2ray.storage import printable
 from da2ray.teachers.base import SizeRule
 
 SAMPLE_FIELDS = (
@@ -35,7 +38,7 @@ SAMPLE_FIELDS = (
     "network_height",
     "row",
 )
-"""Index columns that are known once a sample was read."""
+"""Index columns that are known once a sample has been read."""
 
 SAMPLE = pa.struct([INDEX.field(name) for name in SAMPLE_FIELDS])
 NUMBER = pa.struct(list(NUMBERS))
@@ -43,10 +46,13 @@ NUMBER = pa.struct(list(NUMBERS))
 READ = pa.schema(
     [
         pa.field("shard", pa.int64(), nullable=False),
-        pa.field("planned", pa.int32(), nullable=False),  # samples that the plan gives the shard
+        pa.field("planned", pa.int32(), nullable=False),  # samples that the source read for the shard
         pa.field("samples", pa.list_(SAMPLE), nullable=False),
         pa.field("shapes", pa.list_(pa.int32()), nullable=False),  # H, W of each image in `pixels`
         pa.field("pixels", pa.large_binary(), nullable=False),
+        pa.field(
+            "encoded", pa.large_binary(), nullable=False
+        ),  # the file of a single image that has no pixels yet, else empty
     ]
 )
 """A micro-batch as the read stage makes it."""
@@ -56,16 +62,16 @@ LABELLED = pa.schema(
         READ.field("shard"),
         READ.field("planned"),
         READ.field("samples"),
-        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # null where labelled
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # null if labelled
         pa.field("messages", pa.list_(pa.string()), nullable=False),
         pa.field("scales", pa.list_(pa.float32()), nullable=False),
         pa.field("offsets", pa.list_(pa.float32()), nullable=False),
         pa.field("numbers", pa.list_(NUMBER), nullable=False),
         pa.field("phashes", pa.list_(pa.uint64()), nullable=False),
-        pa.field("mask_sources", pa.list_(pa.string()), nullable=False),  # null where there is no mask
-        pa.field("depths", pa.large_binary(), nullable=False),  # uint16, one (height, width) map for each sample
-        pa.field("masks", pa.large_binary(), nullable=False),  # uint8 likewise; empty where no sample has a mask
-        pa.field("fars", pa.large_binary(), nullable=False),  # as `LabelledBatch.fars`; empty where no pixel is far
+        pa.field("mask_sources", pa.list_(pa.string()), nullable=False),  # null if there is no mask
+        pa.field("depths", pa.large_binary(), nullable=False),  # uint16, a (height, width) map for each sample
+        pa.field("masks", pa.large_binary(), nullable=False),  # uint8 likewise; empty if no sample has a mask
+        pa.field("fars", pa.large_binary(), nullable=False),  # see `LabelledBatch.fars`; empty if no pixel is far
     ]
 )
 """A micro-batch as the label stage makes it: every list has an entry for each sample."""
@@ -79,9 +85,9 @@ class HostBatch:
         pixels: uint8, 1-D: the images' H x W x 3 values one after another; may be a read-only view of shared memory.
         shapes: (H, W) of each image.
         size: the network's (height, width).
-        focals: as in `PixelBatch`.
-        checker_sizes: (height, width) of the checker's network for each image; None where there is no checker, or it has
-            the same size for all.
+        focals: see `PixelBatch`.
+        checker_sizes: (height, width) of the checker's network for each image; None if there is no checker, or if its size is
+            the same for all.
     """
 
     pixels: np.ndarray
@@ -112,16 +118,16 @@ class LabelledBatch:
     """What the device made of a micro-batch of N images.
 
     Attributes:
-        depths: uint16 (N, height, width), zeros where an image failed.
+        depths: uint16 (N, height, width), zeros for an image that failed.
         scales, offsets: float32 (N,): depth = offset + scale * q.
-        numbers: float32 (N, len(NUMBERS)), columns in the order of `NUMBERS`, NaN where not measured; `focal` is in pixels
+        numbers: float32 (N, len(NUMBERS)), columns in the order of `NUMBERS`, NaN if not measured; `focal` is in pixels
             of the image's entry in `HostBatch.shapes`.
-        errors: (reason, message) of each image, None where it was labelled.
-        masks: uint8 (N, height, width) levels of confidence; None where no image has a mask.
-        mask_sources: whose confidence each mask holds, None where the image has none; None where all have none.
-        phashes: uint64 (N,) perceptual hashes; None where there are none.
+        errors: (reason, message) of each image, None if it was labelled.
+        masks: uint8 (N, height, width) levels of confidence; None if no image has a mask.
+        mask_sources: whose confidence each mask holds, None for an image without a mask; None if no image has one.
+        phashes: uint64 (N,) perceptual hashes; None if there are none.
         fars: uint8 (N, ceil(height * width / 8)), the pixels of the far class row by row, a bit each, the first in the lowest
-            one; None where no image has any.
+            bit; None if no image has far pixels.
     """
 
     depths: np.ndarray
@@ -136,7 +142,7 @@ class LabelledBatch:
 
     @classmethod
     def failed(cls, batch: HostBatch, reason: Reason, message: str) -> "LabelledBatch":
-        """What to say of a micro-batch none of whose images could be labelled."""
+        """A micro-batch none of whose images could be labelled."""
         count, zeros = len(batch), np.zeros(len(batch), dtype=np.float32)
         depths = np.zeros((count, *batch.size), dtype=np.uint16)
         numbers = np.full((count, len(NUMBERS)), np.nan, dtype=np.float32)
@@ -144,7 +150,7 @@ class LabelledBatch:
 
     @classmethod
     def joined(cls, parts: "Sequence[LabelledBatch]") -> "LabelledBatch":
-        """One micro-batch of several of one size, in order."""
+        """Join micro-batches of one size into one, in order."""
         masked, far = (any(getattr(part, name) is not None for part in parts) for name in ("masks", "fars"))
         packed = -(-parts[0].depths[0].size // 8)
         return cls(
@@ -167,7 +173,7 @@ def _or_zeros(
 
 
 def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
-    """large_binary values that lie one after another in `buffer`'s memory, without a copy; value i is [ends[i], ends[i + 1])."""
+    """large_binary values that share `buffer`'s memory, without a copy; value i is its bytes [ends[i], ends[i + 1])."""
     offsets = np.asarray(ends, dtype=np.int64)
     return pa.Array.from_buffers(
         pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(buffer.reshape(-1))]
@@ -175,16 +181,16 @@ def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
 
 
 def lists(values: Sequence[pa.Array]) -> pa.Array:
-    """A list array with an entry for each array."""
+    """A list array whose entries are these arrays."""
     ends = np.cumsum([0, *map(len, values)])
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.concat_arrays(values))
 
 
 def host_batch(row: pa.Table, *, with_focals: bool = False, checker_size: SizeRule | None = None) -> HostBatch | None:
-    """The micro-batch in a one-row `READ` table, without a copy; None where its samples have no pixels.
+    """The micro-batch in a one-row `READ` table, without a copy; None if its samples have no pixels.
 
     Args:
-        row: of `READ`.
+        row: of schema `READ`, its image decoded (`decoded_row`) if it was encoded.
         with_focals: a teacher uses the focal length.
         checker_size: size rule of the checker.
     """
@@ -194,7 +200,7 @@ def host_batch(row: pa.Table, *, with_focals: bool = False, checker_size: SizeRu
     samples = _values(row, "samples")
     focals, sizes = None, None
     if with_focals:
-        # As displayed -> as decoded, which may be smaller.
+        # From pixels as displayed to pixels as decoded, which may be fewer.
         decoded = pc.multiply(samples.field("focal"), pa.array(shapes[:, 1] / np.asarray(samples.field("width"))))
         focals = decoded.to_pylist()
     if checker_size:
@@ -205,19 +211,57 @@ def host_batch(row: pa.Table, *, with_focals: bool = False, checker_size: SizeRu
     return HostBatch(pixels, [(int(height), int(width)) for height, width in shapes], size, focals, sizes)
 
 
+def is_encoded(row: pa.Table) -> bool:
+    """Whether a one-row `READ` table holds an image that is not decoded yet."""
+    return len(binary_value(row, "encoded")) > 0
+
+
+def decoded_row(row: pa.Table, decode: Callable[[bytes, Mapping[str, Any]], np.ndarray]) -> pa.Table:
+    """A one-row `READ` table with pixels in place of an encoded image. Any other row is returned as it is.
+
+    An image that cannot be decoded becomes a sample without pixels that says why.
+
+    Args:
+        row: of schema `READ`.
+        decode: called with the file's bytes and the sample's fields; returns uint8 (H, W, 3), or raises SampleError.
+    """
+    if not is_encoded(row):
+        return row
+    (fields,) = row["samples"][0].as_py()
+    try:
+        image = decode(bytes(binary_value(row, "encoded")), fields)
+    except SampleError as error:
+        refused = pa.array([fields | refusal(error)], SAMPLE)
+        columns = {"samples": lists([refused]), "encoded": pa.array([b""], pa.large_binary())}
+    else:
+        columns = {
+            "shapes": lists([pa.array(image.shape[:2], pa.int32())]),
+            "pixels": large_binaries(image, [0, image.size]),
+            "encoded": pa.array([b""], pa.large_binary()),
+        }
+    return pa.table({name: columns.get(name, row[name]) for name in READ.names}, schema=READ)
+
+
+def refusal(error: SampleError) -> dict[str, Any]:
+    """The fields of SAMPLE that say why a sample is not labelled."""
+    reason = error.reason
+    said = {"status": reason.status.value, "reason": reason.value, "message": printable(error.message)}
+    return said | {"network_height": None, "network_width": None}
+
+
 def sample_rows(row: pa.Table) -> tuple[int, tuple[int, ...]]:
-    """The shard of a one-row table, and the rows of its samples in it."""
+    """The shard of a one-row table, and its samples' rows in that shard."""
     return row.column("shard")[0].as_py(), tuple(_values(row, "samples").field("row").to_pylist())
 
 
 def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
-    """The one-row `LABELLED` table for a one-row `READ` table; `labelled` is None where its samples have no pixels."""
+    """The one-row `LABELLED` table for a one-row `READ` table; `labelled` is None if its samples have no pixels."""
     count = len(_values(row, "samples"))
     if labelled is None:
         empty = np.zeros(count, dtype=np.float32)
         numbers = np.full((count, len(NUMBERS)), np.nan, dtype=np.float32)
         labelled = LabelledBatch(np.zeros(0, dtype=np.uint16), empty, empty, numbers, [None] * count)
-    # As pandas: NaN becomes null.
+    # `from_pandas` makes NaN null.
     columns = [pa.array(np.ascontiguousarray(column), from_pandas=True) for column in _as_displayed(row, labelled).T]
     masks, fars = _or_zeros(labelled.masks, (0,)), _or_zeros(labelled.fars, (0,))
     made = {
@@ -237,7 +281,7 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
 
 
 def _as_displayed(row: pa.Table, labelled: LabelledBatch) -> np.ndarray:
-    """The numbers, with focal lengths in pixels of the image at its full size."""
+    """The numbers of a micro-batch, with focal lengths in pixels of the images at full size."""
     place = NUMBERS.get_field_index("focal")
     if np.isnan(labelled.numbers[:, place]).all():
         return labelled.numbers

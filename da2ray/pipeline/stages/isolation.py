@@ -1,7 +1,7 @@
 """Decoding in a process of its own, for shards whose reading has failed before: a crash or a hang costs one image.
 
-`python -m da2ray.pipeline.stages.isolation` is that process: pickled requests on stdin, pickled answers on stdout. It serves
-one image after another and is replaced when it dies or is late.
+`python -m da2ray.pipeline.stages.isolation` is that process: it takes pickled requests on stdin and answers on stdout. It serves
+one image after another, and is replaced if it dies or is late.
 """
 
 import contextlib
@@ -11,33 +11,33 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from da2ray.errors import Reason, SampleError
+from da2ray.errors import OutageError, Reason, SampleError
 from da2ray.images.decode import DecodeMode, decode_pixels
 from da2ray.images.headers import Header
-from da2ray.pipeline.stages.reading import Access
+from da2ray.pipeline.stages.access import Access
 from da2ray.pipeline.stages.watchdog import FETCH_SECONDS, end_process
-from da2ray.sources.base import Member, Source
+from da2ray.sources.base import Sample, Source
 
 Result = TypeVar("Result")
 
 TRIES = 2
-"""A process may also be killed by something else than its image."""
+"""Something else than its image may have killed a process."""
 START_SECONDS = 60
-"""For the process to import what it needs; about one second where nothing is in the way."""
+"""Deadline for the process to import what it needs, which takes about one second."""
 
 
 class IsolatedAccess(Access):
-    """Bodies one at a time, with a deadline; decoding behind a process border. Not for several threads at once."""
+    """Reads samples one at a time, with a deadline, and decodes behind a process border. Not for several threads at once."""
 
     def __init__(self, timeout: float) -> None:
-        """`timeout`: seconds that one image may take."""
+        """`timeout`: seconds that decoding one image may take."""
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -45,19 +45,38 @@ class IsolatedAccess(Access):
         """End the process."""
         self._end()
 
-    def fetch(self, source: Source, members: Sequence[Member]) -> Iterator[tuple[Member, bytes | SampleError]]:
-        """As `Source.fetch`; one that takes longer than FETCH_SECONDS is a `timeout`, its thread left behind."""
-        for member in members:
-            try:
-                yield from within(FETCH_SECONDS, partial(_fetch_one, source, member))
-            except TimeoutError:
-                yield member, SampleError(Reason.TIMEOUT, f"reading took more than {FETCH_SECONDS} s")
+    def read(self, source: Source, spec: bytes) -> Iterator[Sample]:
+        """The samples of a shard, as `Source.read` yields them.
 
-    def decode(self, data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> np.ndarray:
-        """As `decode_pixels`.
+        A sample that takes longer than FETCH_SECONDS is a `timeout`: the thread that reads it is left behind, and a new reading
+        goes on after it.
 
         Raises:
-            SampleError: `crashed` where the process died of it, `timeout` where it took too long, else as `decode_pixels`.
+            OutageError: a sample takes longer, and the source cannot name it (a tar cannot). No row can be made for it then, and
+                its store, not the image, keeps it waiting: the run ends and can be resumed.
+        """
+        row = 0
+        samples = source.read(spec, concurrency=1)
+        while True:
+            try:
+                sample = within(FETCH_SECONDS, partial(next, samples, None))
+            except TimeoutError:
+                member = source.member(spec, row)
+                late = f"reading took more than {FETCH_SECONDS} s"
+                if member is None:
+                    raise OutageError(f"{source.url}: {late}, and which sample it was is not known") from None
+                sample = Sample(member, SampleError(Reason.TIMEOUT, late))
+                samples = source.read(spec, concurrency=1, skip=row + 1)
+            if sample is None:
+                return
+            yield sample
+            row += 1
+
+    def decode(self, data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> np.ndarray:
+        """The pixels of an image file, as `decode_pixels` gives them.
+
+        Raises:
+            SampleError: `crashed` if the process died of it, `timeout` if it took too long, else as `decode_pixels`.
         """
         trouble = SampleError(Reason.CRASHED, "")
         for _ in range(TRIES):
@@ -78,7 +97,7 @@ class IsolatedAccess(Access):
         raise trouble
 
     def _start(self) -> None:
-        """Start a process; where none starts, end this one: no image is to blame, and Ray tries again, maybe elsewhere."""
+        """Start a process. If none starts, end this one: no image is to blame, and Ray tries again, maybe on another node."""
         for _ in range(TRIES):
             try:
                 self._process = subprocess.Popen(
@@ -88,7 +107,7 @@ class IsolatedAccess(Access):
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
                 self._ask(None, START_SECONDS)
-            except (OSError, EOFError, pickle.UnpicklingError):  # OSError: no memory, a time out, a broken pipe
+            except (OSError, EOFError, pickle.UnpicklingError):  # OSError: no memory, a timeout, a broken pipe
                 traceback.print_exc()
                 self._end()
             else:
@@ -113,29 +132,25 @@ class IsolatedAccess(Access):
         process, self._process = self._process, None
         if process is None:
             return 0
-        # One that died has its own code by then; one that is stuck does not end by itself.
+        # A process that died has its own exit code by then; one that is stuck does not end by itself.
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(0.5)
         process.kill()
         return process.wait()
 
 
-def _fetch_one(source: Source, member: Member) -> list[tuple[Member, bytes | SampleError]]:
-    return list(source.fetch([member], 1))
-
-
 def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """The result of a call, or its exception; a call that is late goes on in a thread of its own.
+    """The result of a call, or its exception. A call that is late is left behind in a thread of its own.
 
     Raises:
-        TimeoutError: it is late.
+        TimeoutError: the call takes longer than `seconds`.
     """
     ended: Future[Result] = Future()
 
     def run() -> None:
         try:
             ended.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - handed on
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
             ended.set_exception(error)
 
     threading.Thread(target=run, name="within", daemon=True).start()
@@ -148,7 +163,7 @@ def _died(code: int) -> str:
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    # A copy, so that nothing a decoder prints gets between the answers.
+    # A copy of stdout, so that nothing a decoder prints gets between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from da2ray.images.decode import DecodeMode
+from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.reading import uses_camera
 from da2ray.teachers.base import LoadOptions, SizeRule, TeacherSpec
 
@@ -35,6 +37,11 @@ class Labelling:
     def with_focals(self) -> bool:
         """Whether a teacher uses the focal length."""
         return uses_camera(self.spec, self.checker and self.checker[0])
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images are decoded that did not fit into their shard's block: as the others were."""
+        return Decoding(DecodeMode.SCALED if self.scaled else DecodeMode.EXACT, self.checker_size)
 
     @property
     def checker_size(self) -> SizeRule | None:

@@ -1,42 +1,42 @@
-"""Deadlines that hold even where a call never comes back and keeps Python's lock: the process ends, and Ray tries again.
+"""Deadlines that hold even if a call never returns and keeps Python's lock: the process ends, and Ray tries again.
 
-`faulthandler`'s timer runs in C and needs no lock. It is one for each process, as are the tasks that use it here.
+`faulthandler`'s timer runs in C and needs no lock. A process has one such timer, and runs one task that uses it at a time.
 """
 
 import faulthandler
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
-from da2ray.errors import SampleError
 from da2ray.images.decode import DecodeMode
 from da2ray.images.headers import Header
-from da2ray.pipeline.stages.reading import Access
-from da2ray.sources.base import Member, Source
+from da2ray.pipeline.stages.access import Access
+from da2ray.sources.base import Sample, Source
 
 FETCH_SECONDS = 900
-"""For one body: a storage client's own retries end after 3 minutes, and it may have to ask whether the store is there at all."""
+"""Deadline of one sample's bytes: a storage client's own retries end after 3 minutes, and it may have to ask whether the store is
+there at all."""
 WRITE_SECONDS = 1800
-"""For a shard's encoding, PUT and commit."""
+"""Deadline of a shard's encoding, PUT and commit."""
 
 
 class WatchedAccess(Access):
-    """Ends the process where an image, or its body, takes too long: the next attempt isolates it."""
+    """Ends the process if an image, or its bytes, take too long: the next attempt isolates the image."""
 
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds that decoding one image may take."""
         self._timeout = timeout
 
-    def fetch(self, source: Source, members: Sequence[Member]) -> Iterator[tuple[Member, bytes | SampleError]]:
-        bodies = super().fetch(source, members)
+    def read(self, source: Source, spec: bytes) -> Iterator[Sample]:
+        samples = super().read(source, spec)
         while True:
             with ends_process_after(FETCH_SECONDS):
-                fetched = next(bodies, None)
-            if fetched is None:
+                sample = next(samples, None)
+            if sample is None:
                 return
-            yield fetched
+            yield sample
 
     def decode(self, data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> np.ndarray:
         with ends_process_after(self._timeout):
@@ -45,8 +45,8 @@ class WatchedAccess(Access):
 
 @contextmanager
 def ends_process_after(seconds: float) -> Iterator[None]:
-    """End this process at once if the body takes longer; 40 microseconds."""
-    # Its output, the stacks of all threads, is where a person would look: Ray keeps stderr of workers in its session's logs.
+    """End this process at once if the body takes longer. Costs 40 microseconds."""
+    # The timer prints the stacks of all threads to stderr. Ray keeps that in its session's logs, where a person would look.
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield
@@ -55,6 +55,6 @@ def ends_process_after(seconds: float) -> Iterator[None]:
 
 
 def end_process() -> None:
-    """End this process without a word to anybody, as a crash does; for a thread that finds another one stuck."""
+    """End this process without telling anybody, as a crash does; for a thread that finds another one stuck."""
     faulthandler.dump_traceback()
     os._exit(1)

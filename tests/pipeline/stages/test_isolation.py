@@ -3,18 +3,19 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from da2ray.errors import Reason, SampleError
+from da2ray.errors import OutageError, Reason, SampleError
 from da2ray.images.decode import DecodeMode, decode_pixels, read_header
 from da2ray.pipeline.stages import isolation
 from da2ray.pipeline.stages.isolation import IsolatedAccess, within
-from da2ray.sources.base import Member
+from da2ray.sources import Cut, Sample
 from tests.photos import REASONS
+from tests.sources.packs import PackSource, write_packs
 
 POISON = Path(__file__).parents[2] / "poison"
 SIZE = (518, 518)
@@ -96,22 +97,46 @@ def test_where_no_process_starts_no_image_is_to_blame(
         decode(access, (photos / "astronaut.jpg").read_bytes())
 
 
-def test_a_body_that_does_not_come_is_a_timeout_and_the_next_one_is_read(
-    access: IsolatedAccess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Slow(PackSource):
+    """A source whose second sample takes a second, each time it is read."""
+
+    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
+        assert concurrency == 1, "a late read must be that of the sample that was asked for"
+        for row, sample in enumerate(super().read(spec, concurrency=concurrency, skip=skip), start=skip):
+            if row == 1:
+                time.sleep(1)
+            yield sample
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(isolation, "FETCH_SECONDS", 0.2)
+    return write_packs(tmp_path / "packs", [4])
 
-    class Slow:
-        def fetch(self, members: Iterable[Member], _concurrency: int) -> Iterator[tuple[Member, bytes]]:
-            for member in members:
-                if member.key == "slow":
-                    time.sleep(1)
-                yield member, b"body"
 
-    members = [Member(key, key, None, None) for key in ("a", "slow", "b")]
-    fetched = [body for _, body in access.fetch(Slow(), members)]
-    assert (fetched[0], fetched[2]) == (b"body", b"body")
-    assert fetched[1].reason is Reason.TIMEOUT
+def spec_of(source: PackSource) -> bytes:
+    (batch,) = source.shards(Cut(10, 1 << 40))
+    return batch["spec"][0].as_py()
+
+
+def test_a_sample_that_does_not_come_is_a_timeout_and_the_next_one_is_read(access: IsolatedAccess, slow: Path) -> None:
+    source = Slow(str(slow), knows_members=True)
+    samples = list(access.read(source, spec_of(source)))
+    assert [sample.member.key for sample in samples] == [f"000.pack/{row}" for row in range(4)]
+    bodies = [sample.body for sample in samples]
+    assert [bodies[row] for row in (0, 2, 3)] == [bytes([0, row]) * 40 for row in (0, 2, 3)]
+    assert isinstance(bodies[1], SampleError)
+    assert bodies[1].reason is Reason.TIMEOUT
+
+
+def test_a_late_sample_that_the_source_cannot_name_ends_the_run_and_fails_no_image(
+    access: IsolatedAccess, slow: Path
+) -> None:
+    source = Slow(str(slow), knows_members=False)
+    samples = access.read(source, spec_of(source))
+    assert next(samples).member.key == "000.pack/0"
+    with pytest.raises(OutageError, match="not known"):
+        next(samples)
 
 
 def test_within_gives_back_results_and_errors() -> None:

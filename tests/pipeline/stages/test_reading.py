@@ -1,7 +1,9 @@
 """The read stage: micro-batches are fixed by the plan, hold every sample once, and fit into the room that was taken."""
 
+import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +11,21 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from da2ray.errors import Reason
+from da2ray.errors import Reason, SampleError
 from da2ray.images.decode import DecodeMode, Limits, decode, decode_pixels, read_header
 from da2ray.pipeline.stages import reading
-from da2ray.pipeline.stages.batches import READ, host_batch
-from da2ray.pipeline.stages.reading import Arena, Reading
-from da2ray.plan.plan import Shard, make_plan
-from da2ray.sources import open_source
-from da2ray.storage import open_store
-from da2ray.teachers.base import SizeRule
+from da2ray.pipeline.stages.arena import Arena
+from da2ray.pipeline.stages.batches import READ, SAMPLE_FIELDS, decoded_row, host_batch, is_encoded
+from da2ray.pipeline.stages.decoding import Decoding, LateDecoder
+from da2ray.pipeline.stages.device import Device
+from da2ray.pipeline.stages.reading import Reading
+from da2ray.sources import Cut, open_source
+from da2ray.teachers.base import LoadOptions, SizeRule
 from da2ray.teachers.depth_anything.size import OfficialSize
+from da2ray.teachers.registry import resolve
 from tests.photos import EXIF_ORIENTATION, REASONS, jpeg
 
+POISON = Path(__file__).parents[2] / "poison"
 LIMITS = Limits(max_aspect=20, max_tokens=1_000_000)
 SIZE_RULE = OfficialSize()
 
@@ -31,13 +36,11 @@ def make_reading(
     return Reading(open_source(str(folder)), size_rule, LIMITS, mode, batch_size)
 
 
-def shard_of(folder: Path, tmp_path: Path) -> Shard:
+def spec_of(folder: Path) -> bytes:
     """All of a folder as one shard."""
-    plan = make_plan(
-        open_source(str(folder)), open_store(str(tmp_path / "plan")), shard_size=1000, limit=None, fingerprint="f"
-    )
-    (shard,) = plan.shards(np.arange(len(plan)))
-    return shard
+    (batch,) = open_source(str(folder)).shards(Cut(1000, 1 << 40))
+    (spec,) = batch["spec"].to_pylist()
+    return spec
 
 
 def samples_of(block: pa.Table) -> list[list[dict]]:
@@ -60,10 +63,8 @@ def images_of(block: pa.Table) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("mode", DecodeMode)
-def test_every_planned_sample_is_in_exactly_one_row_with_its_reason(
-    photos: Path, tmp_path: Path, mode: DecodeMode
-) -> None:
-    block = make_reading(photos, mode).read(shard_of(photos, tmp_path))
+def test_every_planned_sample_is_in_exactly_one_row_with_its_reason(photos: Path, mode: DecodeMode) -> None:
+    block = make_reading(photos, mode).read(7, spec_of(photos))
     assert block.schema.equals(READ)
     samples = [sample for row in samples_of(block) for sample in row]
     assert sorted((sample["row"], sample["key"]) for sample in samples) == list(enumerate(REASONS))
@@ -76,7 +77,7 @@ def test_every_planned_sample_is_in_exactly_one_row_with_its_reason(
         assert sample["uri"] == str(photos / sample["key"])
         assert sample["etag"]
     assert block["planned"].unique().to_pylist() == [len(REASONS)]
-    assert block["shard"].unique().to_pylist() == [0]
+    assert block["shard"].unique().to_pylist() == [7]
 
 
 def write_sizes(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
@@ -93,7 +94,7 @@ def write_sizes(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
 def test_micro_batches_are_even_and_of_one_network_size(tmp_path: Path) -> None:
     sizes = [(80, 60), (60, 80)] * 5 + [(80, 60)] * 4 + [(64, 64)]  # 9 landscape, 5 portrait, 1 square
     folder = write_sizes(tmp_path / "images", sizes)
-    block = make_reading(folder, batch_size=4).read(shard_of(folder, tmp_path))
+    block = make_reading(folder, batch_size=4).read(7, spec_of(folder))
     lengths = defaultdict(list)
     for row in samples_of(block):
         (size,) = {(sample["network_width"], sample["network_height"]) for sample in row}
@@ -103,24 +104,22 @@ def test_micro_batches_are_even_and_of_one_network_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", DecodeMode)
-def test_the_same_plan_gives_the_same_micro_batches(photos: Path, tmp_path: Path, mode: DecodeMode) -> None:
-    shard = shard_of(photos, tmp_path)
-    first = make_reading(photos, mode).read(shard)
-    assert first.equals(make_reading(photos, mode).read(shard))
+def test_the_same_plan_gives_the_same_micro_batches(photos: Path, mode: DecodeMode) -> None:
+    spec = spec_of(photos)
+    first = make_reading(photos, mode).read(7, spec)
+    assert first.equals(make_reading(photos, mode).read(7, spec))
     arena = Arena()
     arena.take(50_000_000)[:] = 7  # what an earlier block left there
-    assert first.equals(make_reading(photos, mode).read(shard, arena))
+    assert first.equals(make_reading(photos, mode).read(7, spec, arena))
 
 
 @pytest.mark.parametrize("mode", DecodeMode)
 @pytest.mark.parametrize("reused", [False, True], ids=["own memory", "reused arena"])
-def test_pixels_are_those_of_each_file_whatever_its_neighbours(
-    photos: Path, tmp_path: Path, mode: DecodeMode, reused: bool
-) -> None:
+def test_pixels_are_those_of_each_file_whatever_its_neighbours(photos: Path, mode: DecodeMode, reused: bool) -> None:
     arena = Arena() if reused else None
-    shard = shard_of(photos, tmp_path)
+    spec = spec_of(photos)
     for batch_size in (1, 16):  # in 16, corrupt and truncated files share a micro-batch with their neighbours
-        images = images_of(make_reading(photos, mode, batch_size).read(shard, arena))
+        images = images_of(make_reading(photos, mode, batch_size).read(7, spec, arena))
         assert sorted(images) == [name for name, reason in REASONS.items() if reason is None]
         for name, pixels in images.items():
             alone = decode((photos / name).read_bytes(), size_rule=SIZE_RULE, limits=LIMITS, mode=mode)
@@ -140,7 +139,7 @@ def test_a_shard_of_nothing_but_failures_is_one_row_without_pixels(tmp_path: Pat
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
         (folder / name).write_bytes(b"")
-    block = make_reading(folder).read(shard_of(folder, tmp_path))
+    block = make_reading(folder).read(7, spec_of(folder))
     assert block.num_rows == 1
     assert host_batch(block) is None
     assert [sample["reason"] for sample in samples_of(block)[0]] == ["empty", "empty"]
@@ -148,10 +147,10 @@ def test_a_shard_of_nothing_but_failures_is_one_row_without_pixels(tmp_path: Pat
 
 def test_images_that_vanish_after_the_plan_become_not_found_rows(tmp_path: Path) -> None:
     folder = write_sizes(tmp_path / "images", [(80, 60)] * 4)
-    shard = shard_of(folder, tmp_path)
+    spec = spec_of(folder)
     (folder / "001.jpg").unlink()
     (folder / "003.jpg").unlink()
-    block = make_reading(folder).read(shard)
+    block = make_reading(folder).read(7, spec)
     reasons = {sample["key"]: sample["reason"] for row in samples_of(block) for sample in row}
     assert reasons == {"000.jpg": None, "001.jpg": Reason.NOT_FOUND, "002.jpg": None, "003.jpg": Reason.NOT_FOUND}
     for key, pixels in images_of(block).items():
@@ -178,26 +177,131 @@ def test_no_jpeg_takes_more_room_than_was_counted_for_it(size: tuple[int, int]) 
         header = read_header(data)
         network = SIZE_RULE(header.height, header.width)
         for mode in DecodeMode:
-            sample = reading._Sample({}, data, header, network)
-            room = make_reading(Path("/"), mode)._room(sample)
+            room = Decoding(mode).room(header, network)
             taken = decode_pixels(data, header, network, mode).size
             assert taken <= room, f"{mode} {size} orientation {orientation}: {taken} > {room}"
             # Counted with care, or arenas would be several times what they hold.
             assert room <= 4.5 * taken + 50_000
 
 
-def test_headers_that_promise_too_much_cost_their_own_rows_and_no_memory(tmp_path: Path) -> None:
+def late_decoded(block: pa.Table, late: LateDecoder) -> pa.Table:
+    """The block as the label stage makes it before it labels."""
+    return pa.concat_tables([late.decode(block.slice(row, 1)) for row in range(block.num_rows)])
+
+
+@pytest.fixture(params=DecodeMode)
+def late(request: pytest.FixtureRequest) -> Iterator[LateDecoder]:
+    made = LateDecoder(Decoding(request.param), timeout=20)
+    yield made
+    made.close()
+
+
+def test_headers_that_promise_too_much_cost_their_own_rows_and_no_memory(tmp_path: Path, late: LateDecoder) -> None:
     images = tmp_path / "images"
     images.mkdir()
     good = jpeg(Image.new("RGB", (60, 60), "teal"))
     frame = good.index(b"\xff\xc0") + 5
     bomb = good[:frame] + (14_000).to_bytes(2) * 2 + good[frame + 4 :]  # 588 MB of pixels, below --max-pixels
-    for number in range(20):
-        (images / f"{number:02d}.jpg").write_bytes(good if number in {3, 19} else bomb)
-    block = make_reading(images).read(shard_of(images, tmp_path))
-    samples = sorted((found for row in samples_of(block) for found in row), key=lambda found: found["row"])
-    reasons = [sample["reason"] for sample in samples]
+    for number in range(12):
+        (images / f"{number:02d}.jpg").write_bytes(good if number in {3, 11} else bomb)
+    block = make_reading(images).read(7, spec_of(images))
     admitted = reading.BLOCK_BYTES // (3 * 14_000**2)
-    assert reasons[3] is reasons[19] is None
-    assert sum(reason == Reason.OUT_OF_MEMORY for reason in reasons) == 18 - admitted
-    assert sum(reason in {Reason.TRUNCATED, Reason.CORRUPT} for reason in reasons) == admitted
+    encoded = [row for row in range(block.num_rows) if is_encoded(block.slice(row, 1))]
+    assert len(encoded) == 10 - admitted > 0
+    samples = [found for row in samples_of(late_decoded(block, late)) for found in row]
+    reasons = {sample["row"]: sample["reason"] for sample in samples}
+    assert reasons.pop(3) is reasons.pop(11) is None
+    assert len(reasons) == 10
+    assert set(reasons.values()) <= {Reason.TRUNCATED, Reason.CORRUPT}
+
+
+@pytest.mark.parametrize("mode", DecodeMode)
+def test_images_beyond_the_block_limit_are_labelled_as_in_an_undivided_block(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, mode: DecodeMode
+) -> None:
+    teacher = resolve("random-tiny")
+    device = Device(teacher.load(LoadOptions()), 12, kind=teacher.kind, scaled=mode is DecodeMode.SCALED)
+    late = LateDecoder(Decoding(mode), timeout=20)
+    spec, read = spec_of(photos), make_reading(photos, mode, size_rule=teacher.size_rule)
+
+    def labels() -> tuple[int, dict[str, np.ndarray], dict[str, str | None]]:
+        """How many images travelled encoded, the depth of each that was labelled, and the reasons."""
+        block = read.read(7, spec)
+        encoded = sum(is_encoded(block.slice(row, 1)) for row in range(block.num_rows))
+        depths, reasons = {}, {}
+        for row in range(block.num_rows):
+            one = late.decode(block.slice(row, 1))
+            batch = host_batch(one)
+            (samples,) = samples_of(one)
+            reasons |= {sample["key"]: sample["reason"] for sample in samples}
+            if batch is not None:
+                labelled = device.submit(batch).result()
+                maps = zip(labelled.depths, labelled.scales, labelled.offsets, strict=True)
+                depths |= {
+                    sample["key"]: (offset + scale * q, scale)
+                    for sample, (q, scale, offset) in zip(samples, maps, strict=True)
+                }
+        return encoded, depths, reasons
+
+    try:
+        none, whole, reasons = labels()
+        monkeypatch.setattr(reading, "BLOCK_BYTES", 1_500_000)
+        some, divided, again = labels()
+    finally:
+        device.close()
+        late.close()
+    assert none == 0 < some
+    assert again == reasons == REASONS
+    assert divided.keys() == whole.keys()
+    for key, (depth, scale) in whole.items():
+        # One step of quantisation, and float32 rounding of another batch size.
+        np.testing.assert_allclose(divided[key][0], depth, rtol=0, atol=1.05 * scale, err_msg=key)
+
+
+@pytest.mark.parametrize(("what", "reason"), [("segfault", Reason.CRASHED), ("hang", Reason.TIMEOUT)])
+def test_an_image_that_kills_or_hangs_its_decoder_in_the_label_stage_costs_its_row(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, reason: Reason
+) -> None:
+    monkeypatch.syspath_prepend(str(POISON))
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1)
+    images = tmp_path / "images"
+    images.mkdir()
+    good = (photos / "astronaut.jpg").read_bytes()
+    for number in range(4):
+        (images / f"{number}.jpg").write_bytes(good + (b"POISON:" + what.encode() if number == 2 else b""))
+    late = LateDecoder(Decoding(DecodeMode.EXACT), timeout=2)
+    block = late_decoded(make_reading(images).read(7, spec_of(images)), late)
+    late.close()
+    samples = {sample["key"]: sample for row in samples_of(block) for sample in row}
+    assert {key: sample["reason"] for key, sample in samples.items()} == {
+        "0.jpg": None, "1.jpg": None, "2.jpg": reason, "3.jpg": None
+    }  # fmt: skip
+    assert samples["2.jpg"]["status"] == "failed"
+    alone = decode(good, size_rule=SIZE_RULE, limits=LIMITS, mode=DecodeMode.EXACT).pixels
+    assert {key: np.array_equal(pixels, alone) for key, pixels in images_of(block).items()} == dict.fromkeys(
+        ["0.jpg", "1.jpg", "3.jpg"], True
+    )
+
+
+def test_an_image_that_the_late_decoder_rejects_is_rejected() -> None:
+    """As a WebP above Pillow's own limit."""
+
+    def decode(data: bytes, fields: Mapping[str, object]) -> np.ndarray:
+        raise SampleError(Reason.TOO_MANY_PIXELS, f"{fields['key']}: {len(data)}")
+
+    sample = dict.fromkeys(SAMPLE_FIELDS) | {"key": "a", "uri": "a", "status": "labelled", "row": 0}
+    row = {"shard": 1, "planned": 1, "samples": [sample], "shapes": [], "pixels": b"", "encoded": b"body"}
+    made = decoded_row(pa.Table.from_pylist([row], schema=READ), decode)
+    assert made.schema == READ
+    assert not is_encoded(made)
+    assert host_batch(made) is None
+    ((found,),) = samples_of(made)
+    assert (found["status"], found["reason"], found["message"]) == ("rejected", "too_many_pixels", "a: 4")
+
+
+def test_reading_and_what_it_rests_on_need_neither_ray_nor_torch() -> None:
+    names = ("reading", "decoding", "access", "arena", "isolation", "watchdog", "batches")
+    code = "import sys; import " + ", ".join(f"da2ray.pipeline.stages.{name}" for name in names)
+    code += ", da2ray.plan.plan, da2ray.sources; print({'ray', 'torch'} & set(sys.modules))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "set()"

@@ -1,0 +1,94 @@
+"""Which kind of source a URL names."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from da2ray.errors import UnavailableError, UserError
+from da2ray.sources.allowed import Allowed
+from da2ray.sources.base import Source
+from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
+from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
+from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a source is opened with: the arguments of `open_source`, and whether the URL names one file."""
+
+    url: str
+    is_file: bool
+    client: Client
+    allow: Sequence[str]
+    with_focals: bool
+
+
+def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *, with_focals: bool = False) -> Source:
+    """Open the source at a URL. Its suffix decides the kind (the table `KINDS`); a URL without a known suffix is a prefix.
+
+    Args:
+        url: a manifest's may be a signed http URL; the signature is not part of the source.
+        client: see `open_store`.
+        allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
+        with_focals: a teacher uses focal lengths, so a manifest's are read.
+
+    Raises:
+        UserError: the source does not exist or cannot be read, it is a file of a kind that holds no images, or it is a manifest
+            none of whose first URIs is allowed.
+        UnavailableError: its store does not answer.
+    """
+    url = canonical_url(url)
+    shown = redact(url)
+    suffix = _suffix(shown)
+    # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
+    request = _Request(url, bool(suffix) and _is_file(url, client), client, allow, with_focals)
+    if suffix in MANIFEST_SUFFIXES or (request.is_file and suffix in KINDS):
+        return KINDS[suffix](request)
+    if request.is_file:
+        known = " ".join(sorted(KINDS))
+        raise UserError(
+            f"{shown} is a file of a kind that is not known here; give a folder or a file that ends in {known}"
+        )
+    return _open_prefix(request)
+
+
+def _open_manifest(request: _Request) -> Source:
+    if not request.is_file:
+        raise UserError(f"no such manifest: {redact(request.url)}")
+    allowed = Allowed.of(request.url, request.allow)
+    manifest = ManifestSource(request.url, request.client, allowed, with_focals=request.with_focals)
+    manifest.check()
+    return manifest
+
+
+def _open_prefix(request: _Request) -> Source:
+    if redact(request.url) != request.url:
+        raise UserError(f"{redact(request.url)} has a query: put signed URLs of images into a manifest")
+    prefix = PrefixSource(request.url, request.client, is_file=request.is_file)
+    prefix.check()
+    return prefix
+
+
+KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
+    **dict.fromkeys(MANIFEST_SUFFIXES, _open_manifest),
+    **dict.fromkeys(IMAGE_SUFFIXES, _open_prefix),
+}
+"""Suffix of a file -> what opens it."""
+
+
+def _is_file(url: str, client: Client) -> bool:
+    root, key = split_uri(url)
+    try:
+        open_store(root, client).stat(key)
+    except FileNotFoundError:
+        return False
+    except UnavailableError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {redact(url)}: {error}") from error
+    return True
+
+
+def _suffix(url: str) -> str:
+    name = url.rpartition("/")[2]
+    return f".{name.rpartition('.')[2].lower()}" if "." in name else ""
