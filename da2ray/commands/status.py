@@ -9,7 +9,7 @@ from rich.table import Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
-from da2ray.console import duration
+from da2ray.console import duration, number
 from da2ray.errors import Exit
 from da2ray.labels.dataset import DatasetInfo, require_dataset
 from da2ray.labels.runs import RunProgress, newest_progress
@@ -28,11 +28,12 @@ class StatusConfig(CommandConfig):
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """A plan, and how many of its shards are committed."""
+    """A plan, and how many of its shards are committed. `exact`: `samples` is a count, not an estimate."""
 
     id: str
     source: str
     samples: int
+    exact: bool
     shards: int
     committed: int
 
@@ -79,6 +80,7 @@ def describe(store: Store) -> DatasetStatus:
             plan.id,
             plan.info.source["url"],
             plan.info.samples,
+            plan.info.exact,
             plan.info.shards,
             plan.info.shards - len(plan.remaining(store)),
         )
@@ -96,15 +98,17 @@ def _print(store: Store, found: DatasetStatus, console: Console) -> None:
     )
     table = Table("plan", "source", "samples", "shards", "committed", "left", box=None)
     for plan in found.plans:
-        counts = (plan.samples, plan.shards, plan.committed, plan.shards - plan.committed)
-        table.add_row(plan.id, plan.source, *(f"{count:,}" for count in counts))
+        counts = (plan.shards, plan.committed, plan.shards - plan.committed)
+        samples = number(plan.samples, exact=plan.exact)
+        table.add_row(plan.id, plan.source, samples, *(f"{count:,}" for count in counts))
     console.print(table)
     if run := found.run:
         pace = f"{run.images_per_second}/s"
         if run.eta_seconds and run.state == "running":
             pace += f", ETA {duration(run.eta_seconds)}"
         console.print(
-            f"run {run.run}: {run.state}, {run.samples.done:,} of {run.samples.total:,} images, "
+            f"run {run.run}: {run.state}, {run.samples.done:,} of "
+            f"{number(run.samples.total, exact=run.samples.exact)} images, "
             f"{pace}, updated {run.updated.isoformat(timespec='seconds')}"
         )
     if snapshot := found.snapshot:

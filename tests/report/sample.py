@@ -136,7 +136,7 @@ def run_progress(name: str, points: Sequence[tuple[datetime, int]], images: int)
         state="labelled",
         updated=points[-1][0],
         elapsed_seconds=(points[-1][0] - points[0][0]).total_seconds(),
-        samples=SampleCounts(total=images, done=images, this_run=images),
+        samples=SampleCounts(total=images, done=images, this_run=images, exact=True),
         shards=ShardCounts(total=1, done=1, this_run=1, in_flight=0),
         by_status={"labelled": images},
         by_reason={},

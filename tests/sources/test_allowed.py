@@ -240,7 +240,7 @@ def test_a_body_without_end_is_one_failed_sample(monkeypatch: pytest.MonkeyPatch
     with web_server({"/a.jpg": b"x" * (3 << 20), "/b.jpg": b"y" * (1 << 20)}) as server:
         members = [Member(name, f"{server.url}/{name}.jpg", None, None) for name in "ab"]
         allowed = Allowed.of(LOCAL, [f"http:127.0.0.1:{server.port}"])
-        (_, endless), (_, whole) = fetch(members, 1, allowed=allowed)
+        endless, whole = (sample.body for sample in fetch(members, 1, allowed=allowed))
     assert isinstance(endless, SampleError)
     assert endless.reason is Reason.UNREADABLE
     assert "1 MiB" in endless.message

@@ -56,5 +56,5 @@ def test_progress_json_has_the_history_of_its_run(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "runs/r/progress.json").read_text())
     (first, none), (last, done) = written["history"]
     assert (none, done) == (0, 6)  # of this run, as samples.this_run; the four before it are another run's
-    assert written["samples"] == {"total": 10, "done": 10, "this_run": 6}
+    assert written["samples"] == {"total": 10, "done": 10, "this_run": 6, "exact": True}
     assert before - timedelta(seconds=1) <= datetime.fromisoformat(first) <= datetime.fromisoformat(last)

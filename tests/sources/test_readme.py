@@ -1,0 +1,38 @@
+"""The sources' README: its commands parse, its links lead somewhere, and its lists are those of the code."""
+
+import re
+
+import pytest
+
+from da2ray.sources import IMAGE_SUFFIXES, MANIFEST_SUFFIXES, Source
+from da2ray.sources.allowed import Allowed
+from da2ray.sources.manifest import URI_COLUMNS
+from da2ray.sources.open import KINDS
+from tests.readmes import ROOT, broken_links, commands, parse
+
+FILE = ROOT / "da2ray" / "sources" / "README.md"
+README = FILE.read_text()
+
+
+@pytest.mark.parametrize("command", commands(FILE))
+def test_every_command_parses(command: str) -> None:
+    parse(command)
+
+
+def test_links_lead_to_files() -> None:
+    assert broken_links(FILE) == []
+
+
+def test_suffixes_columns_and_methods_are_those_of_the_code() -> None:
+    named = set(re.findall(r"`(\.\w+)`", README))
+    assert named - {".name"} == IMAGE_SUFFIXES | MANIFEST_SUFFIXES == KINDS.keys()
+    (columns,) = re.findall(r"^\| (.*) \| where the image lies", README, re.MULTILINE)
+    assert tuple(re.findall(r"`(\w+)`", columns)) == URI_COLUMNS
+    for method in re.findall(r"^\| `(\w+)\(", README, re.MULTILINE):
+        assert hasattr(Source, method)
+
+
+def test_the_examples_of_what_to_allow_are_words_of_the_option() -> None:
+    words = re.findall(r"^\| `--allow-scheme (\S+)`", README, re.MULTILINE)
+    assert len(words) == 5
+    Allowed.of("/m.csv", words)
