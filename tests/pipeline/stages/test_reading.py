@@ -245,7 +245,7 @@ def test_images_beyond_the_block_limit_are_labelled_as_in_an_undivided_block(
 
     try:
         none, whole, reasons = labels()
-        monkeypatch.setattr(reading, "BLOCK_BYTES", 1_500_000)
+        monkeypatch.setattr(reading, "BLOCK_BYTES", 100_000)
         some, divided, again = labels()
     finally:
         device.close()
