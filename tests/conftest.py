@@ -1,6 +1,7 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the markers `ray` and `server`, which follow from them."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,43 @@ import ray
 from da2ray.cli import main
 from da2ray.commands.pseudolabel import COMMAND
 from da2ray.labels.reader import Labels, open_labels
-from tests.jobs import Command, run_job
+from tests.jobs import Command, RunJob, RunningJob, StartJob, joined, run_here, run_script
 from tests.photos import write_photos
 from tests.ray_head import RayHead
 from tests.s3_server import S3Server
+
+MARKS = {"ray_head": "ray", "own_ray": "ray", "s3": "server"}
+"""Fixtures, and the marker of each test that uses one, itself or through another fixture."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests, and let those with Ray come first: they take longest, so that the last files to end are short ones."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for mark in {MARKS[name] for name in item.fixturenames if name in MARKS}:
+            item.add_marker(mark)
+    files = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in files)
+
+
+@pytest.fixture(autouse=True)
+def no_unmarked_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts or joins Ray without the marker `ray`, in this process or in one that it starts.
+
+    A process that it starts meets a folder that Ray cannot make.
+    """
+    if request.node.get_closest_marker("ray"):
+        yield
+        return
+
+    def no_ray(*_: object, **__: object) -> None:
+        pytest.fail("a test without the marker `ray` starts Ray: use a fixture that is in `MARKS` of tests/conftest.py")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", no_ray)
+        patch.setenv("RAY_TMPDIR", "/dev/null/only-tests-with-the-marker-ray")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +65,39 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def ray_head(s3: S3Server) -> Iterator[RayHead]:
-    """A small Ray cluster."""
+    """A small Ray cluster, one for all tests of this process; its workers have the environment of `s3`."""
     head = RayHead()
     yield head
     head.close()
+
+
+@pytest.fixture(scope="session")
+def own_ray() -> None:
+    """Mark a test that starts a Ray of its own; it says why it does not join `ray_head`."""
+
+
+@pytest.fixture(scope="session")
+def run_job(ray_head: RayHead) -> RunJob:
+    """Run the main job to its end, in this process, on `ray_head`; `env` is added to its environment and its workers'."""
+    return partial(run_here, ray_head.driver_env)
+
+
+@pytest.fixture(scope="session")
+def start_job(ray_head: RayHead) -> StartJob:
+    """Start the main job as a process, on `ray_head`; `env` is added to its environment and its workers'."""
+    return lambda *args, env=None: RunningJob(*args, env=joined(ray_head.driver_env, env))
+
+
+@pytest.fixture(scope="session")
+def run_alone(own_ray: None) -> RunJob:
+    """Run the main job to its end as a process with an embedded Ray; `env` is added to its environment and its workers'."""
+    return run_script
+
+
+@pytest.fixture(scope="session")
+def start_alone(own_ray: None) -> StartJob:
+    """Start the main job as a process with an embedded Ray; `env` is added to its environment and its workers'."""
+    return RunningJob
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +107,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
-    """Labels of `photos` by a run of the job, Parquet, local, shards of 4; not to be changed. Starts Ray."""
+def luminance_labels(run_job: RunJob, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """Labels of `photos` by a run of the job, Parquet, local, shards of 4; not to be changed."""
     output = tmp_path_factory.mktemp("luminance")
     # Two shards an execution: what other runs make in one wave must equal what this one makes in several.
     finished = run_job(
@@ -58,11 +121,6 @@ def luminance_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def job_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the main job's own code in this process, as far as it comes without Ray: exit code, stdout, stderr."""
-
-    def no_ray(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", no_ray)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def run(*args: object) -> tuple[int, str, str]:

@@ -28,7 +28,7 @@ from da2ray.labels.upkeep.garbage import collect
 from da2ray.labels.upkeep.verify import verify
 from da2ray.plan.plan import list_plans
 from da2ray.storage import Store, open_store
-from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job, shard_objects
+from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_script, shard_objects
 from tests.photos import REASONS, write_crops, write_photos
 from tests.ray_processes import (
     AGENTS,
@@ -136,7 +136,7 @@ class Faults:
             AssertionError: a dataset differs, a run ended as it must not, or sat still.
         """
         began = time.monotonic()
-        finished = run_job(*self._command(self._folder / "undisturbed"))
+        finished = run_script(*self._command(self._folder / "undisturbed"))
         assert finished.code == 0, finished
         undisturbed = open_store(str(self._folder / "undisturbed"))
         by_reason = Counter(reason.value for reason in REASONS.values() if reason)

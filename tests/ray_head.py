@@ -1,7 +1,6 @@
 """A Ray head of our own, on free ports and in a folder of its own, as a small cluster for tests."""
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
+from da2ray.pipeline.control.cluster import WORKER_ENVIRONMENT
+from tests import AUTH
 from tests.jobs import kill_with_children
 
 BIN = Path(sys.executable).parent
@@ -25,6 +26,7 @@ class RayHead:
     Attributes:
         client: of its job API.
         env: what `ray job submit` needs in its environment to reach it.
+        driver_env: what a driver needs in its environment to join it.
     """
 
     def __init__(self) -> None:
@@ -33,8 +35,6 @@ class RayHead:
             for each in held:
                 each.bind(("127.0.0.1", 0))
             gcs, dashboard, agent, agent_grpc, client, metrics = (each.getsockname()[1] for each in held)
-        # A token of this head alone: whether Ray asks for one by itself depends on the machine.
-        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # paths of Unix sockets below it are 107 long at most
         self._process = subprocess.Popen(
             [
@@ -51,13 +51,14 @@ class RayHead:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # `python` in a job's entrypoint is this environment's.
-            env=os.environ | auth | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+            env=os.environ | AUTH | WORKER_ENVIRONMENT | {"PATH": f"{BIN}:{os.environ['PATH']}"},
             start_new_session=True,
         )
         address = f"http://127.0.0.1:{dashboard}"
-        self.env = {"RAY_ADDRESS": address, **auth}
+        self.env = {"RAY_ADDRESS": address, **AUTH}
+        self.driver_env = {"RAY_ADDRESS": f"127.0.0.1:{gcs}", **AUTH}
         try:
-            self.client = _connected(address, {"Authorization": f"Bearer {auth['RAY_AUTH_TOKEN']}"})
+            self.client = _connected(address, {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"})
         except BaseException:
             self.close()
             raise

@@ -20,7 +20,7 @@ from da2ray.storage import Store, canonical_url, open_store, printable, redact, 
 from da2ray.storage.base import short_message
 from da2ray.teachers.depth_anything import checkpoint
 from da2ray.teachers.depth_anything.dpt import TINY
-from tests.jobs import Finished, run_job
+from tests.jobs import Finished, RunJob
 from tests.s3_server import S3Server
 from tests.sources.web_server import web_server
 
@@ -244,7 +244,9 @@ def assert_quiet(finished: Finished, *secrets: str) -> None:
             assert secret not in said
 
 
-def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(photos: Path, tmp_path: Path) -> None:
+def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(
+    run_job: RunJob, photos: Path, tmp_path: Path
+) -> None:
     image, output = (photos / "astronaut.jpg").read_bytes(), tmp_path / "out" / "labels"
     with web_server({}) as server:
         signed = [f"/{i}.jpg?X-Amz-Signature={SECRET}" for i in range(len(HOSTILE_KEYS))]
@@ -289,7 +291,9 @@ def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(pho
     assert list((tmp_path / "out").iterdir()) == [output]
 
 
-def test_a_job_over_hostile_file_names_on_s3_says_no_credential(photos: Path, tmp_path: Path, s3: S3Server) -> None:
+def test_a_job_over_hostile_file_names_on_s3_says_no_credential(
+    run_job: RunJob, photos: Path, tmp_path: Path, s3: S3Server
+) -> None:
     images = tmp_path / "images"
     images.mkdir()
     names = [

@@ -7,31 +7,34 @@ import pytest
 
 from da2ray.benchmark.quality import sift
 from da2ray.worlds.degrade import Degradation
-from tests.jobs import run_job
+from tests.jobs import RunJob, run_script
 
 JOB = Path(__file__).parents[2] / "jobs" / "benchmark.py"
 
 
-def run_benchmark(*args: object) -> str:
-    finished = run_job(*args, command=(sys.executable, JOB), timeout=800)
+def run_benchmark(run: RunJob, *args: object) -> str:
+    """Run jobs/benchmark.py; what starts Ray starts its own, which is what is measured."""
+    finished = run(*args, command=(sys.executable, JOB), timeout=800)
     assert finished.code == 0, finished
     return finished.stdout
 
 
-def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(tmp_path: Path) -> None:
-    said = run_benchmark("--make-images", 8, "--decode", "scaled", "--shard-size", 2, "--work", tmp_path / "work")
+def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(run_alone: RunJob, tmp_path: Path) -> None:
+    said = run_benchmark(
+        run_alone, "--make-images", 8, "--decode", "scaled", "--shard-size", 2, "--work", tmp_path / "work"
+    )
     for row in ("infer-image", "network-size", "decode only", "teacher only", "encode + write only", "end to end"):
         assert row in said
 
 
 def test_a_resume_is_measured_on_a_plan_that_is_three_quarters_done(tmp_path: Path) -> None:
-    said = run_benchmark("--resume-shards", 40, "--work", tmp_path / "work")
+    said = run_benchmark(run_script, "--resume-shards", 40, "--work", tmp_path / "work")
     assert "10 of 40 shards are left" in said
 
 
 @pytest.mark.timeout(900)  # a minute where nothing else runs; half of it is Depth Anything V2 S on one core
 def test_quality_is_measured_on_worlds_of_known_depth(tmp_path: Path) -> None:
-    said = run_benchmark("--quality", 24, "--work", tmp_path / "work")
+    said = run_benchmark(run_script, "--quality", 24, "--work", tmp_path / "work")
     assert "24 worlds" in said
     assert "7 of them degraded" in said
     for word in ("flip_p90", "masks (flip+scale", "strict", "mirror", "lowest level", "scores without passes"):
@@ -56,11 +59,11 @@ def test_a_preset_is_judged_by_what_it_keeps_and_what_it_removes() -> None:
 
 
 def test_near_duplicates_are_looked_for_among_planted_ones(tmp_path: Path) -> None:
-    said = run_benchmark("--dedupe-hashes", 20_000, "--work", tmp_path / "work")
+    said = run_benchmark(run_script, "--dedupe-hashes", 20_000, "--work", tmp_path / "work")
     assert " 0 were missed, 0 answers are wrong" in said
 
 
 def test_images_to_measure_on_are_asked_for(tmp_path: Path) -> None:
-    finished = run_job("--work", tmp_path / "work", command=(sys.executable, JOB))
+    finished = run_script("--work", tmp_path / "work", command=(sys.executable, JOB))
     assert finished.code == 2
     assert "--make-images" in finished.stderr

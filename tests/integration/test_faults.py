@@ -9,7 +9,7 @@ import da2ray
 from da2ray.errors import Status
 from da2ray.storage import Store, open_store
 from tests.fault_proxy import FaultProxy, Mode
-from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_job
+from tests.jobs import Finished, RunJob, StartJob, commits_of, count_commits
 from tests.photos import write_crops
 from tests.s3_server import S3Server
 
@@ -35,7 +35,7 @@ def proxy(s3: S3Server) -> Iterator[FaultProxy]:
         yield made
 
 
-def label(bucket: str, output: str, proxy: FaultProxy, client: str = "obstore") -> Finished:
+def label(run_job: RunJob, bucket: str, output: str, proxy: FaultProxy, client: str = "obstore") -> Finished:
     return run_job(*command(bucket, output, client), env={"AWS_ENDPOINT_URL": proxy.endpoint})
 
 
@@ -47,7 +47,7 @@ def command(bucket: str, output: str, client: str = "obstore") -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(bucket: str) -> Store:
+def undisturbed(run_job: RunJob, bucket: str) -> Store:
     output = f"{bucket}/undisturbed"
     finished = run_job(*command(bucket, output))
     assert finished.code == 0, finished
@@ -78,23 +78,23 @@ def assert_same_dataset(store: Store, expected: Store) -> None:
     ],
 )
 def test_nothing_is_lost(
-    bucket: str, undisturbed: Store, proxy: FaultProxy, modes: tuple[Mode, ...], client: str
+    run_job: RunJob, bucket: str, undisturbed: Store, proxy: FaultProxy, modes: tuple[Mode, ...], client: str
 ) -> None:
     output = f"{bucket}/{'-'.join(modes)}-{client}"
     proxy.set(*modes)
-    finished = label(bucket, output, proxy, client)
+    finished = label(run_job, bucket, output, proxy, client)
     assert finished.code == 0, finished
     assert min(proxy.by_mode[mode] for mode in modes) >= 2, proxy.by_mode
     assert_same_dataset(open_store(output), undisturbed)
 
 
 def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
-    bucket: str, undisturbed: Store, proxy: FaultProxy
+    run_job: RunJob, start_job: StartJob, bucket: str, undisturbed: Store, proxy: FaultProxy
 ) -> None:
     output = f"{bucket}/down"
     store = open_store(output)
     proxy.set("none")
-    job = RunningJob(*command(bucket, output), env={"AWS_ENDPOINT_URL": proxy.endpoint, "DA2RAY_RETRY_SECONDS": "2"})
+    job = start_job(*command(bucket, output), env={"AWS_ENDPOINT_URL": proxy.endpoint, "DA2RAY_RETRY_SECONDS": "2"})
     job.wait_until(lambda: count_commits(store) >= 1)
     proxy.set("down")
     ended = job.wait(60)
@@ -110,7 +110,7 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
         assert "unreadable" not in commit.rows["reason"].to_pylist()
 
     proxy.set("none")
-    resumed = label(bucket, output, proxy)
+    resumed = label(run_job, bucket, output, proxy)
     assert resumed.code == 0, resumed
     assert f"resuming: {committed} of {SHARDS} shards are committed" in resumed.stdout
     assert_same_dataset(store, undisturbed)

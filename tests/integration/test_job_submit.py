@@ -8,7 +8,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import da2ray
 from da2ray.storage import open_store
-from tests.jobs import commits_of, count_commits, progress_of, run_job, shard_objects
+from tests.jobs import RunJob, commits_of, count_commits, progress_of, shard_objects
 from tests.photos import REASONS, write_crops
 from tests.ray_head import RayHead
 
@@ -47,7 +47,9 @@ def test_a_submitted_job_labels_on_the_cluster(
     assert f"snapshot 1: {len(REASONS)} rows" in ray_head.client.get_job_logs(job)
 
 
-def test_a_job_that_is_stopped_commits_what_is_in_flight_and_can_go_on(ray_head: RayHead, tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_commits_what_is_in_flight_and_can_go_on(
+    ray_head: RayHead, run_job: RunJob, tmp_path: Path
+) -> None:
     shards = 200
     images = write_crops(tmp_path / "images", 2 * shards)
     output = tmp_path / "labels"

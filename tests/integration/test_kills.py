@@ -12,7 +12,10 @@ KILLS = 20
 
 # Some 150 s on two cores of one's own; each kill and each run has a deadline in the harness.
 @pytest.mark.timeout(1200)
-def test_a_run_killed_twenty_times_anywhere_gives_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_anywhere_gives_the_bytes_of_an_undisturbed_one(
+    own_ray: None, tmp_path: Path
+) -> None:
+    # Its own Ray: its daemons are killed too.
     # It asserts after each dataset: every planned image has one row, all bytes and rows are equal, and `gc` removes the rest.
     with Faults(tmp_path, KILLS, seed=0, format="parquet", say=print) as faults:
         summary = faults.run()

@@ -7,7 +7,7 @@ import pytest
 
 import da2ray
 from da2ray.storage import open_store
-from tests.jobs import run_job
+from tests.jobs import RunJob
 from tests.s3_server import S3Server
 
 PLACE = ["uri", "etag", "plan", "object"]
@@ -28,7 +28,7 @@ def bucket(s3: S3Server, photos: Path) -> str:
 
 @pytest.mark.parametrize(("kind", "client"), [("parquet", "obstore"), ("zarr", "fsspec")])
 def test_labels_from_s3_to_s3_equal_those_of_a_local_run(
-    bucket: str, luminance_labels: da2ray.Labels, kind: str, client: str
+    run_job: RunJob, bucket: str, luminance_labels: da2ray.Labels, kind: str, client: str
 ) -> None:
     output = f"{bucket}/labels-{kind}-{client}"
     finished = run_job(

@@ -23,7 +23,7 @@ from da2ray.quality.consistency import compare
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind, LoadOptions, PixelBatch
 from da2ray.teachers.registry import resolve
-from tests.jobs import run_job
+from tests.jobs import RunJob
 from tests.photos import REASONS
 
 FILM = 0xA405
@@ -74,13 +74,15 @@ def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labels(images: Path, path_of_tape: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+def labels(run_job: RunJob, images: Path, path_of_tape: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
     output = tmp_path_factory.mktemp("checked")
-    finished = run_job(
-        *("--images", images, "--output", output, "--teacher", "luminance", "--checker", "tape_measure:Tape"),
-        *("--shard-size", 6, "--batch-size", 3),
-        env={"PYTHONPATH": str(path_of_tape)},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path_of_tape))
+        finished = run_job(
+            *("--images", images, "--output", output, "--teacher", "luminance", "--checker", "tape_measure:Tape"),
+            *("--shard-size", 6, "--batch-size", 3),
+            env={"PYTHONPATH": str(path_of_tape)},
+        )
     assert finished.code == 0, finished
     assert "luminance checked by tape_measure:Tape" in finished.stdout
     return da2ray.open_labels(str(output))

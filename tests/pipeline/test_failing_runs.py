@@ -10,7 +10,7 @@ from da2ray.labels.snapshots import list_snapshots
 from da2ray.pipeline.control.retries import LOAD_RETRIES
 from da2ray.plan.plan import list_plans
 from da2ray.storage import open_store
-from tests.jobs import JOB, RunningJob, commits_of, count_commits, run_job, shard_objects
+from tests.jobs import JOB, RunJob, StartJob, commits_of, count_commits, shard_objects
 from tests.photos import REASONS, write_crops
 
 TEACHER_THAT_DOES_NOT_LOAD = """
@@ -33,7 +33,7 @@ def statuses(output: Path) -> dict[str, str | None]:
     return {label.key: label.reason for label in da2ray.open_labels(str(output))}
 
 
-def test_a_run_over_its_budget_stops_early_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+def test_a_run_over_its_budget_stops_early_and_goes_on_with_a_larger_one(run_job: RunJob, tmp_path: Path) -> None:
     images = write_crops(tmp_path / "images", 40)
     for number in range(12):
         (images / f"a{number:03d}.jpg").write_bytes(b"")
@@ -52,7 +52,9 @@ def test_a_run_over_its_budget_stops_early_and_goes_on_with_a_larger_one(tmp_pat
     assert sorted(reason for reason in statuses(output).values() if reason) == ["empty"] * 24
 
 
-def test_failures_are_tried_again_by_class_and_supersede_their_rows(photos: Path, tmp_path: Path) -> None:
+def test_failures_are_tried_again_by_class_and_supersede_their_rows(
+    run_job: RunJob, photos: Path, tmp_path: Path
+) -> None:
     images, output = Path(shutil.copytree(photos, tmp_path / "images")), tmp_path / "labels"
     command = ["--images", images, "--output", output, "--teacher", "luminance", "--shard-size", 3]
     early = run_job(*command, "--retry-failed")
@@ -82,13 +84,15 @@ def test_failures_are_tried_again_by_class_and_supersede_their_rows(photos: Path
     assert {label.key: label.reason for label in da2ray.open_labels(str(output), snapshot=1)} == REASONS
 
 
-def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first_did(tmp_path: Path) -> None:
+def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first_did(
+    start_job: StartJob, tmp_path: Path
+) -> None:
     images, output = write_crops(tmp_path / "images", 90), tmp_path / "labels"
     command = ["--images", images, "--output", output, "--teacher", "random-tiny", "--shard-size", 3]
     store = open_store(str(output))
-    first = RunningJob(*command)
+    first = start_job(*command)
     first.wait_until(lambda: count_commits(store) > 0)
-    second = RunningJob(*command)
+    second = start_job(*command)
     ended = first.wait(), second.wait()
     assert [finished.code for finished in ended] == [0, 0], ended
     assert "labels what is left" in ended[1].stdout
@@ -101,13 +105,16 @@ def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first
     assert len(da2ray.open_labels(str(output))) == 90
 
 
-def test_a_mistake_that_only_a_worker_can_find_is_told_in_the_teachers_own_words(tmp_path: Path) -> None:
+def test_a_mistake_that_only_a_worker_can_find_is_told_in_the_teachers_own_words(
+    run_alone: RunJob, tmp_path: Path
+) -> None:
     """And after some tries, so that one node that fails to load its teacher does not end the run for all."""
     write_crops(tmp_path / "images", 2)
     (tmp_path / "mymod.py").write_text(TEACHER_THAT_DOES_NOT_LOAD)
     script = f'cd {shlex.quote(str(tmp_path))} && exec {sys.executable} {JOB} "$@"'
     options = ("--images", "images", "--output", "labels", "--teacher", "mymod:MyTeacher")
-    finished = run_job(*options, command=("sh", "-c", script, "sh"))
+    # Its own Ray: workers start in the folder where the driver starts, which has the module and gets the file `tried`.
+    finished = run_alone(*options, command=("sh", "-c", script, "sh"))
     assert finished.code == 2, finished
     assert "error: this device has no bf16: use --precision fp16\n" in finished.stderr
     assert "workers died" not in finished.stdout

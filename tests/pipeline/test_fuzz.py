@@ -24,7 +24,7 @@ from da2ray.sources import open_source
 from da2ray.storage import open_store
 from da2ray.teachers.depth_anything.size import OfficialSize
 from tests.fuzz import write_fuzz
-from tests.jobs import Finished, RunningJob
+from tests.jobs import Finished, RunningJob, StartJob
 
 FILES, SEED, SHARD = 2000, 0, 256
 FILE_SECONDS = 5.0
@@ -153,8 +153,11 @@ def test_a_read_task_gives_every_file_its_row(folder: Path, tmp_path: Path) -> N
 # --------------------------------------------------------------------------------------------------------- the job
 
 
-def test_the_job_labels_what_can_be_labelled_and_says_of_the_rest_why_not(folder: Path, tmp_path: Path) -> None:
-    job = RunningJob(
+def test_the_job_labels_what_can_be_labelled_and_says_of_the_rest_why_not(
+    start_alone: StartJob, folder: Path, tmp_path: Path
+) -> None:
+    # Its own Ray: the peak is that of all its processes, the object store among them.
+    job = start_alone(
         *("--images", folder, "--output", tmp_path / "labels", "--teacher", "luminance", "--shard-size", SHARD)
     )
     finished, peak = run_and_measure(job)

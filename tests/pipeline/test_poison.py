@@ -1,6 +1,7 @@
 """One image that kills, hangs or starves the process that meets it is found down to its row, and costs no other row."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from da2ray.labels.reader import Labels, open_labels
-from tests.jobs import Finished, run_job
+from tests.jobs import RunJob
 from tests.photos import png, write_crops
 
 POISON = Path(__file__).parent.parent / "poison"
@@ -25,18 +26,20 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+def undisturbed(run_job: RunJob, crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
     output = tmp_path_factory.mktemp("undisturbed")
     assert run_job("--images", crops, "--output", output, *OPTIONS).code == 0
     return open_labels(str(output))
 
 
-def run_poisoned(images: Path, output: Path) -> Finished:
-    return run_job("--images", images, "--output", output, *OPTIONS, env={"PYTHONPATH": str(POISON)})
+@pytest.fixture
+def run_poisoned(run_alone: RunJob) -> RunJob:
+    """Run the job with a Ray of its own: the poison is in each Python process that starts, and kills what it meets."""
+    return partial(run_alone, *OPTIONS, env={"PYTHONPATH": str(POISON)})
 
 
-def label_poisoned(images: Path, output: Path) -> Labels:
-    finished = run_poisoned(images, output)
+def label_poisoned(run_poisoned: RunJob, images: Path, output: Path) -> Labels:
+    finished = run_poisoned("--images", images, "--output", output)
     assert finished.code == 0, finished
     return open_labels(str(output))
 
@@ -50,7 +53,9 @@ def assert_only_these_failed(labels: Labels, reasons: dict[str, str], undisturbe
         np.testing.assert_array_equal(found[key].depth, label.depth)
 
 
-def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(crops: Path, undisturbed: Labels, tmp_path: Path) -> None:
+def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(
+    run_poisoned: RunJob, crops: Path, undisturbed: Labels, tmp_path: Path
+) -> None:
     images = Path(shutil.copytree(crops, tmp_path / "images"))
     good = (crops / "0000.jpg").read_bytes()
     reasons = {}
@@ -59,10 +64,12 @@ def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(crops: Path, undis
         name = f"{6 * number + 2:04d}-{what}.jpg"
         (images / name).write_bytes(good + b"POISON:" + what.encode())
         reasons[name] = reason
-    assert_only_these_failed(label_poisoned(images, tmp_path / "labels"), reasons, undisturbed)
+    assert_only_these_failed(label_poisoned(run_poisoned, images, tmp_path / "labels"), reasons, undisturbed)
 
 
-def test_an_image_that_the_teacher_cannot_take_fails_alone(crops: Path, undisturbed: Labels, tmp_path: Path) -> None:
+def test_an_image_that_the_teacher_cannot_take_fails_alone(
+    run_poisoned: RunJob, crops: Path, undisturbed: Labels, tmp_path: Path
+) -> None:
     images = Path(shutil.copytree(crops, tmp_path / "images"))
     reasons = {}
     for number, (mark, reason) in enumerate(TEACHER.items()):
@@ -71,13 +78,15 @@ def test_an_image_that_the_teacher_cannot_take_fails_alone(crops: Path, undistur
         name = f"{3 * number:04d}-{mark}.png"
         (images / name).write_bytes(png(Image.fromarray(pixels)))
         reasons[name] = reason
-    assert_only_these_failed(label_poisoned(images, tmp_path / "labels"), reasons, undisturbed)
+    assert_only_these_failed(label_poisoned(run_poisoned, images, tmp_path / "labels"), reasons, undisturbed)
 
 
-def test_a_write_that_hangs_ends_the_run_with_a_message_and_what_was_written_stays(crops: Path, tmp_path: Path) -> None:
+def test_a_write_that_hangs_ends_the_run_with_a_message_and_what_was_written_stays(
+    run_job: RunJob, run_poisoned: RunJob, crops: Path, tmp_path: Path
+) -> None:
     images, output = Path(shutil.copytree(crops, tmp_path / "images")), tmp_path / "labels"
     shutil.copy(crops / "0001.jpg", images / "hang-write.jpg")
-    finished = run_poisoned(images, output)
+    finished = run_poisoned("--images", images, "--output", output)
     assert finished.code == 75, finished
     assert "workers died, and died again when their shard was retried 3 times" in finished.stdout
     assert "Traceback" not in finished.stdout + finished.stderr

@@ -22,11 +22,11 @@ from da2ray.teachers.base import LoadOptions, PixelBatch
 from da2ray.teachers.registry import resolve
 from tests.jobs import (
     Finished,
-    RunningJob,
+    RunJob,
+    StartJob,
     commits_of,
     count_commits,
     progress_of,
-    run_job,
     shard_objects,
 )
 from tests.photos import REASONS, jpeg, write_crops
@@ -45,7 +45,7 @@ def crops_command(crops: Path, output: Path, teacher: str = "random-tiny") -> Se
 
 
 @pytest.fixture(scope="module")
-def undisturbed(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def undisturbed(run_job: RunJob, crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """What a run gives that nobody stops."""
     output = tmp_path_factory.mktemp("undisturbed")
     finished = run_job(*crops_command(crops, output))
@@ -66,7 +66,7 @@ def photos_command(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 
 
 @pytest.fixture(scope="module")
-def first_run(photos_command: list[object]) -> Finished:
+def first_run(run_job: RunJob, photos_command: list[object]) -> Finished:
     return run_job(*photos_command)
 
 
@@ -124,7 +124,7 @@ def test_a_run_says_what_it_did_and_progress_json_says_the_same(first_run: Finis
 
 
 def test_the_same_command_again_labels_nothing_and_makes_no_new_snapshot(
-    labels: da2ray.Labels, photos_command: list[object]
+    run_job: RunJob, labels: da2ray.Labels, photos_command: list[object]
 ) -> None:
     objects = shard_objects(labels.store)
     again = run_job(*photos_command)
@@ -149,11 +149,12 @@ def assert_same_dataset(store: Store, expected: Store) -> None:
 
 
 def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
-    crops: Path, undisturbed: Store, tmp_path: Path
+    run_job: RunJob, start_alone: StartJob, crops: Path, undisturbed: Store, tmp_path: Path
 ) -> None:
     command = crops_command(crops, tmp_path / "labels")
     store = open_store(str(tmp_path / "labels"))
-    job = RunningJob(*command)
+    # Its own Ray: what is killed is the driver and all that it started.
+    job = start_alone(*command)
     job.wait_until(lambda: count_commits(store) >= 2)
     job.kill()
     assert job.wait(30).code == -9
@@ -168,12 +169,14 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
     assert_same_dataset(store, undisturbed)
 
 
-def test_sigterm_finishes_what_is_in_flight_exits_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_sigterm_finishes_what_is_in_flight_exits_75_and_the_same_command_goes_on(
+    run_job: RunJob, start_job: StartJob, tmp_path: Path
+) -> None:
     # Images so small that memory lets many shards in at once: enough of them that some are left outside.
     folder = write_crops(tmp_path / "images", 400)
     command = crops_command(folder, tmp_path / "labels", "luminance")
     store = open_store(str(tmp_path / "labels"))
-    job = RunningJob(*command)
+    job = start_job(*command)
     job.wait_until(lambda: count_commits(store) >= 2)
     job.terminate()
     stopped = job.wait()
@@ -200,7 +203,9 @@ def test_sigterm_finishes_what_is_in_flight_exits_75_and_the_same_command_goes_o
 # --------------------------------------------------------------------------------------------------------- options
 
 
-def test_limit_labels_that_many_and_max_failed_ends_with_1_after_the_snapshot(photos: Path, tmp_path: Path) -> None:
+def test_limit_labels_that_many_and_max_failed_ends_with_1_after_the_snapshot(
+    run_job: RunJob, photos: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "labels"
     command = ["--images", photos, "--output", output, "--teacher", "luminance", "--limit", 5]
     finished = run_job(*command, "--max-failed", 0)
@@ -214,7 +219,7 @@ def test_limit_labels_that_many_and_max_failed_ends_with_1_after_the_snapshot(ph
 
 
 def test_a_dry_run_writes_nothing_and_counts_what_would_be_done(
-    photos: Path, photos_command: list[object], labels: da2ray.Labels, tmp_path: Path
+    run_job: RunJob, photos: Path, photos_command: list[object], labels: da2ray.Labels, tmp_path: Path
 ) -> None:
     output = tmp_path / "labels"
     fresh = run_job("--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4, "--dry-run")
@@ -271,14 +276,17 @@ sys.exit(run_command(lambda console: pseudolabel(load(PseudolabelConfig, sys.arg
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_a_job_many_times_the_object_store_ends_and_spills_nothing(tmp_path: Path, cpus: int) -> None:
+def test_a_job_many_times_the_object_store_ends_and_spills_nothing(
+    run_alone: RunJob, tmp_path: Path, cpus: int
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     image = jpeg(Image.effect_noise((1600, 1000), 50).convert("RGB"), quality=30)
     for number in range(48):
         (folder / f"{number:03d}.jpg").write_bytes(image)
     options = ["--images", folder, "--output", tmp_path / "labels", "--teacher", "luminance", "--shard-size", "4"]
-    finished = run_job(*options, command=[sys.executable, "-c", SPILLING, cpus], timeout=120)
+    # Its own Ray: it has an object store of that size.
+    finished = run_alone(*options, command=[sys.executable, "-c", SPILLING, cpus], timeout=120)
     assert finished.code == 0, finished
     (told,) = [json.loads(line) for line in finished.stderr.splitlines() if line.startswith("{")]
     assert told["cumulative_created_bytes"] > 2 * STORE_BYTES, "too little data to show anything"

@@ -17,7 +17,7 @@ from da2ray.labels.upkeep.verify import verify
 from da2ray.pipeline.prepare import prepare
 from da2ray.pipeline.run import pseudolabel
 from da2ray.storage import open_store
-from tests.jobs import run_job
+from tests.jobs import RunJob
 from tests.photos import REASONS
 
 FIXED = '''
@@ -46,7 +46,9 @@ def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="module", params=["parquet", "zarr"])
-def labels(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+def labels(
+    request: pytest.FixtureRequest, run_job: RunJob, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Labels:
     output = tmp_path_factory.mktemp("scored")
     finished = run_job(
         *("--images", photos, "--output", output, "--teacher", "random-tiny", "--consistency", "scale,flip"),

@@ -18,7 +18,7 @@ from da2ray.errors import UserError
 from da2ray.teachers import custom
 from da2ray.teachers.base import Camera, Kind, LoadOptions, TeacherSpec
 from da2ray.teachers.custom import OfficialSize, PixelBatch, resize
-from tests.jobs import JOB, run_job
+from tests.jobs import JOB, RunJob
 
 TEACHER = """
 from da2ray.teachers.custom import LoadOptions, PixelBatch, Prediction, resize
@@ -63,7 +63,7 @@ def batch_of(*shapes: tuple[int, int], size: tuple[int, int] = (28, 42)) -> Pixe
     return PixelBatch(torch.cat([torch.from_numpy(image).flatten() for image in images]), shapes, size)
 
 
-def test_a_run_labels_with_a_class_in_the_current_folder(tmp_path: Path) -> None:
+def test_a_run_labels_with_a_class_in_the_current_folder(run_alone: RunJob, tmp_path: Path) -> None:
     """The driver and all workers import the module. Read tasks do too, because the size rule is a function in it."""
     size_rule = "def thumbnail(height, width):\n    return 28, 42\n\n\nclass"
     source = TEACHER.replace("class", size_rule, 1).replace('"disparity"', '"disparity"\n    size_rule = thumbnail', 1)
@@ -74,7 +74,8 @@ def test_a_run_labels_with_a_class_in_the_current_folder(tmp_path: Path) -> None
         Image.fromarray(image.numpy()).save(tmp_path / "images" / f"{number}.png")
     script = f'cd {shlex.quote(str(tmp_path))} && exec {sys.executable} {JOB} "$@"'
     options = ("--images", "images", "--output", "labels", "--teacher", "mymod:MyTeacher")
-    finished = run_job(*options, command=("sh", "-c", script, "sh"))
+    # Its own Ray: workers start in the folder where the driver starts, which has the module.
+    finished = run_alone(*options, command=("sh", "-c", script, "sh"))
     assert finished.code == 0, finished
     labels = list(da2ray.open_labels(str(tmp_path / "labels")))
     assert [label.key for label in labels] == ["0.png", "1.png", "2.png"]
