@@ -15,6 +15,7 @@ from ray.job_submission import JobSubmissionClient
 from da2ray.pipeline.control.cluster import WORKER_ENVIRONMENT
 from tests import AUTH
 from tests.jobs import kill_with_children
+from tests.s3_server import end_with_parent
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 90
@@ -53,6 +54,7 @@ class RayHead:
             # `python` in a job's entrypoint is this environment's.
             env=os.environ | AUTH | WORKER_ENVIRONMENT | {"PATH": f"{BIN}:{os.environ['PATH']}"},
             start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's. Its reaper ends the rest.
         )
         address = f"http://127.0.0.1:{dashboard}"
         self.env = {"RAY_ADDRESS": address, **AUTH}

@@ -96,7 +96,7 @@ class S3Server:
                     stdout=log,
                     stderr=log,
                     env=os.environ | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
-                    preexec_fn=_end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's.
+                    preexec_fn=end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's.
                 )
             if self._wait_ready():
                 return
@@ -161,8 +161,8 @@ def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -
     return {"name": name, "credentials": [{"accessKey": access_key, "secretKey": secret_key}], "actions": actions}
 
 
-def _end_with_parent() -> None:
-    """Runs in the child: a test run that is killed runs no exit handlers, and would leave its server behind."""
+def end_with_parent() -> None:
+    """Runs in the child: a test run that is killed runs no exit handlers, and would leave what it started behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -6,7 +6,7 @@ import sys
 BREAK = """
 import asyncio
 from da2ray.pipeline.ray_data.labeler import Labeler
-from tests.pipeline.test_device import host_batch, lost_device
+from tests.pipeline.stages.test_device import host_batch, lost_device
 
 labeler = object.__new__(Labeler)
 labeler._device = lost_device()
