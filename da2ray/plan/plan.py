@@ -188,7 +188,7 @@ class Plan:
 
 
 _READ_BYTES: Final = 256 << 10
-"""Of one GET. The small columns of a row group lie next to each other, and its specifications, which are skipped, behind them."""
+"""Bytes of one GET. The small columns of a row group lie next to each other, before its specifications, which are skipped."""
 
 
 def open_plan(store: Store, plan: str) -> Plan | None:

@@ -1,4 +1,4 @@
-"""Where the URIs of a manifest may lead: others wrote them, and they are read with this job's network and credentials."""
+"""Where the URIs of a manifest may lead. Others wrote them, and the job reads them with its own network and credentials."""
 
 import ipaddress
 import os
@@ -17,19 +17,20 @@ from da2ray.storage.objects import SCHEMES as OBJECT_STORES
 from da2ray.storage.redaction import WEB
 
 NAME_CHARS: Final = 200
-"""Of a URI in a message."""
+"""Characters of a URI in a message."""
 
 _ALIASES: Final = {"s3a": "s3", "gcs": "gs"}
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
 _BUCKET: Final = re.compile(r"[\w$][\w.-]*(@[\w.-]+)?", re.ASCII)
-"""A bucket, or container@account. Clients build host names of it: `?`, `#` or `:` in it would make it another host."""
+"""A bucket, or container@account. Clients build host names from it: `?`, `#` or `:` would make it another host."""
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Schemes, and single places of a scheme, that URIs may have. http and https as schemes mean public hosts; one that is at
-    a private address (loopback, link-local, 10/8, …) must be named.
+    """Schemes, and single places of a scheme, that URIs may have.
+
+    http and https as schemes mean public hosts; a host at a private address (loopback, link-local, 10/8, …) must be named.
 
     Attributes:
         schemes: such as `s3`; "file" is local paths.
@@ -41,15 +42,17 @@ class Allowed:
 
     @classmethod
     def of(cls, manifest: str, words: Iterable[str] = ()) -> "Allowed":
-        """What a manifest's URIs may have: by default local paths for a local manifest, object stores for a manifest that
-        is local or in one, and for any other just the host it came from; and what `--allow-scheme` names.
+        """What a manifest's URIs may have: a default, and what `--allow-scheme` names.
+
+        By default a local manifest may name local paths and object stores, one in an object store may name object stores, and any
+        other may name just the host that it came from.
 
         Args:
             manifest: its canonical URL.
             words: `scheme`, `scheme:host[:port]`, `scheme:bucket` or `file:/folder`.
 
         Raises:
-            UserError: a word is none of these.
+            UserError: a word has another form.
         """
         schemes: set[str] = set()
         places: set[str] = set()
@@ -73,14 +76,14 @@ class Allowed:
         return cls(frozenset(schemes), frozenset(places))
 
     def refusal(self, uri: str) -> str | None:
-        """Why the URI may not be read, and the option that changes it; None where it may be. Asks no network.
+        """Why the URI may not be read, and the option that changes that; None if it may be read. Uses no network.
 
         Raises:
-            UserError: it is no URI, so nothing would be read either.
+            UserError: the text is not a URI, so nothing could be read either.
         """
         if "::" in uri.partition("://")[0]:
             return "URLs within URLs are not read"
-        # What the stores make of it decides, not what it looks like.
+        # What the stores make of the URI decides, not what it looks like.
         uri = canonical_url(uri)
         scheme = uri.partition("://")[0] if not uri.startswith("/") else "file"
         if scheme in WEB:
@@ -95,17 +98,17 @@ class Allowed:
         return f"{scheme} is not allowed here: --allow-scheme {scheme}"
 
     def check(self, uri: str) -> None:
-        """Raise what the sample's row will say.
+        """Check that the URI may be read.
 
         Raises:
-            SampleError: `forbidden`.
-            UserError: as `refusal`.
+            SampleError: `forbidden`, with the message that the sample's row will have.
+            UserError: see `refusal`.
         """
         if why := self.refusal(uri):
             raise SampleError(Reason.FORBIDDEN, f"{printable(uri, NAME_CHARS)}: {printable(why, NAME_CHARS)}")
 
     def open(self, root: str, client: Client, retry_s: float | None = None) -> Store:
-        """`open_store`, with hosts and redirects checked where it is the web."""
+        """Open a store as `open_store` does. On the web, its hosts and redirects are checked too."""
         if root.partition("://")[0] in WEB:
             from da2ray.sources.web import WebStore  # noqa: PLC0415 - aiohttp, which few sources need
 
@@ -117,7 +120,7 @@ class Allowed:
         return any(f"{scheme}:{_host_port(host, port)}" in self.places for scheme in WEB)
 
     def private_host(self, uri: str, address: str) -> str:
-        """What to say of a web URL whose host has this address."""
+        """The message for a web URL whose host has this private address."""
         return f"{address} is not a public address: {_option(URL(uri))}"
 
     def _web_refusal(self, uri: str) -> str | None:
@@ -138,7 +141,7 @@ class Allowed:
         if "file" in self.schemes:
             return None
         folders = [place.removeprefix("file:") for place in self.places if place.startswith("file:")]
-        # A NUL is in no file's name, and in no argument of the calls that follow links.
+        # No file's name has a NUL, and the calls that follow links take none.
         if folders and "\0" not in path:
             real = Path(os.path.realpath(path))
             if any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
@@ -147,7 +150,7 @@ class Allowed:
 
 
 def is_private(address: str) -> bool:
-    """Whether it is an IP address that is not of the public internet. A name is not: its addresses are checked when they
+    """Whether an address is an IP address outside the public internet. False for a name, whose addresses are checked once they
     are known.
     """
     try:
@@ -164,10 +167,10 @@ def is_private(address: str) -> bool:
 
 
 def must_be_regular(path: str) -> None:
-    """A pipe or a device would be read for ever. What does not exist is the store's to tell.
+    """Check that a path is not a pipe or a device, which would be read for ever. If nothing is there, the store says so.
 
     Raises:
-        SampleError: `unreadable`.
+        SampleError: `unreadable`: the path is something else than a file or a folder.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - untrusted text, maybe with NUL
@@ -184,7 +187,7 @@ def _named(scheme: str, place: str) -> str:
 
 
 def _place(uri: str) -> str:
-    """`scheme:host:port` of a web URL, the port given or not; `scheme:host` of any other."""
+    """`scheme:host:port` for a web URL, whether or not it gives the port; `scheme:host` for any other."""
     root, _ = split_uri(uri)
     scheme, _, host = root.partition("://")
     if scheme not in WEB:
@@ -199,7 +202,7 @@ def _place(uri: str) -> str:
 
 
 def _option(url: URL) -> str:
-    """The option that names the host of a web URL."""
+    """The option that allows the host of a web URL."""
     place = _host_port(url.raw_host or "", url.port or 0)
     return f"--allow-scheme {url.scheme}:{place.rpartition(':')[0] if url.is_default_port() else place}"
 

@@ -237,7 +237,7 @@ class ManifestSource(MemberSource):
             place = pc.index(wrong, value=True).as_py()
             raise UserError(
                 f"{self.url}: row {before + place + 1} has the focal length {focals[place].as_py()}; it must be a positive "
-                "number of pixels, or empty where it is not known"
+                "number of pixels, or empty if unknown"
             )
         return focals
 

@@ -1,4 +1,7 @@
-"""A store that is down is no failure of a sample: it would be one of every sample, and their rows would stay so."""
+"""Tells a store that is down from an object that cannot be read.
+
+A store that is down must not fail samples: it would fail all of them, and their rows would stay.
+"""
 
 import threading
 import time
@@ -10,31 +13,32 @@ from da2ray.storage import Store
 from da2ray.storage.redaction import WEB
 
 PROBE_RETRY_S: Final = 5.0
-"""For how long a store that did not answer for long (`RETRY_S`) is asked whether it answers at all."""
+"""How long a store that did not answer for `RETRY_S` is asked whether it answers at all."""
 ANSWER_HOLDS_S: Final = 30.0
+"""How long its answer counts for other samples."""
 ABSENT: Final = ".da2ray-is-the-store-there"
 
 
 class Outages:
-    """Asks each store once for all samples that fail at the same time. For many threads."""
+    """Asks a store once for all samples that fail at the same time. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, bool]] = {}
 
     def get_again(self, error: UnavailableError, root: str, key: str, impatient: Callable[[], Store]) -> bytes:
-        """The object that could not be read, as the outage may be over.
+        """Read once more an object that could not be read, since the outage may be over.
 
         Args:
-            error: why it could not be read.
-            root: of the store.
-            key: of the object.
-            impatient: the store at `root`, with PROBE_RETRY_S.
+            error: why the object could not be read.
+            root: the store's URL.
+            key: the object's key.
+            impatient: opens the store at `root` with PROBE_RETRY_S.
 
         Raises:
-            OutageError: the store answers nothing.
-            OSError: it answers, and not for this object; or it is a web server. Of these a manifest names many, and one
-                may be gone for good.
+            OutageError: the store does not answer at all.
+            OSError: the store answers, but not for this object; or it is a web server. A manifest names many web servers, and one
+                of them may be gone for good.
         """
         if root.partition("://")[0] in WEB:
             raise error
@@ -45,7 +49,7 @@ class Outages:
 
     def _is_there(self, store: Store, root: str, key: str) -> bool:
         folder = key.rpartition("/")[0]
-        # Local paths have one root and many mounts.
+        # Local paths share one root and lie on many mounts.
         place = f"/{folder}" if root == "/" else root
         with self._lock:
             asked, answers = self._known.get(place, (float("-inf"), False))
@@ -56,7 +60,7 @@ class Outages:
 
 
 def _answers(store: Store, key: str) -> bool:
-    """Whether there is an answer, be it that there is no such object or no permission to know."""
+    """Whether the store answers, if only that there is no such object or that permission is missing."""
     try:
         store.stat(key)
     except UnavailableError:

@@ -1,4 +1,4 @@
-"""Images on web servers that a manifest names: every request is checked, redirects and resolved addresses too."""
+"""Images on web servers that a manifest names. Every request is checked, redirects and resolved addresses too."""
 
 import functools
 from http import HTTPStatus
@@ -15,21 +15,21 @@ from da2ray.storage import base, redact
 from da2ray.storage.fsspec import FsspecStore, web_timeout
 
 MOST_BYTES = 256 << 20
-"""Of an image: a server may send without end, and 16 threads of a task read at the same time."""
+"""Bytes of an image at most: a server may send without end, and 16 threads of a task read at the same time."""
 
 
 class PrivateAddressError(Exception):
-    """A name that is not allowed to be at a private address is at this one."""
+    """A name resolves to this private address, and is not allowed to."""
 
 
 class NotAllowedError(Exception):
-    """A request that was not sent. `status` tells FsspecStore that it is a matter of permission."""
+    """A request was not sent, because it is not allowed. `status` tells FsspecStore that permission is missing."""
 
     status = 403
 
 
 class WebStore(FsspecStore):
-    """A server that an allowed one redirects to must be allowed itself."""
+    """A web server. If it redirects to another server, that one must be allowed itself."""
 
     def __init__(self, url: str, allowed: Allowed, retry_s: float | None = None) -> None:
         """`url`: canonical, of scheme http or https. `retry_s`: see `open_store`."""
@@ -40,7 +40,7 @@ class WebStore(FsspecStore):
         return WebStore, (self.url, self._allowed, self._retry_s)
 
     def _whole(self, fs: Any, path: str, uri: str) -> bytes:  # noqa: ARG002
-        # One GET, whose length aiohttp checks. Asked for its size first, fsspec takes a refusal for a missing file.
+        # One GET, whose length aiohttp checks. If fsspec asks for the size first, it takes a refusal for a missing file.
         return fsspec.asyn.sync(fs.loop, _body, fs, path, timeout=base.REQUEST_TIMEOUT_S)
 
     def _filesystem(self) -> tuple[Any, str]:
@@ -80,13 +80,13 @@ async def _session(allowed: Allowed, **options: Any) -> aiohttp.ClientSession:
             raise NotAllowedError(allowed.private_host(str(request.url), str(error))) from None
 
     connector = aiohttp.TCPConnector(resolver=_PublicHosts(allowed))
-    # The bytes that lie there, and no archive bomb.
+    # Take the bytes as they are: no archive bomb.
     options |= {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
     return aiohttp.ClientSession(connector=connector, middlewares=(check,), **options)
 
 
 class _PublicHosts(AbstractResolver):
-    """Addresses as the connection will use them: a name cannot resolve to another one after the check."""
+    """Resolves names for the connection itself, so that a name cannot resolve to another address after the check."""
 
     def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed

@@ -1,4 +1,4 @@
-"""A plan holds every sample once, is found again, and what is left of it is what no commit names."""
+"""A plan holds every sample once and is found again, and the shards that no commit names are left."""
 
 import pickle
 import time
@@ -233,7 +233,7 @@ def test_a_source_without_images_is_a_user_error_and_leaves_no_plan(tmp_path: Pa
 
 
 def test_resume_of_a_large_plan_is_known_in_seconds(tmp_path: Path) -> None:
-    """By hand, 200,000 shards of 256 and 150,000 commits: see `jobs/benchmark.py --resume-shards 200000`."""
+    """`jobs/benchmark.py --resume-shards 200000` measures it at full size."""
     store = open_store(str(tmp_path))
     plan = make(Listed(10_000), store, shard_size=1)
     folder = tmp_path / "commits" / plan.id

@@ -76,7 +76,7 @@ def planned(plan: Plan) -> list[list[Member]]:
 
 @st.composite
 def listings(draw: st.DrawFn) -> Listing:
-    """Up to 300 samples: enough for several row groups of shards where a shard has one sample."""
+    """Up to 300 samples: enough for several row groups if a shard has one sample."""
     sizes = draw(st.lists(st.none() | st.integers(0, 60) | st.integers(2**31, 2**40), min_size=1, max_size=300))
     odd = draw(st.dictionaries(st.integers(0, len(sizes) - 1), TEXT, max_size=6))
     members = []
@@ -117,7 +117,7 @@ def test_shards_hold_every_sample_once_in_order_and_within_bounds(source: Listin
         assert (plan.info.shards, plan.info.samples, plan.info.bytes) == (len(found), len(listed), total)
         assert plan.info.exact
 
-        # However it was listed, the plan is the same; made again, it is found, and nothing is listed.
+        # The plan does not depend on the batches of the listing. Made again, it is found, and nothing is listed.
         again = make_plan(source, store, fingerprint="f", **bounds)
         opened = open_plan(store, plan.id)
         assert source.listings == 1

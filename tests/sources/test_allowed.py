@@ -22,7 +22,7 @@ LOCAL, REMOTE, WEB = "/data/m.csv", "s3://bucket/folder/m.csv", "https://images.
 
 @pytest.fixture(autouse=True)
 def _no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts that are not there are not waited for."""
+    """Clients do not wait for hosts that are not there."""
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "0")
 
 
@@ -60,7 +60,7 @@ def refused(uri: str, *words: str, manifest: str = LOCAL) -> str:
         (REMOTE, "file:///etc/passwd", False),
         (REMOTE, "FILE:///etc/passwd", False),
         (REMOTE, "local://here/etc/passwd", False),
-        # No scheme to da2ray's stores, which would take it for a path of this machine.
+        # da2ray's stores see no scheme in it, and would take it for a path of this machine.
         (REMOTE, "a.b://../../../etc/passwd", False),
         (REMOTE, "https://images.example/a.jpg", False),
         (REMOTE, "http://169.254.169.254/latest/meta-data", False),
@@ -95,7 +95,7 @@ def test_other_schemes_must_be_named(manifest: str, scheme: str) -> None:
 )
 def test_urls_within_urls_are_not_read(uri: str, tmp_path: Path) -> None:
     assert refused(uri)
-    # Nor are they taken for names below the manifest's folder.
+    # They are not taken for names below the manifest's folder either.
     source = open_source(write_manifest(tmp_path / "m.jsonl", [uri, "a.jpg"]))
     (batch,) = source.members(1)
     assert [member.uri for member in members_of(batch)] == [uri]
@@ -105,7 +105,7 @@ def test_urls_within_urls_are_not_read(uri: str, tmp_path: Path) -> None:
     "bucket", ["evil.example?", "evil.example#", "host:8080", "c@localhost#", "c@host:1", "a b", "a%2fb"]
 )
 @pytest.mark.parametrize("scheme", ["s3", "abfss"])
-def test_a_bucket_is_no_place_for_another_host(scheme: str, bucket: str) -> None:
+def test_the_name_of_a_bucket_cannot_lead_to_another_host(scheme: str, bucket: str) -> None:
     assert "bucket" in refused(f"{scheme}://{bucket}/a.jpg", scheme)
 
 

@@ -1,4 +1,4 @@
-"""An object that cannot be read is its sample's row; a store that is down is nobody's row, and ends the reading."""
+"""An object that cannot be read fails its sample; a store that is down fails no sample, and ends the reading."""
 
 import errno
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture
 def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """Before the server, for clients of little patience."""
+    """A proxy before the server; clients give up after a second."""
     monkeypatch.setattr(outage, "PROBE_RETRY_S", 0.5)
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
     with FaultProxy(s3.endpoint) as made:

@@ -1,4 +1,4 @@
-"""A decoding process of its own gives the same pixels, and its death or sleep costs one image."""
+"""A decoding process of its own gives the same pixels, and if it dies or hangs, that costs one image."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The read stage: micro-batches are fixed by the plan, hold every sample once, and fit into the room that was taken."""
+"""The read stage: the shard alone fixes its micro-batches, which hold every sample once and fit into the room taken for them."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def samples_of(block: pa.Table) -> list[list[dict]]:
 
 
 def images_of(block: pa.Table) -> dict[str, np.ndarray]:
-    """key -> uint8 (H, W, 3), of all that has pixels."""
+    """The image of each key that has pixels: uint8 (H, W, 3)."""
     found = {}
     for row in range(block.num_rows):
         batch = host_batch(block.slice(row, 1))
@@ -180,7 +180,7 @@ def test_no_jpeg_takes_more_room_than_was_counted_for_it(size: tuple[int, int]) 
             room = Decoding(mode).room(header, network)
             taken = decode_pixels(data, header, network, mode).size
             assert taken <= room, f"{mode} {size} orientation {orientation}: {taken} > {room}"
-            # Counted with care, or arenas would be several times what they hold.
+            # Not counted too generously, or arenas would be several times as large as what they hold.
             assert room <= 4.5 * taken + 50_000
 
 
