@@ -1,13 +1,13 @@
-"""Integers <-> bytes <-> depth: `encode` in the write stage, `decode` and `dequantise` in a reader, none with torch.
+"""Integers <-> bytes <-> depth: the write stage encodes, readers decode and dequantise. Nothing here needs torch.
 `encode_mask` and `decode_mask` do the same for masks and the far class, which is stored as a mask of one bit.
 
-A label is `offset + scale * q` with uint16 `q`. Twelve bits lie 20x under the teacher's own noise for losses on
-disparity (error 2.2e-4 against 4.6e-3, shared/facts/storage.md); logarithms and metres need sixteen. Bytes are `q`
-differenced along both axes modulo 2^16, then zstd level 3: a reader in any language needs zstd and two cumulative sums.
+A label is `offset + scale * q` with uint16 `q`. For losses on disparity, the error of twelve bits is a twentieth of the teacher's
+own noise (2.2e-4 against 4.6e-3, shared/facts/storage.md); logarithms and metres need sixteen. The bytes are `q` differenced
+along both axes modulo 2^16, then zstd level 3, so a reader in any language needs zstd and two cumulative sums.
 
-A mask holds a confidence of `bits` bits a pixel. Neighbours share a byte, 8 // width of them, where width is 1, 2, 4 or 8 bits,
-then zstd level 3. Of a rough error map of 518 x 686 at 2 bits that makes 43 kB in 0.7 ms; 59 kB without sharing, 53 kB as bit
-planes, 60 kB differenced. At 8 bits differences would save a quarter, and nobody keeps that many.
+A mask holds a confidence of `bits` bits for each pixel. 8 // width neighbours share a byte, with a width of 1, 2, 4 or 8 bits;
+then zstd level 3 follows. A rough error map of 518 x 686 at 2 bits takes 43 kB and 0.7 ms. Without sharing it takes 59 kB, as
+bit planes 53 kB, differenced 60 kB. At 8 bits differences would save a quarter, but nobody keeps that many bits.
 """
 
 import threading
@@ -31,25 +31,25 @@ def default_bits(kind: Kind | str) -> int:
 
 
 def mask_width(bits: int) -> int:
-    """Bits that a pixel of a packed mask takes: the least of 1, 2, 4 and 8 that hold `bits`."""
+    """Bits that a pixel of a packed mask takes: the smallest of 1, 2, 4 and 8 that holds `bits`."""
     return next(width for width in (1, 2, 4, 8) if width >= bits)
 
 
 def dequantise(q: np.ndarray, scale: float, offset: float) -> np.ndarray:
-    """float32 `offset + scale * q` of uint16 `q` of any shape; finite where scale and offset come from `quantise`."""
+    """float32 `offset + scale * q` of uint16 `q` of any shape; finite if scale and offset come from `quantise`."""
     largest = float(np.finfo(np.float32).max)
     if float(scale) * 0xFFFF + abs(float(offset)) < largest:
         depth = q.astype(np.float32)
         depth *= np.float32(scale)
         depth += np.float32(offset)
         return depth
-    # Only ranges near the limits of float32 come here: scale * q alone may overflow.
+    # Only ranges near the limits of float32 come here, because scale * q alone may overflow.
     wide = q.astype(np.float64) * float(scale) + float(offset)
     return np.clip(wide, -largest, largest).astype(np.float32)
 
 
 class _PerThread(threading.local):
-    """zstd contexts and a work buffer: contexts serve one thread, and building one takes as long as a map."""
+    """zstd contexts and a work buffer. A context serves one thread, and building one takes as long as encoding a map."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
@@ -57,7 +57,7 @@ class _PerThread(threading.local):
         self._work = np.empty(0, dtype=np.uint16)
 
     def work(self, size: int) -> np.ndarray:
-        """Two uint16 buffers of `size` values each, kept between calls: a fresh one costs a page fault every 4 kB."""
+        """Two uint16 buffers of `size` values each, kept between calls because a fresh one costs a page fault every 4 kB."""
         if self._work.size < 2 * size:
             self._work = np.empty(2 * size, dtype=np.uint16)
         return self._work[: 2 * size].reshape(2, size)
@@ -67,20 +67,20 @@ _thread = _PerThread()
 
 
 def encode(q: np.ndarray) -> bytes:
-    """Bytes of one map, the same for the same `q` and zstd version.
+    """The bytes of one map, which are the same for the same `q` and zstd version.
 
     Args:
         q: uint16 (h, w); a view of a micro-batch is fine.
 
     Raises:
-        ValueError: not uint16 or not 2-D.
+        ValueError: `q` is not uint16, or not 2-D.
     """
     if q.dtype != np.uint16 or q.ndim != 2:
         raise ValueError(f"q must be uint16 (h, w), not {q.dtype} {q.shape}")
     flat = np.ascontiguousarray(q).reshape(-1)
     along, both = _thread.work(q.size)
-    # Along x, over row ends too: one long loop runs twice as fast as one for each row. Then each row's first value is
-    # put right.
+    # Along x, across row ends too, because one long loop runs twice as fast as one for each row. Then the first value of each
+    # row is corrected.
     np.subtract(flat[1:], flat[:-1], out=along[1:])
     rows, differences = along.reshape(q.shape), both.reshape(q.shape)
     rows[:, :1] = q[:, :1]
@@ -102,7 +102,7 @@ def decode(data: bytes | memoryview, height: int, width: int) -> np.ndarray:
 
 
 def encode_mask(levels: np.ndarray, bits: int) -> bytes:
-    """Bytes of one mask, the same for the same levels and zstd version.
+    """The bytes of one mask, which are the same for the same levels and zstd version.
 
     Args:
         levels: uint8 (h, w), at most 2^bits - 1.
@@ -137,10 +137,10 @@ def decode_mask(data: bytes | memoryview, height: int, width: int, bits: int) ->
 
 
 def checked_levels(levels: np.ndarray, bits: int) -> np.ndarray:
-    """The levels as they are.
+    """The same levels, once they are checked.
 
     Raises:
-        ValueError: one is above 2^bits - 1.
+        ValueError: a level is above 2^bits - 1.
     """
     highest = int(levels.max(initial=0))
     if highest >= 2**bits:
@@ -149,13 +149,13 @@ def checked_levels(levels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _decompress(data: bytes | memoryview, wanted: int, what: str) -> bytes:
-    """The `wanted` bytes in a zstd frame.
+    """The content of a zstd frame, `wanted` bytes.
 
     Raises:
-        ValueError: they are corrupt, cut off, or not so many.
+        ValueError: the frame is corrupt, cut off, or of another size.
     """
     try:
-        # Asked first, so that a broken header cannot make us allocate what it likes.
+        # Checked first, so that a broken header cannot make us allocate any amount of memory.
         declared = zstandard.frame_content_size(data)
         if declared != wanted:
             raise ValueError(f"a {what} has {wanted} bytes, this one declares {declared}")

@@ -1,9 +1,8 @@
 """Commits: data first, commit last (invariant 2). A shard exists when `commits/<plan>/<shard>.parquet` does.
 
-Any number of attempts may label one shard at the same time (Ray retries, a killed run that was not dead): each writes
-its data under a name of its own, and the conditional create of the commit picks one. What the others wrote is named by
-no commit; `gc` removes it. It is not deleted here, because an attempt that believes it lost may be wrong for as long as
-its reads are stale.
+Any number of attempts may label one shard at the same time: Ray retries, or a run that seemed dead goes on. Each writes its data
+under a name of its own, and the conditional create of the commit picks one of them. No commit names what the others wrote, and
+`gc` removes it. It is not deleted here, because an attempt that believes it lost may be wrong as long as its reads are stale.
 """
 
 import json
@@ -28,8 +27,7 @@ METADATA_KEY: Final = b"da2ray"
 
 
 _COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/(\d{8,})\.parquet")
-# Columns that repeat a few values in a shard; all others are (nearly) unique, and a dictionary would only hold them
-# twice.
+# Columns that repeat a few values in a shard. The others are (nearly) unique, and a dictionary would only store them twice.
 _REPEATED: Final = [
     "status",
     "reason",
@@ -56,7 +54,7 @@ def object_key(plan: str, shard: int, attempt: str, format: ShardFormat) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """Of a whole object. `algorithm` is crc32 (zlib's), `value` 8 hexadecimal digits."""
+    """The checksum of a whole object: `algorithm` is crc32 (zlib's), `value` 8 hexadecimal digits."""
 
     algorithm: str
     value: str
@@ -64,13 +62,14 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What makes a shard exist.
+    """The record that makes a shard exist.
 
     Attributes:
-        attempt: id of the attempt that won, in the object's name.
-        object: key of the shard's data, there even where no row is labelled.
-        size, checksum: of that object, in bytes.
-        fingerprint: of its labels.
+        attempt: id of the attempt that won; it is part of the object's name.
+        object: key of the shard's data, which exists even if no row is labelled.
+        size: of the object, in bytes.
+        checksum: of the object.
+        fingerprint: of the shard's labels.
         rows: INDEX, in the plan's order.
     """
 
@@ -86,7 +85,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class CommitOutcome:
-    """What came of an attempt: `attempt` and `object` are the committed ones, ours where `committed`."""
+    """How an attempt ended: `committed` if it won; `attempt` and `object` are those of the attempt that did."""
 
     committed: bool
     attempt: str
@@ -95,17 +94,17 @@ class CommitOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """A commit as a listing shows it. `version` changes when the commit does: its etag, or its size for lack of one."""
+    """A commit as a listing shows it. `version` changes when the commit does: it is the etag, or the size if there is no etag."""
 
     shard: int
     version: str
 
 
 def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerprint: str) -> CommitOutcome:
-    """Write a shard's data, then its commit; where another attempt has committed, leave that one in place.
+    """Write a shard's data, then its commit. If another attempt has committed, its commit stays in place.
 
     Raises:
-        OSError: the store failed; nothing is committed, or (where the answer was lost twice) it is and a retry will see
+        OSError: the store failed. Nothing is committed; or the commit exists but its answer was lost twice, and a retry will see
             it.
     """
     attempt = uuid.uuid4().hex[:16]
@@ -122,7 +121,7 @@ def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerp
     store.put(commit.object, built.data)
     if store.create(commit_key(plan, shard), serialise(commit)):
         return CommitOutcome(True, attempt, commit.object)
-    # It exists: another attempt won, or ours did and the answer was lost (15 of 30 in shared/facts/storage.md).
+    # A commit exists: another attempt won, or ours did and the answer was lost (15 of 30 in shared/facts/storage.md).
     winner = read_commit(store, plan, shard)
     return CommitOutcome(winner.attempt == attempt, winner.attempt, winner.object)
 
@@ -132,7 +131,7 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
 
     Raises:
         FileNotFoundError: the shard is not committed.
-        CorruptError: the object is no commit of this shard.
+        CorruptError: the object is not a commit of this shard.
         OSError: the store failed.
     """
     key = commit_key(plan, shard)
@@ -151,25 +150,31 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             rows=conform(table, INDEX),
         )
         counted = about["rows"]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:  # Arrow raises OSError of bytes too
+    except (
+        OSError,
+        pa.ArrowException,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # Arrow raises OSError for broken bytes too
         raise CorruptError(
-            f"{store.url}/{key} is no commit of this shard ({error}): run `da2ray verify {store.url}`"
+            f"{store.url}/{key} is not a commit of this shard ({error}): run `da2ray verify {store.url}`"
         ) from error
     if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, counted):
         raise CorruptError(
-            f"{store.url}/{key} is of plan {commit.plan}, shard {commit.shard}, {counted} rows, and holds "
+            f"{store.url}/{key} says plan {commit.plan}, shard {commit.shard}, {counted} rows, and holds "
             f"{commit.rows.num_rows}: run `da2ray verify {store.url}`"
         )
     return commit
 
 
 def list_commits(store: Store, plan: str) -> Iterator[CommitEntry]:
-    """The committed shards of a plan, from one listing; no commit is read. In the store's order."""
+    """The committed shards of a plan, in the store's order, from one listing and without reading a commit."""
     return (entry for _, entry in _list(store, f"commits/{plan}"))
 
 
 def list_all_commits(store: Store) -> dict[str, list[CommitEntry]]:
-    """The committed shards of every plan, from one listing, ascending."""
+    """The committed shards of each plan, ascending, from one listing."""
     found: dict[str, list[CommitEntry]] = {}
     for plan, entry in _list(store, "commits"):
         found.setdefault(plan, []).append(entry)
@@ -184,16 +189,16 @@ def _list(store: Store, folder: str) -> Iterator[tuple[str, CommitEntry]]:
 
 
 def serialise(commit: Commit) -> bytes:
-    """Parquet: the rows, and the rest as JSON under the metadata key `da2ray`. Equal commits give equal bytes."""
+    """A commit as Parquet: its rows, and the rest as JSON under the metadata key `da2ray`. Equal commits give equal bytes."""
     fields = {name: getattr(commit, name) for name in ("plan", "shard", "attempt", "object", "size", "fingerprint")}
     about = fields | {"checksum": asdict(commit.checksum), "rows": commit.rows.num_rows}
     return write_rows(commit.rows.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)}))
 
 
 def write_rows(rows: pa.Table) -> bytes:
-    """Index rows as Parquet, small: commits and index parts are read whole, so a row group has as many rows as fit.
+    """Index rows as small Parquet. Commits and index parts are read whole, so a row group has as many rows as fit.
 
-    Pages carry checksums: a commit holds what its shard does not (URIs, scores), and nothing else would tell damage.
+    Pages carry checksums: a commit holds what its shard does not (URIs, scores), and nothing else would show damage.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(

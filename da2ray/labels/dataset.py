@@ -1,4 +1,4 @@
-"""`dataset.json`: what a dataset holds. Created conditionally, never changed; every later run is checked against it."""
+"""`dataset.json`: what a dataset holds. It is created conditionally and never changed; every later run is checked against it."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from da2ray.teachers.base import Kind, TeacherSpec
 KEY = "dataset.json"
 DEFAULT_MASK_BITS = 2
 COMPARISON = "local-log-error-v2"
-"""A word for the fingerprint that changes whenever `da2ray.quality.consistency` would give other scores or masks; here, since
-that module takes torch."""
+"""A word in the fingerprint that changes whenever `da2ray.quality.consistency` would give other scores or masks. It is here
+because that module needs torch."""
 
 _FINGERPRINT_DIGITS = 16
 
 
 class Codec(Stored):
-    """How a label's bytes become integers, and how many bits those have (8 to 16); a mask's have `mask_bits` (1 to 8)."""
+    """How a label's bytes become integers, of `bits` bits (8 to 16); a mask's integers have `mask_bits` (1 to 8)."""
 
     name: str
     bits: int
@@ -30,7 +30,7 @@ class Codec(Stored):
 
 
 class CheckedBy(Stored):
-    """The second teacher, by which labels have disagreement scores, and masks where the teacher itself gives none."""
+    """The second teacher. Labels have scores of the disagreement with it, and masks if the first teacher gives no confidence."""
 
     teacher: str
     kind: Kind
@@ -55,7 +55,7 @@ class CheckedBy(Stored):
 class CreatedBy(Stored):
     """What decided the labels: everything in the fingerprint, and the package that wrote the first shard.
 
-    `consistency`: second opinions of the teacher itself, by which labels have scores and masks: "flip", "scale".
+    `consistency` names the teacher's own second opinions, from which labels have scores and masks: "flip", "scale".
     """
 
     package: str
@@ -77,7 +77,7 @@ class DatasetInfo(Stored):
     """The content of `dataset.json`.
 
     Attributes:
-        kind, unit: of the depth (`da2ray.teachers.base.Kind`); unit is "m" for metric, "" otherwise.
+        kind, unit: of the depth (`da2ray.teachers.base.Kind`); the unit is "m" for metric, else "".
         format: of its shards.
         source: URL of the images that the first run labelled.
     """
@@ -105,7 +105,7 @@ class DatasetInfo(Stored):
         checker: CheckedBy | None = None,
         consistency: tuple[str, ...] = (),
     ) -> "DatasetInfo":
-        """What a run of this teacher with these options would write."""
+        """The content that a run of this teacher with these options would write."""
         found = fingerprint(
             spec.name, weights_sha256, spec.preprocessing, decode, precision, bits, mask_bits, checker, consistency
         )
@@ -141,9 +141,9 @@ def fingerprint(
     checker: CheckedBy | None = None,
     consistency: tuple[str, ...] = (),
 ) -> str:
-    """16 hexadecimal digits that change whenever the labels of an unchanged image would: sha256 of canonical JSON.
+    """16 hexadecimal digits that change whenever the label of an unchanged image would: the sha256 of canonical JSON.
 
-    What came later enters only where it is not the default, so that older datasets keep their fingerprint.
+    Options that were added later enter only if they are not the default, so that older datasets keep their fingerprint.
     """
     decides: dict[str, str | int] = {
         "format_version": FORMAT_VERSION,
@@ -169,10 +169,10 @@ def fingerprint(
 
 
 def open_dataset(store: Store) -> DatasetInfo | None:
-    """What the store holds; None where it holds no dataset.
+    """The dataset at the store; None if there is none.
 
     Raises:
-        UserError: a dataset of a later format version, or a `dataset.json` that is none of ours.
+        UserError: the dataset is of a later format version, or `dataset.json` is not one of ours.
     """
     try:
         data = store.get(KEY)
@@ -204,22 +204,22 @@ def require_dataset(store: Store) -> DatasetInfo:
 
 
 def create_or_open(store: Store, info: DatasetInfo) -> DatasetInfo:
-    """Make the dataset, or open the one that is there if it holds the same kind of labels; returns what is stored.
+    """Create the dataset, or open the one that exists if it holds the same kind of labels; return what is stored.
 
     Raises:
-        UserError: it holds something else (`check_same`), or cannot be read (`open_dataset`), or the store overwrites where it
-            should create, so that two attempts could both commit.
+        UserError: the dataset holds other labels (`check_same`) or cannot be read (`open_dataset`), or the store overwrites an
+            object instead of refusing to create it, so that two attempts could both commit.
     """
     data = f"{info.model_dump_json(indent=1)}\n".encode()
     if store.create(KEY, data):
         if store.create(KEY, data):
             raise UserError(
-                f"{store.url} ignores conditional creates (If-None-Match: *), on which commits rest: choose another --output"
+                f"{store.url} ignores conditional creates (If-None-Match: *), which commits need: choose another --output"
             )
         return info
     stored = open_dataset(store)
     if stored is None:
-        raise OSError(f"{store.url}/{KEY} exists for a create and not for a read")
+        raise OSError(f"{store.url}/{KEY} exists, so it cannot be created, but reading it finds nothing")
     check_same(stored, info, store.url)
     return stored
 
@@ -228,18 +228,18 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
     """Refuse to mix labels of another meaning, codec or fingerprint into a dataset.
 
     Raises:
-        UserError: names what differs.
+        UserError: the labels differ; the message says in what.
     """
     for name in ("format_version", "kind", "unit", "format", "source"):
         there, here = getattr(stored, name), getattr(wanted, name)
         if there != here:
             change = f"--format {there} or another --output" if name == "format" else "another --output"
-            raise UserError(f"{url} holds labels of {name} {there!s}; this run would write {here!s}: choose {change}")
+            raise UserError(f"{url} holds labels with {name} {there!s}; this run would write {here!s}: choose {change}")
     old, new = stored.created_by, wanted.created_by
     if old.fingerprint != new.fingerprint:
         names = ("teacher", "weights_sha256", "preprocessing", "decode", "precision", "checker", "consistency")
         differing = [
-            f"{name} {_said(getattr(old, name))} -> {_said(getattr(new, name))}"
+            f"{name} {_as_text(getattr(old, name))} -> {_as_text(getattr(new, name))}"
             for name in names
             if getattr(old, name) != getattr(new, name)
         ]
@@ -248,10 +248,10 @@ def check_same(stored: DatasetInfo, wanted: DatasetInfo, url: str) -> None:
         if stored.codec.mask_bits != wanted.codec.mask_bits:
             differing.append(f"mask_bits {stored.codec.mask_bits} -> {wanted.codec.mask_bits}")
         raise UserError(
-            f"{url} holds labels of {old.describe()}; this run would write fingerprint {new.fingerprint} "
+            f"{url} holds labels by {old.describe()}; this run would write fingerprint {new.fingerprint} "
             f"({', '.join(differing)}): choose another --output"
         )
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return ("+".join(value) or "none") if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""The index rows of a snapshot, or those that a view keeps of it, read part by part as they are asked for."""
+"""The index rows of a snapshot, or the rows of it that a view keeps, read part by part on demand."""
 
 import bisect
 import itertools
@@ -15,21 +15,21 @@ from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 
 THREADS: Final = 4
-"""Parts read at once where all are wanted: a part is 40 MB stored and some 130 MB in memory (256,000 rows of 150 and 510 bytes,
+"""Parts that `tables` reads at once. A part is 40 MB stored and about 130 MB in memory (256,000 rows of 150 and 510 bytes,
 measured with scores and masks)."""
 BATCH: Final = 256
-"""Rows made Python objects at once: a tenth of the time that one by one takes."""
+"""Rows that are turned into Python objects at once, in a tenth of the time that one by one takes."""
 REPEATED: Final = ("object", "status", "reason", "kind")
-"""Columns of few values, a quarter of a row's bytes as strings."""
+"""Columns of few distinct values; as strings they are a quarter of a row's bytes."""
 
 
 class IndexRows:
-    """Rows by their position, from 0. Threads may share it.
+    """Index rows by their position, from 0. Threads may share an instance.
 
     Args:
-        store, snapshot: what is read.
-        positions: int64, ascending: the rows of the snapshot that there are; None for all.
-        columns: of INDEX, those that `row` and `rows` give.
+        store, snapshot: what to read.
+        positions: the rows of the snapshot to take, int64, ascending; None for all.
+        columns: the columns of INDEX that `row` and `rows` return.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class IndexRows:
         self._parts = snapshot.parts
         self._positions = positions
         self._columns = list(columns)
-        # Of each part, and of the end: its first row in the snapshot, and the number of rows here that come before it.
+        # For each part, and for the end: its first row in the snapshot, and the number of rows taken before it.
         self._firsts = [0, *itertools.accumulate(part.rows for part in snapshot.parts)]
         self._starts = self._firsts if positions is None else np.searchsorted(positions, self._firsts).tolist()
         self._held: dict[int, pa.Table] = {}
@@ -53,7 +53,7 @@ class IndexRows:
         return self._starts[-1]
 
     def row(self, position: int) -> dict[str, Any]:
-        """A row. Its part stays in memory: whoever asks for rows in any order ends with all parts there."""
+        """One row. Its part stays in memory, so asking for rows at random ends with all parts in memory."""
         part = self._part_of(position)
         with self._locks[part]:
             if part not in self._held:
@@ -61,7 +61,7 @@ class IndexRows:
         return self._held[part].slice(position - self._starts[part], 1).to_pylist()[0]
 
     def rows(self, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Rows in this order, a part in memory at a time: for positions that ascend or descend."""
+        """The rows at these positions, in this order, with one part in memory at a time if positions ascend or descend."""
         for part, group in itertools.groupby(positions, self._part_of):
             held = self._held.get(part)
             table = self._read(part, self._columns) if held is None else held
@@ -69,7 +69,7 @@ class IndexRows:
                 yield from table.take(np.array(batch) - self._starts[part]).to_pylist()
 
     def tables(self, columns: Sequence[str] = INDEX.names) -> Iterator[pa.Table]:
-        """All rows in order, of a few parts at a time; parts without any are left out."""
+        """All rows in order, one table for each part that has any, a few parts in memory at a time."""
         there = [part for part in range(len(self._parts)) if self._starts[part] < self._starts[part + 1]]
         return look_ahead(lambda part: self._read(part, columns), there, THREADS, "index")
 
@@ -77,7 +77,7 @@ class IndexRows:
         return bisect.bisect_right(self._starts, position) - 1
 
     def _read(self, part: int, columns: Sequence[str]) -> pa.Table:
-        """One chunk: rows are looked up in it one by one."""
+        """The rows of a part, in one chunk because they are looked up one by one."""
         table = read_part(self._store, self._parts[part], columns).combine_chunks()
         if self._positions is None:
             return table

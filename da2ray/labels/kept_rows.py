@@ -1,6 +1,6 @@
-"""The list of a view's rows: Parquet, the same bytes for the same rows, written and read a row group at a time.
+"""The list of a view's rows. It is Parquet, the same rows give the same bytes, and it is written and read a row group at a time.
 
-Memory: a row group while one is written, 8 bytes a row while one is read.
+Memory: one row group while a list is written, 8 bytes a row while it is read.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ KEPT: Final = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
-"""A kept row: its position in the snapshot's index, from 0, ascending; its key; the part of training it is for."""
+"""A kept row: its position in the snapshot's index, from 0, ascending; its key; its split, "train" or "val"."""
 
 ROWS_PER_GROUP: Final = 1 << 20
-"""Writing takes 280 MB above the start, at 6.2M rows as at 12.4M; 62M rows are 60 groups, of which a reader fetches two
-columns each."""
+"""Writing takes 280 MB on top of the process's start, at 6.2M rows and at 12.4M alike. 62M rows are 60 groups, and a reader
+fetches two columns of each."""
 
 
 def write_kept(path: Path, kept: pa.Table | Iterable[pa.RecordBatch], rows: int) -> Counter[str]:
@@ -35,11 +35,11 @@ def write_kept(path: Path, kept: pa.Table | Iterable[pa.RecordBatch], rows: int)
 
     Args:
         path: of the file to write.
-        kept: KEPT, ascending, in batches of any size: they do not show in the bytes.
-        rows: of the snapshot.
+        kept: KEPT, ascending, in batches of any size; batches do not show in the bytes.
+        rows: number of rows of the snapshot.
 
     Raises:
-        ValueError: rows are not ascending positions below `rows`, or lack something.
+        ValueError: rows are not ascending positions below `rows`, or a value is missing.
     """
     by_split: Counter[str] = Counter()
     last = -1
@@ -67,27 +67,27 @@ def read_kept(store: Store, key: str, split: str | None, count: int, rows: int) 
     Args:
         key: of the list.
         split: None for all.
-        count: how many there are, by the view.
-        rows: of the snapshot.
+        count: the number of positions that the view states.
+        rows: number of rows of the snapshot.
 
     Raises:
-        CorruptError: the list is gone, broken, or not what the view says.
+        CorruptError: the list is missing, broken, or not what the view says.
         OSError: the store failed.
     """
     try:
         return _read(pq.ParquetFile(StoreFile(store, key), page_checksum_verification=True), split, count, rows)
     except (StoreError, PermissionError):
         raise
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # Arrow raises OSError of bytes too
-        what = "it is gone" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:200]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # Arrow raises OSError for broken bytes too
+        what = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:200]
         raise CorruptError(
-            f"{store.url}/{key} is not what its view says ({what}): open the view again if it was replaced, or make it again "
+            f"{store.url}/{key} does not match its view ({what}): open the view again if it was replaced, else make it again "
             "with --replace"
         ) from error
 
 
 def count_kept(store: Store, key: str) -> Counter[str]:
-    """Rows of each split in the list, whose bytes are known to be right.
+    """The number of rows of each split in a list whose bytes are known to be right.
 
     Raises:
         OSError: the store failed.
@@ -114,13 +114,13 @@ def _read(file: pq.ParquetFile, split: str | None, count: int, rows: int) -> np.
             found[done : done + len(kept)] = kept["row"].to_numpy()
         done += len(kept)
     if done != count:
-        raise ValueError(f"it has {done} rows, the view {count}")
+        raise ValueError(f"it has {done} rows, the view says {count}")
     _check_ascending(found, -1, rows)
     return found
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of schema KEPT, one chunk of ROWS_PER_GROUP rows each but the last."""
+    """Tables of schema KEPT in one chunk each, of ROWS_PER_GROUP rows but for the last."""
     waiting: list[pa.Table] = []
     rows = 0
     for batch in batches:
@@ -135,10 +135,10 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _check_ascending(positions: np.ndarray, last: int, rows: int) -> int:
-    """The last of them.
+    """The last of the positions, or `last` if there are none.
 
     Raises:
-        ValueError: one is not above the one before it, the first not above `last`, or one not below `rows`.
+        ValueError: a position is not above the one before it, the first is not above `last`, or one is not below `rows`.
     """
     if not len(positions):
         return last

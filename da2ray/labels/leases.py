@@ -1,9 +1,10 @@
 """Leases: which job labels which shards now, so that two jobs on one output do not do the same work.
 
-They are advice: a commit is created conditionally whoever holds what (invariant 2), so a lease that is wrong costs work and never
-a label. A lease covers a span of `SPAN` shards. It is a chain of objects `leases/<plan>/<span>-<epoch>.json`; who creates the
-next epoch holds the span until the time that the object says, and puts that time off by rewriting it. Where a holder
-died, the next epoch may be created: after that time, or at once by a job on the same machine, which can see that it is dead.
+Leases are advice: a commit is created conditionally whoever holds a lease (invariant 2), so a wrong lease costs work but never a
+label. A lease covers a span of `SPAN` shards. It is a chain of objects `leases/<plan>/<span>-<epoch>.json`. The job that creates
+the next epoch holds the span until the time in that object, and extends the time by rewriting it. After a holder has died, any
+job may create the next epoch once that time is over; a job on the same machine may do so at once, because it can see that
+the holder is dead.
 """
 
 import os
@@ -20,14 +21,14 @@ from pydantic import BaseModel, ConfigDict
 from da2ray.storage import Store
 
 SPAN: Final = 1024
-"""Shards: few objects for the longest plan, and work for several jobs in all but short ones."""
+"""Shards of a lease: few objects for the longest plan, and work for several jobs in all but short plans."""
 
 
 class Holder(BaseModel):
-    """Who holds a lease.
+    """The job that holds a lease.
 
     Attributes:
-        run: as in `runs/<run>/`.
+        run: its name, as in `runs/<run>/`.
         host, boot, pid, started: the driver's process; `boot` tells one machine from another of the same name.
     """
 
@@ -47,7 +48,7 @@ class Holder(BaseModel):
 
     @property
     def is_dead(self) -> bool:
-        """Whether that is known: it ran on this machine, and does not any more."""
+        """True if the holder ran on this machine and does not run any more; False also if nobody can tell."""
         if self.boot != _boot():
             return False
         try:
@@ -59,7 +60,7 @@ class Holder(BaseModel):
 
 
 class Lease(BaseModel):
-    """What a lease object holds. `expires` is UTC; `released`: its holder is done with the span."""
+    """What a lease object holds: `expires` is UTC, and `released` says that the holder is done with the span."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -79,7 +80,7 @@ class _Link:
 
 
 class Leases:
-    """One run's leases on the spans of a plan. `renew` may run in another thread than the rest."""
+    """The leases of one run on the spans of a plan. `renew` may run in another thread than the other methods."""
 
     def __init__(self, store: Store, plan: str, run: str, seconds: float) -> None:
         """`seconds`: how long a lease holds after it was taken or renewed."""
@@ -89,18 +90,18 @@ class Leases:
         self._holder = Holder.this_process(run)
         self._held: dict[int, int] = {}
         self.shared = False
-        """Whether another run holds, or held, one of the spans that were looked at."""
+        """Whether another run holds, or held, one of the spans that `take` looked at."""
 
     @property
     def held(self) -> set[int]:
-        """Spans."""
+        """The spans that this run holds."""
         return set(self._held)
 
     def take(self, spans: Iterable[int]) -> Holder | None:
         """Take the first of these spans that is free.
 
         Returns:
-            None where one was taken or is held already (`held` says which); else who holds the last one of them.
+            None if this run now holds one of them (`held` says which), or all of them already; else who holds the last one.
 
         Raises:
             OSError: the store failed.
@@ -126,7 +127,7 @@ class Leases:
         return other
 
     def renew(self) -> bool:
-        """Put the end of all held leases off; False where another job has taken one over, its holder being thought dead.
+        """Extend all held leases; return False if another job has taken one over because it believed this one dead.
 
         Raises:
             OSError: the store failed; the leases stand until they expire.
@@ -142,7 +143,7 @@ class Leases:
         return True
 
     def release(self) -> None:
-        """Let others have the spans."""
+        """Give the spans back, so that other jobs may take them."""
         for span, epoch in list(self._held.items()):
             del self._held[span]
             self._store.put(self._key(_Link(span, epoch)), self._mine(released=True))
@@ -152,12 +153,12 @@ class Leases:
         return Lease(holder=self._holder, expires=expires, released=released).model_dump_json().encode()
 
     def _is_mine(self, link: _Link) -> bool:
-        """Whether a create whose answer was lost took place."""
+        """Whether a create took place whose answer was lost."""
         lease = self._read(link)
         return lease is not None and lease.holder == self._holder
 
     def _read(self, link: _Link) -> Lease | None:
-        """None where it is gone or none of ours: such a lease binds nobody."""
+        """The lease; None if it is missing or not a lease, since such an object binds nobody."""
         try:
             return Lease.model_validate_json(self._store.get(self._key(link)))
         except (FileNotFoundError, ValueError):
@@ -178,9 +179,9 @@ class Leases:
 
 
 def _boot() -> str:
-    """Names this start of this machine; containers on one machine share it, and not their process ids."""
+    """A name for this start of this machine and this namespace of process ids, which containers do not share."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: no two machines share their name and this moment
+    except OSError:  # not Linux: two machines do not share both their name and the time of their start
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"

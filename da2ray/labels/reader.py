@@ -1,5 +1,5 @@
-"""Reading labels: `open_labels(url)` is a sequence of them: a range GET each, one more for each map beside it (a mask, the far
-class), the same for both formats.
+"""Reading labels: `open_labels(url)` returns a sequence of them. A label costs one range GET, plus one each for its mask and its
+far class, if present; both shard formats cost the same. README.md beside this file is for readers.
 """
 
 import itertools
@@ -26,26 +26,26 @@ from da2ray.storage import Client, Store, open_store
 from da2ray.teachers.base import Kind
 
 THREADS: Final = 16
-"""GETs in flight of an iteration: obstore does 2,442 a second at 16 and 2,765 at 64 (shared/facts/storage.md)."""
+"""GETs in flight while iterating: obstore serves 2,442 a second at 16 and 2,765 at 64 (shared/facts/storage.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A sample and what the teacher said of it.
+    """A sample and what the teacher said about it.
 
     Attributes:
         key, uri: of the sample.
-        status: labelled, rejected or failed; `reason` says why where it is not labelled.
-        size: (height, width) of the image as displayed, in pixels; None where it could not be read.
-        kind: what `depth` means; None where there is none.
-        depth: float32 (height, width) at the network's size, in the dataset's unit; None where not labelled.
-        mask: uint8 (height, width) confidence levels from 0, least sure, to 2^mask_bits - 1, surest; None where there is
-            none. `confidence` has them as shares.
+        status: labelled, rejected or failed; `reason` says why the sample is not labelled, else it is None.
+        size: (height, width) of the image as displayed, in pixels; None if the image could not be read.
+        kind: what `depth` means; None if there is no depth.
+        depth: float32 (height, width) at the network's size, in the dataset's unit; None if not labelled.
+        mask: uint8 (height, width) confidence levels, from 0 (least sure) to 2^mask_bits - 1 (surest); None if there is no mask.
+            `confidence` has them as shares.
         mask_bits: 1 to 8; None without a mask.
-        scores: of `SCORE_COLUMNS`, those that the row has.
-        metric: (scale, shift) of the fit that makes metres of the depth; None where there is none. See `metres`.
-        far: bool (height, width), True where the teacher says that there is no distance (sky), whatever `depth` has there; None
-            where nobody says (`far_share` is null).
+        scores: the scores that were measured, by name.
+        metric: (scale, shift) of the fit that turns the depth into metres; None if there is no fit. See `metres`.
+        far: bool (height, width), True at pixels without a distance (sky), whatever `depth` has there; None if the teacher cannot
+            tell (`far_share` is null).
     """
 
     key: str
@@ -63,17 +63,18 @@ class Label:
 
     @property
     def confidence(self) -> np.ndarray | None:
-        """float32 (height, width) from 0, least sure, to 1; None where there is no mask."""
+        """The mask as float32 (height, width), from 0 (least sure) to 1; None if there is no mask."""
         if self.mask is None or self.mask_bits is None:
             return None
         return self.mask.astype(np.float32) / np.float32(2**self.mask_bits - 1)
 
     @property
     def metres(self) -> np.ndarray | None:
-        """float32 (height, width), larger = farther; None where nothing makes metres of the depth.
+        """The depth in metres, float32 (height, width), larger = farther; None if it is relative and has no fit.
 
-        Of relative depth by the fit to a metric checker: its detail, the checker's scale, as good as `metric_residual` says.
-        Infinite where disparity is at or beyond zero by that fit, zero where affine-invariant depth is below it.
+        Relative depth is converted by its fit to a metric checker: the detail is the teacher's, the scale the checker's, as good
+        as `metric_residual` says. Pixels whose disparity is at or below zero by that fit are infinitely far; affine-invariant
+        depth below zero becomes zero.
         """
         if self.depth is None or self.kind is Kind.METRIC:
             return self.depth
@@ -92,22 +93,23 @@ NEEDED: Final = (
     *(f"{prefix}_{what}" for prefix in ("byte", *MAPS) for what in ("offset", "length", "crc32")),
     *("mask_bits", "kind", "scale", "offset", "metric_scale", "metric_shift", *SCORE_COLUMNS.names),
 )
-"""Columns of INDEX that a `Label` is made of; the others are a third of a row's bytes."""
+"""The columns of INDEX that a `Label` is made of; the others are a third of a row's bytes."""
 
 
 class Labels(Sequence[Label]):
-    """The labels of one snapshot, or those that a view keeps of it, in the order of its index. Make one with `open_labels`.
+    """The labels of one snapshot, or those of it that a view keeps, in the order of the index. Make one with `open_labels`.
 
-    Memory: iterating and slices hold a part of the index at a time. Labels by position keep the parts that they touched, some
-    290 bytes a row, so a process that draws from all of 62M rows at random ends with 18 GB: draw from a view, or shuffle slices.
+    Memory: iterating and slices hold one part of the index at a time. Random access keeps each part it touches in memory (290
+    bytes a row), so a process that draws from all of 62M rows at random ends with 18 GB. For tens of millions of labels, shuffle
+    slices or sample from a view.
 
-    Threads may share it. Pickling leaves what is loaded out: a worker loads its own when it first needs it.
+    Threads may share an instance. Pickling leaves out what is loaded; a worker loads its own when it first needs it.
 
     Attributes:
-        store: where they are read from.
-        info: `dataset.json`.
+        store: the dataset's store.
+        info: the content of `dataset.json`.
         snapshot: the version that is read.
-        view: None for all its rows; `split` None for all of the view's.
+        view: None for all rows of the snapshot; `split` is None for all rows of the view.
     """
 
     def __init__(
@@ -133,10 +135,10 @@ class Labels(Sequence[Label]):
     @overload
     def __getitem__(self, item: slice) -> list[Label]: ...
     def __getitem__(self, item: int | slice) -> Label | list[Label]:
-        """One label, or those of a slice, read at the same time.
+        """One label, or the labels of a slice, which are read by several threads.
 
         Raises:
-            IndexError: no such row.
+            IndexError: there is no such row.
             OSError: the store failed, or the label's bytes are corrupt (the message names the object).
         """
         if isinstance(item, slice):
@@ -147,27 +149,27 @@ class Labels(Sequence[Label]):
         return self._label(position)
 
     def __iter__(self) -> Iterator[Label]:
-        """All labels in order, read ahead by some threads."""
+        """All labels in order, read ahead by several threads."""
         return self._read(range(len(self)))
 
     @property
     def index(self) -> pa.Table:
-        """All rows (INDEX, FORMAT.md), loaded once: some 510 bytes a row in memory, 150 stored. `tables` takes less."""
+        """All rows of INDEX, loaded once: about 510 bytes a row in memory, 150 stored. `tables` takes less."""
         if self._index is None:
-            # Assigned when whole: two threads may both load it, none sees half of it.
+            # Assigned when whole: two threads may both load it, but neither sees half of it.
             self._index = pa.concat_tables([INDEX.empty_table(), *self.tables()])
         return self._index
 
     def tables(self, columns: Sequence[str] = INDEX.names) -> Iterator[pa.Table]:
-        """The index, or columns of it, in pieces of some 256,000 rows, of which a few are in memory."""
+        """The index, or some of its columns, in pieces of about 256,000 rows; a few pieces are in memory at a time."""
         return self._index_rows().tables(columns)
 
     def rows(self, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """What `label_of` takes, of rows at ascending positions; a piece of the index is in memory at a time."""
+        """The rows at these positions, ascending, as `label_of` takes them; one part of the index is in memory at a time."""
         return self._index_rows().rows(positions)
 
     def by_key(self, key: str) -> Label:
-        """The label of a sample. The first call builds a table of all keys in memory (some 150 bytes a row).
+        """The label of a sample. The first call builds a table of all keys in memory (about 150 bytes a row).
 
         Raises:
             KeyError: no row has this key.
@@ -199,10 +201,10 @@ class Labels(Sequence[Label]):
         return self.label_of(self._index_rows().row(position))
 
     def label_of(self, row: dict[str, Any]) -> Label:
-        """The label of an index row that the caller has, of the columns NEEDED at least: without loading the index.
+        """The label of an index row that the caller has, with at least the columns NEEDED. It does not load the index.
 
         Raises:
-            OSError: as reading by position.
+            OSError: the store failed, or the label's bytes are corrupt (the message names the object).
         """
         return Label(
             key=row["key"],
@@ -230,12 +232,12 @@ class Labels(Sequence[Label]):
         return self._levels(row, "far", FAR_BITS).astype(np.bool_)
 
     def _levels(self, row: dict[str, Any], name: str, bits: int) -> np.ndarray:
-        """uint8 (height, width) of one of MAPS."""
+        """One of MAPS, uint8 (height, width)."""
         height, width = row["network_height"], row["network_width"]
         return self._value(row, name, MAPS[name], lambda data: read_mask(data, height, width, bits, self.info.format))
 
     def _value(self, row: dict[str, Any], prefix: str, what: str, read: Callable[[bytes], np.ndarray]) -> np.ndarray:
-        """A row's depth or one of MAPS: one range GET, checked."""
+        """Fetch a row's depth, or one of MAPS, by one range GET; check and decode it."""
         offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
         data = self.store.get_range(row["object"], offset, length)
         try:
@@ -262,18 +264,18 @@ def open_labels(
     *,
     client: Client = "auto",
 ) -> Labels:
-    """The labels of a dataset.
+    """Open the labels of a dataset.
 
     Args:
-        url: of the dataset: a path, or s3://, gs://, az:// or whatever fsspec opens.
-        snapshot: number of a version; None is the newest, or the view's.
+        url: a path, or s3://, gs://, az:// or any other URL that fsspec opens.
+        snapshot: number of a version; None for the newest, or the view's.
         view: name of a view, to see only the rows it keeps; None for all rows.
         split: "train" or "val" of the view; None for both.
         client: "obstore" or "fsspec"; "auto" takes the faster one that serves the URL.
 
     Raises:
-        UserError: no dataset there, no such snapshot (the message says how to make one), view or split, another snapshot than
-            the view's, or a later format version.
+        UserError: there is no dataset, snapshot (the message says how to make one), view or split of this name; the snapshot is
+            not the view's; or the dataset is of a later format version.
         OSError: the store failed, or the view is broken.
     """
     store = open_store(url, client)

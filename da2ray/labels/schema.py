@@ -1,7 +1,7 @@
-"""The index schema: one row a planned sample, and the closed sets of statuses and reasons.
+"""The index schema: one row for each planned sample.
 
-Invariant 4: every planned sample gets exactly one index row. The same schema is used by commits (a shard's rows) and by
-folded index parts. FORMAT.md describes each column for readers that do not use this package.
+Invariant 4: every planned sample gets exactly one index row. Commits (a shard's rows) and index parts (folded commits) share this
+schema. FORMAT.md describes each column for readers that do not use this package.
 """
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ INDEX = pa.schema(
         pa.field("focal_source", pa.string()),
         pa.field("network_width", pa.int32()),
         pa.field("network_height", pa.int32()),
-        # Where its label lies: one range GET of `object`.
+        # Where the label lies: one range GET of `object`.
         pa.field("plan", pa.string(), nullable=False),
         pa.field("shard", pa.int64(), nullable=False),
         pa.field("object", pa.string()),
@@ -61,17 +61,17 @@ INDEX = pa.schema(
         pa.field("byte_offset", pa.int64()),
         pa.field("byte_length", pa.int64()),
         pa.field("byte_crc32", pa.uint32()),
-        # Where its mask lies in the same object, and whose confidence it holds.
+        # Where the mask lies in the same object, and whose confidence it holds.
         pa.field("mask_offset", pa.int64()),
         pa.field("mask_length", pa.int64()),
         pa.field("mask_crc32", pa.uint32()),
         pa.field("mask_bits", pa.int8()),
         pa.field("mask_source", pa.string()),
-        # Where its far class lies in the same object: pixels without a distance, such as sky; null where there are none.
+        # Where the far class lies in the same object: pixels without a distance, such as sky; null if there are none.
         pa.field("far_offset", pa.int64()),
         pa.field("far_length", pa.int64()),
         pa.field("far_crc32", pa.uint32()),
-        # What it means: depth = offset + scale * q.
+        # What the label means: depth = offset + scale * q.
         pa.field("kind", pa.string()),
         pa.field("scale", pa.float32()),
         pa.field("offset", pa.float32()),
@@ -85,10 +85,12 @@ INDEX = pa.schema(
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows with the columns of `schema`: those that an older release did not write are null, others are left out.
+    """The rows with exactly the columns of `schema`: missing ones become null, unknown ones are left out.
+
+    Within a format version, releases may add columns, so rows of another release may have fewer or more.
 
     Raises:
-        pa.ArrowInvalid, pa.ArrowNotImplementedError: a column is of another type, or one is missing that must not be null.
+        pa.ArrowInvalid, pa.ArrowNotImplementedError: a column has another type, or a column that must not be null is missing.
     """
     columns = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)

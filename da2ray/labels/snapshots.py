@@ -1,10 +1,10 @@
 """Snapshots: numbered, immutable versions of a dataset, made by folding commits into index parts.
 
-A part holds the live rows of a fixed range of one plan's shards and is named after its content, so parts that did not
-change are shared between snapshots. Plans are ordered: a row is live unless a later plan has a row of the same key.
+A part holds the live rows of a fixed range of one plan's shards and is named after its content, so snapshots share the parts that
+did not change. Plans are ordered: a row is live unless a later plan has a row of the same key.
 
-Memory: one part's rows, and the keys of all plans but the oldest. Requests: a GET a commit, but only for ranges whose
-commits changed since the parent snapshot; the listing says which.
+Memory: the rows of one part, and the keys of all plans but the oldest. Requests: one GET for each commit, but only in ranges
+whose commits changed since the parent snapshot; the listing says which.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from da2ray.labels.stored import Stored, parse_stored
 from da2ray.storage import Store
 
 SHARDS_PER_PART: Final = 1024
-"""At 256 rows a shard some 260,000 rows: few parts for 62M rows (240), little to rewrite for one more shard."""
+"""About 260,000 rows at 256 rows a shard: few parts for 62M rows (240), and little to rewrite for one more shard."""
 
 THREADS: Final = 32
 """GETs in flight: obstore serves 2,442 small objects a second at 16 and 2,765 at 64 (shared/facts/storage.md)."""
@@ -39,11 +39,11 @@ class Part(Stored):
 
     Attributes:
         name: the object is `index/<name>.parquet`; first 32 hexadecimal digits of its bytes' sha256.
-        plan, first_shard, last_shard: where its rows come from; shards inclusive.
+        plan, first_shard, last_shard: the shards that its rows come from, both ends included.
         rows, by_status, by_reason: counts of its live rows.
-        superseded: rows of its shards that are not live, because a later plan has their key.
+        superseded: number of rows of its shards that are not live because a later plan has their key.
         fingerprints: of its live rows.
-        commits: digest of the listing of the commits it was made of.
+        commits: digest of the listing of the commits that it was folded from.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Snapshot(Stored):
         fingerprint: of the run that made it; `fingerprints` are those of the live rows.
         plans: ids, oldest first.
         rows, by_status, by_reason: counts of the live rows.
-        superseded: committed rows that are not live, also of shards without any live row, which no part has.
+        superseded: number of committed rows that are not live. Shards without any live row count too, though no part has them.
         parts: in the order of rows: plans as in `plans`, then shards.
     """
 
@@ -88,7 +88,7 @@ class Snapshot(Stored):
     parts: tuple[Part, ...]
 
     def same_state(self, other: "Snapshot") -> bool:
-        """Whether both hold the same rows; numbers, times and who made them aside."""
+        """Whether both hold the same rows, whatever their numbers and times and whoever made them."""
         return [(part.plan, part.name) for part in self.parts] == [(part.plan, part.name) for part in other.parts]
 
 
@@ -110,8 +110,8 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
     """A snapshot by number, or the newest.
 
     Raises:
-        UserError: there is none, or none of this number, or it is of a later format version.
-        CorruptError: the object is no snapshot.
+        UserError: there is no snapshot, or none of this number, or it is of a later format version.
+        CorruptError: the object is not a snapshot.
         OSError: the store failed.
     """
     if number is None:
@@ -126,7 +126,7 @@ def open_snapshot(store: Store, number: int | None = None) -> Snapshot:
     try:
         return parse_stored(Snapshot, data, f"snapshot {number} of {store.url}")
     except ValueError as error:
-        raise CorruptError(f"{store.url}/{snapshot_key(number)} is no snapshot ({error})") from error
+        raise CorruptError(f"{store.url}/{snapshot_key(number)} is not a snapshot ({error})") from error
 
 
 def create_snapshot(
@@ -139,13 +139,13 @@ def create_snapshot(
 
     Args:
         store: of the dataset.
-        plans: ids, oldest first: rows of a later plan take the place of earlier plans' rows of the same key. Where others may
-            make plans meanwhile, what lists them: it is asked again where another one took the number.
-        fingerprint: of the run that makes it.
+        plans: ids, oldest first: rows of a later plan replace earlier plans' rows of the same key. If others may make plans
+            meanwhile, pass a function that lists them; it is called again if another writer took the snapshot's number.
+        fingerprint: of the run that makes the snapshot.
         on_progress: called with (shards folded, shards committed) as parts are done.
 
     Returns:
-        The new snapshot, or the newest existing one where that holds the same rows.
+        The new snapshot, or the newest existing one if that holds the same rows.
 
     Raises:
         UserError: the newest snapshot is of a later format version.
@@ -154,35 +154,34 @@ def create_snapshot(
     while True:
         numbers = list_snapshots(store)
         parent = open_snapshot(store, numbers[-1]) if numbers else None
-        # After the parent is known: a plan that it has and this one lacks would be dropped.
+        # Listed after the parent is read: a plan that the parent has and this list lacks would be dropped.
         listed = plans() if callable(plans) else plans
         snapshot = _assemble(_fold(store, listed, parent, on_progress), listed, fingerprint, parent)
         if parent is not None and parent.same_state(snapshot):
             return parent
         data = f"{snapshot.model_dump_json(indent=1)}\n".encode()
-        # Where it exists it may still be ours, its answer lost.
+        # If it exists, it may still be ours: the answer was lost.
         if store.create(snapshot_key(snapshot.number), data) or store.get(snapshot_key(snapshot.number)) == data:
             return snapshot
-        # Another one took this number, and may have seen commits that we have not: fold again on top of it.
+        # Another writer took this number and may have seen commits that we have not: fold again on top of its snapshot.
 
 
 def refold(store: Store, plans: Sequence[str], parent: Snapshot) -> None:
-    """Write the parts that a snapshot of now would name and that are not there; `create_snapshot` without its end.
+    """Write the missing parts that a snapshot made now would name. This is `create_snapshot` without its last step.
 
-    A part of `parent` that was lost gets its name back where its commits are still the same and this pyarrow writes
-    the same bytes.
+    A part of `parent` that was lost gets its name back if its commits are still the same and this pyarrow writes the same bytes.
 
     Raises:
-        OSError: as `create_snapshot`.
+        OSError: the store failed, or a commit or part is corrupt (the message names it).
     """
     _fold(store, plans, parent, None)
 
 
 def read_part(store: Store, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a part: INDEX, or the columns of it that are wanted; those that an older release did not write are null.
+    """The rows of a part: INDEX, or the given columns of it. A column that an older release did not write is null.
 
     Raises:
-        CorruptError: the bytes are not those that the part's name says.
+        CorruptError: the part's bytes do not hash to its name.
         OSError: the store failed.
     """
     data = store.get(part.key)
@@ -213,8 +212,8 @@ def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, par
 
 
 def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progress: OnProgress | None) -> list[Part]:
-    """The parts of all plans, oldest plan first; those without a live row are not written."""
-    # A part that is gone (or that `repair` found broken and removed) is folded anew; one listing tells.
+    """The parts of all plans, oldest plan first; parts without a live row are not written."""
+    # A part that is missing (or that `repair` found broken and removed) is folded anew; one listing shows which.
     listed_keys = {key for batch in store.list("index") for key in batch["key"].to_pylist()} if parent else set()
     there = [part for part in parent.parts if part.key in listed_keys] if parent else []
     known = {(part.plan, part.commits): part for part in there}
@@ -225,7 +224,7 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
     folded: dict[str, list[Part]] = {}
     later_keys: list[pa.Array] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="fold") as pool:
-        # Newest first: a plan's keys decide which rows of the plans before it are live.
+        # Newest first, because a plan's keys decide which rows of the plans before it are live.
         for plan in reversed(plans):
             later = pa.chunked_array(later_keys, pa.string())
             folded[plan] = []
@@ -233,8 +232,8 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
                 digest = commits_digest(entries)
                 part = known.get((plan, digest))
                 if part is not None and part.superseded:
-                    # What superseded its rows may have changed, so it is folded anew. A part that lost none is all that
-                    # its commits say, and one GET instead of a thousand.
+                    # The rows that superseded its rows may have changed, so it is folded anew. A part that lost no row is all
+                    # that its commits say, and costs one GET instead of a thousand.
                     part = None
                 if part is None or len(later) or plan != plans[0]:
                     rows = read_part(store, part) if part else _read_commits(store, plan, entries, pool)
@@ -253,9 +252,9 @@ def _fold(store: Store, plans: Sequence[str], parent: Snapshot | None, on_progre
 
 
 def _without(rows: pa.Table, later: pa.ChunkedArray) -> pa.Table:
-    """The rows whose key is none of those of later plans, in chunks of any total size.
+    """The rows whose key is not among the later plans' keys, which are in chunks of any total size.
 
-    What is looked up in is the part's: a set of 60 million keys would take more than the 2 GiB that Arrow's may have.
+    The set that is searched has the part's keys: a set of 60 million keys would take more than the 2 GiB that Arrow allows.
     """
     if not len(later):
         return rows
@@ -264,13 +263,13 @@ def _without(rows: pa.Table, later: pa.ChunkedArray) -> pa.Table:
 
 
 def _ranges(entries: Iterable[CommitEntry]) -> list[list[CommitEntry]]:
-    """Commits by range of shard numbers, ascending. The ranges are fixed, so a commit more changes one part."""
+    """Commits by range of shard numbers, ascending. The ranges are fixed, so one more commit changes one part."""
     ordered = sorted(entries, key=lambda entry: entry.shard)
     return [list(group) for _, group in itertools.groupby(ordered, key=lambda entry: entry.shard // SHARDS_PER_PART)]
 
 
 def commits_digest(entries: Sequence[CommitEntry]) -> str:
-    """What `Part.commits` holds: 32 hexadecimal digits that change when one of the commits does."""
+    """The value of `Part.commits`: 32 hexadecimal digits that change when one of the commits does."""
     lines = "".join(f"{entry.shard} {entry.version}\n" for entry in entries)
     return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
@@ -284,7 +283,7 @@ def _read_commits(store: Store, plan: str, entries: Sequence[CommitEntry], pool:
 
 
 def _make_part(plan: str, entries: Sequence[CommitEntry], live: pa.Table, superseded: int) -> tuple[Part, bytes]:
-    # Chunks show in the file's pages: one chunk, so that the same rows are the same bytes however they were read.
+    # Chunks show in the file's pages. With one chunk, the same rows give the same bytes however they were read.
     data = write_rows(live.combine_chunks())
     part = Part(
         name=_content_name(data),
@@ -303,8 +302,8 @@ def _make_part(plan: str, entries: Sequence[CommitEntry], live: pa.Table, supers
 
 def _write_part(store: Store, part: Part, data: bytes) -> None:
     if not store.create(part.key, data):
-        # The same name is the same content: a leftover that no snapshot names yet, of another writer or of one that was
-        # killed. Written again, it is whole, and too young for a `gc` that is about to remove it.
+        # The same name means the same content: a leftover of another writer, or of one that was killed, which no snapshot names
+        # yet. Written again, it is whole, and too young for a `gc` that is about to remove it.
         store.put(part.key, data)
 
 

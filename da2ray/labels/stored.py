@@ -1,4 +1,4 @@
-"""JSON objects of a dataset as models: what all of them share."""
+"""The base of the models of a dataset's JSON objects, and how they are parsed."""
 
 import json
 from typing import TypeVar
@@ -12,17 +12,17 @@ Model = TypeVar("Model", bound="Stored")
 
 
 class Stored(BaseModel):
-    """Never changed once it is read; may carry fields that a later release of this format version added."""
+    """A JSON object. It is immutable once read; fields that a later release of this format version added are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 def parse_stored(model: type[Model], data: bytes, what: str) -> Model:
-    """An object with a `format_version`; `what` it is, for people.
+    """Parse an object that has a `format_version`; `what` names the object in messages.
 
     Raises:
-        UserError: it is of a later format version.
-        ValueError: it is no such object; one line says why.
+        UserError: the object is of a later format version.
+        ValueError: the data are not such an object; one line says why.
     """
     try:
         version = json.loads(data)["format_version"]

@@ -1,7 +1,7 @@
-"""Views: which rows of a snapshot training takes, under a name, and why the others are left out. A view changes no label.
+"""Views: a named selection of a snapshot's rows for training, and why the others are left out. A view changes no label.
 
-A view is two objects: the list of kept rows, Parquet, named after its content, and then the JSON that names it. A reader
-believes the JSON only, so a view is there whole or not at all. da2ray/labels/kept_rows.py has the list.
+A view is two objects: first the list of kept rows, Parquet, named after its content, and then the JSON that names the list.
+Readers believe only the JSON, so a view exists whole or not at all. `da2ray.labels.kept_rows` has the list.
 """
 
 import hashlib
@@ -33,11 +33,11 @@ _PIECE: Final = 8 << 20
 
 
 class Rule(Stored):
-    """A condition that kept rows do not break.
+    """A condition that kept rows meet.
 
     Attributes:
         name: of the rule.
-        where: as it was given.
+        where: the condition as it was given.
         resolved: SQL over the index's columns, percentiles replaced by numbers.
         removes: rows that break it.
         alone: rows that break it and no other rule.
@@ -51,12 +51,12 @@ class Rule(Stored):
 
 
 class Dedupe(Stored):
-    """Of images whose perceptual hashes are near each other one is kept.
+    """The removal of near-duplicates: one image is kept of each cluster whose perceptual hashes are near each other.
 
     Attributes:
-        distance: bits in which two hashes of one cluster may differ.
-        clusters: of two images or more.
-        removed: rows that were left out for it.
+        distance: bits in which a removed image's hash may differ from that of the kept image of its cluster.
+        clusters: number of clusters of two images or more.
+        removed: number of rows left out as duplicates.
     """
 
     distance: int
@@ -64,7 +64,7 @@ class Dedupe(Stored):
     removed: int
 
     def __str__(self) -> str:
-        """What it keeps, as a rule."""
+        """The condition that kept rows meet, for tables of rules."""
         return f"no better look-alike within {self.distance} bits"
 
 
@@ -73,11 +73,12 @@ class View(Stored):
 
     Attributes:
         created: UTC, ISO 8601.
-        snapshot: its number; `parts` is a digest of the parts it names, so that another snapshot under that number is noticed.
-        rows: of the snapshot; `kept` of the view.
-        rules: all that were applied.
-        skipped: (name, why) of rules that were not, since no row has their score.
-        dedupe: None where duplicates were left in.
+        snapshot: number of the snapshot; `parts` is a digest of the parts it names, which shows if another snapshot has taken
+            that number.
+        rows: number of rows of the snapshot; `kept` is that of the view.
+        rules: all rules that were applied.
+        skipped: (name, why) of rules that were not applied because no row has their score.
+        dedupe: None if duplicates were kept.
         val_share: share of keys in the split "val", from 0 to 1.
         by_split: kept rows of each split.
         object: key of the list of kept rows, of schema `kept_rows.KEPT`.
@@ -98,18 +99,18 @@ class View(Stored):
     object: str = ""
 
     def same_content(self, other: "View") -> bool:
-        """Whether both keep the same rows for the same reasons; when they were made aside."""
+        """Whether both keep the same rows for the same reasons, whenever they were made."""
         return self.model_copy(update={"created": other.created}) == other
 
     def check(self, snapshot: Snapshot) -> None:
-        """Whether it is a view of this snapshot.
+        """Check that the view was made from this snapshot.
 
         Raises:
-            CorruptError: it was made of another one.
+            CorruptError: it was made from another one.
         """
         if (self.snapshot, self.rows, self.parts) != (snapshot.number, snapshot.rows, _parts_digest(snapshot)):
             raise CorruptError(
-                f"view {self.name} was made of another snapshot {self.snapshot} than the one that is there: make it again"
+                f"view {self.name} was made from another snapshot {self.snapshot} than the present one: make it again"
             )
 
 
@@ -118,16 +119,17 @@ def write_view(store: Store, view: View, kept: pa.Table | Iterable[pa.RecordBatc
 
     Args:
         store: of the dataset.
-        view: `parts` and `object` are filled in here, and `kept` and `by_split` are counted; where they are given, they must be
-            what is counted (a split without rows may be named).
-        kept: `kept_rows.KEPT`, rows ascending. Batches are taken one by one; a temporary file (in TMPDIR) holds what was written.
-        replace: in place of another view of this name. Who has that one open must open the new one: `gc` removes the old list.
+        view: `parts` and `object` are filled in here, and `kept` and `by_split` are counted; if they are given, they must equal
+            the counts (a split without rows may be named).
+        kept: `kept_rows.KEPT`, rows ascending. Batches are taken one by one; a temporary file (in TMPDIR) holds the list.
+        replace: replace another view of this name. Readers that have the old view open must open the new one, because `gc`
+            removes the old list.
 
     Returns:
-        What is stored: of a view that was there with the same content, that one.
+        The view as stored. If a view of the same content existed, that one.
 
     Raises:
-        UserError: the name is none, there is another view of this name, or no such snapshot.
+        UserError: the name is not allowed, there is another view of this name, or there is no such snapshot.
         ValueError: rows are not ascending, not in the snapshot, or not as many as the view says.
         OSError: the store failed.
     """
@@ -142,14 +144,14 @@ def write_view(store: Store, view: View, kept: pa.Table | Iterable[pa.RecordBatc
             name = f"{view.name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:_HASH_DIGITS]}"
         view = view.model_copy(update={"object": f"views/{name}.parquet", "parts": _parts_digest(snapshot)})
         if not replace and view.name in list_views(store):
-            _same(store, view)  # asked early: what is refused need not be written
-        # Also where it is there: a leftover, or one that was damaged. Written again it is whole, and too young for `gc`.
+            _same(store, view)  # checked early, so that a view that is refused is not written
+        # Even if the list exists: it may be a leftover, or damaged. Written again it is whole, and too young for `gc`.
         store.put_file(view.object, path)
     data = f"{view.model_dump_json(indent=1)}\n".encode()
     if replace:
         store.put(key, data)
         return view
-    # Where it exists it may be ours, its answer lost, or another one's of the same content.
+    # If the JSON exists, it may be ours (its answer was lost), or another writer's with the same content.
     return view if store.create(key, data) else _same(store, view)
 
 
@@ -157,20 +159,20 @@ def open_view(store: Store, name: str) -> View:
     """A view by its name.
 
     Raises:
-        UserError: no such view, or it is of a later format version.
-        CorruptError: the object is no view of this name.
+        UserError: there is no such view, or it is of a later format version.
+        CorruptError: the object is not a view of this name.
         OSError: the store failed.
     """
     key = view_key(name)
     try:
         data = store.get(key)
     except FileNotFoundError as error:
-        there = ", ".join(list_views(store)) or "none yet: jobs/curate.py makes one"
-        raise UserError(f"{store.url} has no view {name!r}; views there: {there}") from error
+        there = ", ".join(list_views(store)) or "none yet; jobs/curate.py makes one"
+        raise UserError(f"{store.url} has no view {name!r}; its views: {there}") from error
     try:
         return _checked(parse_stored(View, data, f"view {name} of {store.url}"), name)
     except ValueError as error:
-        raise CorruptError(f"{store.url}/{key} is no view ({error}): make it again with --replace") from error
+        raise CorruptError(f"{store.url}/{key} is not a view ({error}): make it again with --replace") from error
 
 
 def list_views(store: Store) -> list[str]:
@@ -181,40 +183,40 @@ def list_views(store: Store) -> list[str]:
 
 
 def view_key(name: str) -> str:
-    """Of a view's JSON.
+    """The key of a view's JSON.
 
     Raises:
-        UserError: such a name is not allowed.
+        UserError: the name is not allowed.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"a view's name is up to 100 of A-Z a-z 0-9 . _ - without a dot in front, not {name!r}: see --view"
+            f"a view's name has up to 100 characters of A-Z a-z 0-9 . _ - and no dot in front; got {name!r}: see --view"
         )
     return f"views/{name}.json"
 
 
 def view_name(key: str) -> str:
-    """Of a view, by the key of its JSON."""
+    """The name of a view, from the key of its JSON."""
     return key.removeprefix("views/").removesuffix(".json")
 
 
 def check_split(view: View, split: str | None) -> None:
-    """Whether the view has this split; None, all of them, it has.
+    """Check that the view has `split`; None means all.
 
     Raises:
-        UserError: it has not.
+        UserError: the view has no such split.
     """
     if split is not None and split not in view.by_split:
-        there = ", ".join(sorted(view.by_split)) or "none, since it keeps no row"
+        there = ", ".join(sorted(view.by_split)) or "none, because it keeps no row"
         raise UserError(f"view {view.name} has no split {split!r}; its splits: {there}")
 
 
 def read_positions(store: Store, view: View, split: str | None = None) -> np.ndarray:
-    """Positions in the snapshot's index of a view's rows, or of those of one split: int64, ascending.
+    """The positions in the snapshot's index of a view's rows, or of one split: int64, ascending.
 
     Raises:
-        UserError: no such split.
-        CorruptError: the list is gone, broken, or not what the view says.
+        UserError: the view has no such split.
+        CorruptError: the list is missing, broken, or not what the view says.
         OSError: the store failed.
     """
     check_split(view, split)
@@ -223,10 +225,10 @@ def read_positions(store: Store, view: View, split: str | None = None) -> np.nda
 
 
 def check_view(store: Store, name: str) -> int:
-    """Whether a view is whole: its JSON, its snapshot, and its list, whose bytes must hash to its name and be the rows it counts.
+    """Check that a view's JSON, snapshot and list are whole: the list hashes to its name and has the rows that the view counts.
 
     Returns:
-        Bytes of the list, which is read in pieces.
+        The size of the list in bytes; it is read in pieces.
 
     Raises:
         UserError: there is no such view or snapshot, or one of them is of a later format version.
@@ -248,7 +250,9 @@ def check_view(store: Store, name: str) -> int:
             f"the bytes of its list {view.object} do not hash to its name: make the view again with --replace"
         )
     if count_kept(store, view.object) != Counter(view.by_split):
-        raise CorruptError(f"it counts {view.by_split}, its list has other numbers: make the view again with --replace")
+        raise CorruptError(
+            f"it counts {view.by_split}, but its list has other numbers: make the view again with --replace"
+        )
     return size
 
 
@@ -259,10 +263,10 @@ def _checked(view: View, name: str) -> View:
 
 
 def _same(store: Store, view: View) -> View:
-    """The view that is there under this name.
+    """The stored view of this name, which must have the same content.
 
     Raises:
-        UserError: it is another one.
+        UserError: it is another view.
     """
     there = open_view(store, view.name)
     if not there.same_content(view):
@@ -271,11 +275,11 @@ def _same(store: Store, view: View) -> View:
 
 
 def _counted(view: View, by_split: Counter[str]) -> View:
-    """With the numbers of what was written."""
+    """The view with the counts of what was written."""
     kept = by_split.total()
     given = {split: count for split, count in view.by_split.items() if count}
     if (given and given != by_split) or (view.kept and view.kept != kept):
-        raise ValueError(f"the view says {view.kept} kept rows, {view.by_split}; given were {kept}, {dict(by_split)}")
+        raise ValueError(f"the view says {view.kept} kept rows, {view.by_split}; got {kept}, {dict(by_split)}")
     return view.model_copy(
         update={"kept": kept, "by_split": dict(sorted({**dict.fromkeys(view.by_split, 0), **by_split}.items()))}
     )

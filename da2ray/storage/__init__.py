@@ -3,11 +3,11 @@
     store = open_store("s3://bucket/dataset")
     store.create("commits/0a1b/00000007.parquet", data)
 
-Every error is one of three, and its message names the URL and never holds a credential: `FileNotFoundError` (no such
-object, or no such bucket), `PermissionError` (401, 403, a file's mode), `StoreError` (all else: out of space, a short
-body, another region). A `StoreError` that may pass is an `UnavailableError`: no answer, a broken one, a 503. Remote
-stores are asked again for DA2RAY_RETRY_SECONDS (180 unless set) before they raise it. `ValueError` is a key that no
-object can have. Usage that cannot work at all, such as a scheme whose package is not installed, is a `UserError`.
+Every error is one of three, and its message names the URL but never a credential: `FileNotFoundError` (no such object, or no
+such bucket), `PermissionError` (401, 403, a file's mode), `StoreError` (everything else: out of space, a short body, another
+region). A `StoreError` that may pass is an `UnavailableError`: no answer, a broken one, a 503. Calls to remote stores are
+repeated for DA2RAY_RETRY_SECONDS (default 180) before they raise it. A key that no object can have raises `ValueError`. Usage
+that cannot work at all, such as a scheme whose package is not installed, raises `UserError`.
 """
 
 from da2ray.errors import StoreError, UnavailableError

@@ -1,4 +1,4 @@
-"""The interface, and what its implementations share."""
+"""The interface of a store, and what its implementations share."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,25 +19,23 @@ LIST_SCHEMA = pa.schema(
         pa.field("etag", pa.string()),
     ]
 )
-"""Rows of `Store.list`: key relative to the store's URL, size in bytes, etag as the store gives it, without quotes."""
+"""Rows of `Store.list`: the key relative to the store's URL, the size in bytes, and the store's etag without quotes."""
 
 LIST_BATCH = 10_000
-"""Keys a batch at most: enough that Arrow's cost a batch vanishes, and about 1 MB of Python objects while it is
-built."""
+"""Keys in a batch at most: enough that Arrow's cost of a batch vanishes, and about 1 MB of Python objects while it is built."""
 
 CONNECT_TIMEOUT_S = 10
 REQUEST_TIMEOUT_S = 120
-"""For one request with its body. A shard of 100 MB goes through at 1 MB/s; a server that accepts and never answers is
-given up within it.
-"""
+"""For one request with its body. A shard of 100 MB fits at 1 MB/s, and a server that accepts but never answers is given up after
+it."""
 STAT_TIMEOUT_S = 30
 """For one request whose answer has no body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Of one object: size in bytes, the etag, which changes when the object does, and when it was written, in UTC by
-    the store's clock (both None where the store has none).
+    """The size of an object in bytes; its etag, which changes when the object does; when it was written, in UTC by the store's
+    clock. The etag and the time are None if the store has none.
     """
 
     size: int
@@ -49,66 +47,64 @@ class Stat:
 class Store(Protocol):
     """Objects under one URL. Keys are relative to it, with `/` between parts.
 
-    A store can be pickled (it takes its URL along, never a credential: each process finds its own) and used by many
-    threads.
+    Many threads may use a store. A store can be pickled: it takes its URL along but never a credential, because each process
+    finds its own.
     """
 
     @property
     def url(self) -> str:
-        """Canonical, without a slash at the end (but `/`)."""
+        """The canonical URL, without a slash at the end unless it is `/`."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The whole object. A body shorter than its declared length raises `StoreError`, and is never returned as
-        whole.
-        """
+        """The whole object. A body shorter than its declared length raises `StoreError`."""
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. An object that ends before raises `StoreError`."""
+        """Exactly `length` bytes from `offset`. An object that ends before that raises `StoreError`."""
         ...
 
     def stat(self, key: str) -> Stat: ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace, atomically: no reader sees half an object."""
+        """Write or replace an object atomically: no reader sees half of it."""
         ...
 
     def put_file(self, key: str, path: Path) -> None:
-        """`put` of a local file that may be larger than memory."""
+        """`put` for a local file that may be larger than memory."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write where no object is: of any number of callers exactly one writes. False where one exists.
+        """Write an object if there is none; return False if there is one. Of any number of callers exactly one writes.
 
-        A client whose first try succeeded but whose answer was lost sees its own object on the retry and gets False
-        (15 of 30 lost answers): put an attempt id into `data` and read it back.
+        A client whose first try succeeded but whose answer was lost sees its own object on the retry and gets False (15 of 30
+        lost answers). To tell, put an attempt id into `data` and read it back.
         """
         ...
 
     def create_file(self, key: str, path: Path) -> bool:
-        """`create` of a local file that may be larger than memory (at most 5 GiB on S3, the limit of one PUT)."""
+        """`create` for a local file that may be larger than memory (at most 5 GiB on S3, the limit of one PUT)."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
-        """All objects below the folder `prefix`, of schema LIST_SCHEMA, as a stream in an order that repeats.
+        """All objects below the folder `prefix`, as a stream of batches of schema LIST_SCHEMA.
 
-        The order is that of the keys' UTF-8 bytes, as on S3. A folder that does not exist holds nothing; a bucket that
-        does not exist raises `FileNotFoundError`.
+        They come in the order of the keys' UTF-8 bytes, as on S3. A folder that does not exist holds nothing; a bucket that does
+        not exist raises `FileNotFoundError`.
         """
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete; a key that does not exist is fine."""
+        """Delete objects; a key that does not exist is fine."""
         ...
 
 
 def check_key(key: str) -> str:
-    """The key, if it names one object below the store's URL and nothing else.
+    """The key itself, if it can only name one object below the store's URL.
 
     Raises:
-        ValueError: it is empty, absolute, has an empty, `.` or `..` part, or a NUL. Line breaks, control characters and
-            backslashes are names like others on POSIX and S3: others wrote such keys, and they are read.
+        ValueError: the key is empty or absolute, or has an empty, `.` or `..` part, or a NUL. Line breaks, control characters and
+            backslashes are allowed: on POSIX and S3 they are part of names like any other, and such keys must be readable.
     """
     if any(part in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
         raise ValueError(f"not a key: {printable(key)} (it must be relative, without empty, '.' or '..' parts)")
@@ -116,7 +112,11 @@ def check_key(key: str) -> str:
 
 
 def check_length(uri: str, data: bytes, declared: int) -> bytes:
-    """`data`, if it is as long as declared (bytes)."""
+    """The data itself, if it has the declared length in bytes.
+
+    Raises:
+        StoreError: it has another length.
+    """
     if len(data) != declared:
         raise StoreError(f"{uri}: got {len(data)} of {declared} bytes")
     return data
@@ -129,7 +129,7 @@ def listing(keys: list[str], sizes: list[int], etags: list[str | None]) -> pa.Re
 
 
 def unquoted(etag: str | None) -> str | None:
-    """HTTP wraps an etag in quotes, and s3fs and obstore both leave them on."""
+    """The etag without the quotes of HTTP, which s3fs and obstore both leave on."""
     return etag.strip('"') if etag else None
 
 
@@ -139,10 +139,10 @@ _STATUS = re.compile(r"status code: (\d{3} [A-Za-z -]+)")
 
 
 def short_message(text: str) -> str:
-    """A server's answer in one line: the code and message of an S3 error, else the first line, `printable`.
+    """A server's answer in one printable line: the code and message of an S3 error, else the first line.
 
-    URLs lose their credentials. The rest of an S3 error body goes too: for a wrong signature it holds the key id and
-    the string that was signed.
+    URLs lose their credentials. The rest of an S3 error body is left out too: for a wrong signature it holds the key id and the
+    string that was signed.
     """
     code = _CODE.search(text)
     if code:

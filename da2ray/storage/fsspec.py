@@ -1,4 +1,4 @@
-"""Every other scheme, and S3 by s3fs where it is asked for, through fsspec."""
+"""Every other scheme through fsspec, and S3 through s3fs if the user asks for it."""
 
 import collections
 import contextlib
@@ -25,29 +25,29 @@ PART_BYTES = 64 << 20
 SLOWEST_BYTES_PER_S = 1_500_000
 """For a file that goes up in parts."""
 LIST_TIMEOUT_S = 600
-"""For a folder, however many pages: 3 million entries of an S3 server that takes 0.2 s a page."""
+"""For a folder of any number of pages: enough for 3 million entries on an S3 server that takes 0.2 s a page."""
 S3_RETRIES = 4
-"""botocore's, after 1, 2, 4, 8 s, each times a random share: for a page or a part among many. More come from `settled`;
-where that has not this long, botocore has one.
+"""botocore's own retries, for a page or a part among many, after 1, 2, 4, 8 s, each times a random share. `settled` adds more; if
+it has less time than these take, botocore gets one.
 """
 WEB_RETRY_S = 15.0
-"""A manifest may name many web servers, and some are gone for good."""
+"""A manifest may name many web servers, some of which no longer exist."""
 
 T = TypeVar("T")
 
 
 class FsspecStore:
-    """Through fsspec's synchronous calls, which any thread may use: an asynchronous file system runs them in one loop.
+    """A store that uses fsspec's synchronous calls. Any thread may use them; an asynchronous file system runs them in one loop.
 
-    A file system that neither sends an object whole nor creates it exclusively (plain SFTP) is no place for a dataset;
-    as a source of images it will do. A listing holds a folder at a time, as Python objects of about 1 kB an entry.
+    A file system that neither writes an object whole nor creates it exclusively (plain SFTP) cannot hold a dataset, but can be a
+    source of images. A listing holds one folder at a time, as Python objects of about 1 kB for each entry.
     """
 
     def __init__(self, url: str, retry_s: float | None = None) -> None:
         """`url`: canonical, with a scheme that fsspec knows. `retry_s`: see `open_store`.
 
         Raises:
-            UserError: fsspec does not know it, or the scheme's package is not installed.
+            UserError: fsspec does not know the scheme, or the scheme's package is not installed.
         """
         self.url = url
         self._scheme = url.partition("://")[0]
@@ -91,7 +91,7 @@ class FsspecStore:
     def create_file(self, key: str, path: Path) -> bool:
         if self._scheme == "s3":
             return self._create(key, lambda fs, target: self._upload(fs, target, path, mode="create"))
-        # fsspec's own `put_file` asks whether the file exists and then writes: two callers can both succeed.
+        # fsspec's own `put_file` checks whether the file exists and then writes, so two callers can both succeed.
         return self.create(key, path.read_bytes())
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
@@ -105,13 +105,13 @@ class FsspecStore:
         try:
             yield from _walk(entries, top, f"{prefix}/" if prefix else "")
         except FileNotFoundError:
-            # A folder without objects does not exist; a bucket that does not exist is a mistake to report.
+            # A folder without objects does not exist, but a bucket that does not exist is an error.
             if self._scheme == "s3":
                 entries(top.partition("/")[0])
 
     def delete(self, keys: Iterable[str]) -> None:
         with ThreadPoolExecutor(DELETE_THREADS) as pool:
-            # Consumed, so that an error of any of them is raised.
+            # Consumed, so that the error of any of them is raised.
             collections.deque(pool.map(self._delete, keys), maxlen=0)
 
     def _delete(self, key: str) -> None:
@@ -153,14 +153,14 @@ class FsspecStore:
                 raise
             except (NotImplementedError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"fsspec's {self._scheme}:// cannot create exclusively, as commits must: write elsewhere"
+                    f"fsspec's {self._scheme}:// cannot create an object exclusively, which commits need: write elsewhere"
                 ) from error
             return True
 
         return self._call(key, create)
 
     def _call(self, key: str, call: Callable[[Any, str], T]) -> T:
-        """What `call` does with the file system and the key's path, tried again while the store is unavailable."""
+        """The result of `call` with the file system and the key's path, repeated while the store is unavailable."""
 
         def attempt() -> T:
             with self._normalised(key) as (fs, path):
@@ -171,7 +171,7 @@ class FsspecStore:
         return settled(attempt, min(self._retry_s, longest))
 
     def _make_parent(self, fs: Any, path: str) -> None:
-        """Object stores have no folders; s3fs would try to make the bucket."""
+        """Make the folder of a path, but not on object stores: they have none, and s3fs would try to make the bucket."""
         if self._scheme not in {"s3", "gs", "memory", "az", "abfs", "abfss"}:
             fs.makedirs(fs._parent(path), exist_ok=True)
 
@@ -180,7 +180,7 @@ class FsspecStore:
 
     @contextlib.contextmanager
     def _normalised(self, key: str) -> Iterator[tuple[Any, str]]:
-        """The file system and the path of a key in it, with its errors turned into those of `da2ray.storage`."""
+        """The file system and a key's path in it; its errors are turned into those of `da2ray.storage`."""
         if "\0" in key or ".." in key.split("/"):
             raise ValueError(f"not a key: {key!r}")
         uri = self._uri(key)
@@ -192,23 +192,23 @@ class FsspecStore:
         except FileNotFoundError as error:
             cause = error.__cause__
             if self._scheme in WEB and isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
-                # Asked for a size, fsspec calls every trouble of a web server a missing file.
+                # When asked for a size, fsspec reports every failure of a web server as a missing file.
                 raise _kind(cause)(f"{uri}: {_message(cause)}") from None
             code = _s3_code(error)
-            # An upload in parts that took effect, and whose answer was lost: its second completion finds no upload.
+            # An upload in parts took effect but its answer was lost, so its second completion finds no upload.
             kind = UnavailableError if code == "NoSuchUpload" else FileNotFoundError
             raise kind(f"{uri}: {code or 'no such object'}") from None
         except PermissionError as error:
             raise PermissionError(f"{uri}: {_message(error)}") from None
         except (MemoryError, ValueError, NotImplementedError):
             raise
-        except Exception as error:  # noqa: BLE001  Each file system has a zoo of its own: botocore, aiohttp, ...
+        except Exception as error:  # noqa: BLE001  Each file system has errors of its own: botocore, aiohttp, ...
             raise _kind(error)(f"{uri}: {_message(error)}") from None
 
     def _filesystem(self) -> tuple[Any, str]:
         with self._lock:
             if self._made is None:
-                # A cached instance would keep the credentials of an earlier environment, a cached listing hide new
+                # A cached instance would keep the credentials of an earlier environment, and a cached listing would hide new
                 # commits.
                 options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
                 if self._scheme == "s3":
@@ -217,31 +217,31 @@ class FsspecStore:
                     options["client_kwargs"] = {"timeout": web_timeout()}
                 fs = fsspec.filesystem(self._scheme, **options)
                 if self._scheme == "s3":
-                    fs.retries = 1  # s3fs would repeat what botocore repeated already.
+                    fs.retries = 1  # s3fs would repeat what botocore has repeated already.
                 self._made = fs, fs._strip_protocol(self.url).rstrip("/")
             return self._made
 
 
 def _run(fs: Any, method: str, *args: Any, timeout_s: float | None = None, **options: Any) -> Any:
-    """A method of a file system within REQUEST_TIMEOUT_S or `timeout_s`: as a whole where it is asynchronous (all that
-    talk HTTP are), else as long as it takes.
+    """Call a method of a file system. An asynchronous one (all that use HTTP are) gets REQUEST_TIMEOUT_S, or `timeout_s`, for the
+    whole call; any other takes as long as it takes.
     """
     if not fs.async_impl:
         return getattr(fs, method)(*args, **options)
     coroutine = getattr(fs, f"_{method}")
     try:
-        # What fsspec's synchronous methods do, which have no timeout.
+        # As fsspec's synchronous methods do, which have no timeout.
         return fsspec.asyn.sync(fs.loop, coroutine, *args, timeout=timeout_s or base.REQUEST_TIMEOUT_S, **options)
     except fsspec.asyn.FSTimeoutError:
         raise TimeoutError("no answer in time") from None
 
 
 def _walk(entries: Callable[[str], list[dict[str, Any]]], folder: str, prefix: str) -> Iterator[pa.RecordBatch]:
-    """Folder by folder, each sorted as its keys sort: a folder counts as its name with a slash."""
+    """List folder by folder, each in the order of its keys, in which a folder counts as its name with a slash."""
     rows: list[tuple[str, Any]] = []
     for info in entries(folder):
         name = info["name"].rstrip("/").removeprefix(folder).lstrip("/")
-        # An object of length 0 named like its folder, which some tools write to make the folder visible.
+        # Some tools write an object of length 0, named like its folder, to make the folder visible.
         if not name or (info["type"] == "file" and info["name"].endswith("/")):
             continue
         rows.append((f"{name}/" if info["type"] == "directory" else name, info))
@@ -254,23 +254,23 @@ def _walk(entries: Callable[[str], list[dict[str, Any]]], folder: str, prefix: s
             yield _batch(files, prefix)
             files.clear()
         if name.endswith("/"):
-            with contextlib.suppress(FileNotFoundError):  # Deleted while the walk is under way.
+            with contextlib.suppress(FileNotFoundError):  # Deleted during the walk.
                 yield from _walk(entries, f"{folder}/{name[:-1]}", prefix + name)
     if files:
         yield _batch(files, prefix)
 
 
 def _batch(files: list[tuple[str, Any]], prefix: str) -> pa.RecordBatch:
-    # A web server's index tells no sizes; 0 would read as an empty file, so such a source is refused.
+    # A web server's index has no sizes. 0 would mean an empty file, so such a source is refused.
     if any(info["size"] is None for _, info in files):
-        raise StoreError(f"{files[0][1]['name']}: the server tells no sizes; list the images in a manifest instead")
+        raise StoreError(f"{files[0][1]['name']}: the server gives no sizes: list the images in a manifest instead")
     return listing(
         [prefix + name for name, _ in files], [info["size"] for _, info in files], [_etag(info) for _, info in files]
     )
 
 
 def _etag(info: dict[str, Any]) -> str | None:
-    """An etag or checksum where there is one, else size and time of writing, as for local files."""
+    """The etag or a checksum if there is one, else the size and the time of writing, as for local files."""
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return unquoted(str(info[name]))
@@ -281,7 +281,7 @@ def _etag(info: dict[str, Any]) -> str | None:
 
 
 def _modified(info: dict[str, Any]) -> datetime | None:
-    """File systems tell it under three names, as a time with or without zone or as seconds; None for any other way."""
+    """When a file was written, which file systems give under three names, as a time with or without zone or as seconds."""
     written = info.get("LastModified") or info.get("mtime") or info.get("created")
     if isinstance(written, int | float):
         return datetime.fromtimestamp(written, UTC)
@@ -305,18 +305,18 @@ def _s3_options(retry_s: float) -> dict[str, Any]:
 
 
 def web_timeout() -> Any:
-    """A host that is not there is given up before one that is slow."""
+    """Timeouts for web servers: a host that does not exist is given up before one that is slow."""
     import aiohttp  # noqa: PLC0415 - fsspec's web servers need it, other schemes may lack it
 
     return aiohttp.ClientTimeout(total=base.REQUEST_TIMEOUT_S, sock_connect=base.CONNECT_TIMEOUT_S)
 
 
 _TRANSPORT = frozenset({"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError"})
-"""botocore's errors of a connection or a broken answer, by name: all its others are of configuration."""
+"""The names of botocore's errors for a connection or a broken answer; all its other errors are about configuration."""
 
 
 def _kind(error: Exception) -> type[OSError]:
-    """Which of the errors of `da2ray.storage` one of a file system is."""
+    """The error class of `da2ray.storage` for an error of a file system."""
     name = type(error).__name__
     status = _s3_status(error) or getattr(error, "status", None)
     if status in {401, 403} or name == "NoCredentialsError":
@@ -337,7 +337,7 @@ def _s3_status(error: BaseException) -> int | None:
 
 
 def _s3_code(error: BaseException) -> str | None:
-    """The code of the answer that s3fs made an error of, such as PreconditionFailed."""
+    """The code in the answer that s3fs turned into this error, such as PreconditionFailed."""
     response = getattr(error.__cause__, "response", None)
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 

@@ -19,23 +19,24 @@ from da2ray.errors import StoreError, UnavailableError
 from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, check_key, check_length
 
 TEMPORARY = ".da2ray-tmp-"
-"""Names of files that are being written start so. A killed process leaves one behind; no listing shows it."""
+"""The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
 
 UNAVAILABLE = {
     *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 }
-"""A mount that is gone, a disk or server that fails, this process out of descriptors: nothing about the one file."""
+"""A mount that is missing, a disk or server that fails, a process out of descriptors: errors that say nothing about the file."""
 
 
 class LocalStore:
-    """Objects are files. A write goes to a temporary file in the same folder, is synced, and gets its name in one
-    step.
+    """A store whose objects are files.
+
+    A write goes to a temporary file in the same folder, is synced, and gets its name in one step.
     """
 
     def __init__(self, url: str) -> None:
-        """`url`: an absolute path (see `canonical_url`); folders are made by the first write."""
+        """`url`: an absolute path (see `canonical_url`); the first write makes the folders."""
         self.url = url
         self._root = Path(url)
 
@@ -74,7 +75,7 @@ class LocalStore:
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with _normalised(path):
-            if path.exists():  # Only saves the write: the link below decides.
+            if path.exists():  # Only saves the write; the link below decides.
                 return False
             with _temporary(path) as (temporary, file):
                 file.write(data)
@@ -95,7 +96,7 @@ class LocalStore:
             yield from _walk(top, f"{prefix}/" if prefix else "", frozenset())
 
     def leftovers(self) -> Iterator[pa.RecordBatch]:
-        """The temporary files of killed writers, and of writers at work, as `list` would show them if it did."""
+        """The temporary files of killed writers and of writers at work, in batches like those of `list`."""
         with _normalised(self._root):
             if self._root.is_dir():
                 yield from _walk(self._root, "", frozenset(), temporary=True)
@@ -112,7 +113,7 @@ class LocalStore:
 
 @contextlib.contextmanager
 def _normalised(path: Path) -> Iterator[None]:
-    """Turns what the operating system says into the errors of `da2ray.storage`."""
+    """Turn errors of the operating system into those of `da2ray.storage`."""
     try:
         yield
     except StoreError:
@@ -128,7 +129,7 @@ def _normalised(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside `path`, gone again afterwards unless it was renamed."""
+    """A new file beside `path`, which is removed afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     try:
@@ -139,7 +140,7 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _publish(file: BinaryIO, name: Callable[[], object], path: Path) -> None:
-    """Bytes first, then the name, then the folder: after a power cut a name that exists has all its bytes."""
+    """Sync the bytes, give the file its name, sync the folder: after a power cut, a name that exists has all its bytes."""
     file.flush()
     os.fsync(file.fileno())
     name()
@@ -147,7 +148,7 @@ def _publish(file: BinaryIO, name: Callable[[], object], path: Path) -> None:
     try:
         os.fsync(folder)
     except OSError as error:
-        # Some network and FUSE file systems refuse to sync a folder; theirs are synced by the server.
+        # Some network and FUSE file systems refuse to sync a folder, because the server does it.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
             raise
     finally:
@@ -155,7 +156,7 @@ def _publish(file: BinaryIO, name: Callable[[], object], path: Path) -> None:
 
 
 def _publish_new(file: BinaryIO, temporary: Path, path: Path) -> bool:
-    """A hard link is the one step that gives a whole file its name and fails where the name is taken."""
+    """Give the file its name; return False if the name is taken. Only a hard link does both in one step."""
     try:
         _publish(file, lambda: path.hardlink_to(temporary), path)
     except FileExistsError:
@@ -163,7 +164,7 @@ def _publish_new(file: BinaryIO, temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno in {errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EMLINK}:
             raise StoreError(
-                f"{path}: this file system has no hard links, so no commit can be exclusive: write elsewhere"
+                f"{path}: this file system has no hard links, so commits cannot be exclusive: write elsewhere"
             ) from error
         raise
     return True
@@ -171,7 +172,7 @@ def _publish_new(file: BinaryIO, temporary: Path, path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """Entries of one folder, sorted as their keys sort: a folder counts as its name with a slash."""
+    """The entries of a folder in the order of their keys, in which a folder counts as its name with a slash."""
 
     names: pa.StringArray
     sizes: np.ndarray
@@ -193,7 +194,7 @@ def _walk(
         yield from _batches(entries, begin, position, prefix)
         if position < len(entries.names):
             name = entries.names[position].as_py()
-            # A folder may be deleted while the walk is under way.
+            # A folder may be deleted during the walk.
             with contextlib.suppress(FileNotFoundError):
                 yield from _walk(folder / name, f"{prefix}{name}", above | {identity}, temporary=temporary)
         begin = position + 1
@@ -210,9 +211,9 @@ def _batches(entries: _Folder, begin: int, end: int, prefix: str) -> Iterator[pa
 
 
 def _scan(folder: Path, *, temporary: bool) -> _Folder:
-    """Folders, and files that are temporary or that are not.
+    """The folders, and either the temporary files or all others.
 
-    Read in chunks into Arrow and numpy: a folder of a million files takes 50 MB here, not 500.
+    They are read in chunks into Arrow and numpy, so a folder of a million files takes 50 MB instead of 500.
     """
     names: list[pa.StringArray] = []
     numbers: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""S3, Google Cloud Storage and Azure through obstore: nine times s3fs at a seventh of its CPU."""
+"""S3, Google Cloud Storage and Azure through obstore, at nine times the speed of s3fs and a seventh of its CPU."""
 
 import contextlib
 import mmap
@@ -40,16 +40,16 @@ SLOWEST_BYTES_PER_S = 1_500_000
 """For the one PUT of `create_file`: 5 GiB in an hour."""
 PART_BYTES = 64 << 20
 LIST_PAGE = 1000
-"""Keys an answer to a listing holds at most, on S3."""
+"""The number of keys in one answer to a listing, at most, on S3."""
 CREDENTIAL_LIFE = timedelta(minutes=15)
-"""After it botocore is asked again; it renews what it got from a role or an instance in time by itself."""
+"""How long a credential is used before botocore is asked again, which renews those of a role or an instance in time."""
 
 Client = S3Store | GCSStore | AzureStore
 T = TypeVar("T")
 
 
 class ObjectStore:
-    """The client is made at first use in each process, from that process's environment."""
+    """A store behind an obstore client, which each process makes at first use from its own environment."""
 
     def __init__(self, url: str, retry_s: float | None = None) -> None:
         """`url`: canonical, of a scheme in SCHEMES. `retry_s`: see `open_store`."""
@@ -65,7 +65,7 @@ class ObjectStore:
         def whole(client: Client) -> bytes:
             result = client.get(check_key(key))
             start, stop = result.range
-            # One copy, from Rust's memory to Python's: readers of image bytes want `bytes`.
+            # One copy, from Rust's memory to Python's, because readers of image bytes need `bytes`.
             return check_length(f"{self.url}/{key}", bytes(result.bytes()), stop - start)
 
         return self._call(key, whole)
@@ -93,20 +93,20 @@ class ObjectStore:
     def create_file(self, key: str, path: Path) -> bool:
         size = path.stat().st_size
         if size > MAX_PUT_BYTES:
-            raise StoreError(f"{self.url}/{key}: {size} bytes, and a conditional PUT takes at most {MAX_PUT_BYTES}")
+            raise StoreError(f"{self.url}/{key}: {size} bytes, but a conditional PUT takes at most {MAX_PUT_BYTES}")
         if size == 0:
             return self.create(key, b"")
-        # A mapped file costs page cache, which the kernel takes back, and no memory of ours.
+        # A mapped file costs page cache, which the kernel can take back, but no memory of this process.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            # In whole timeouts: each other one needs a client of its own.
+            # In whole timeouts, because each different timeout needs a client of its own.
             return self._create(key, mapped, 1 + size // (SLOWEST_BYTES_PER_S * base.REQUEST_TIMEOUT_S))
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         prefix = prefix.strip("/")
         pages = _Listing(prefix)
         while metas := self._call(prefix, pages.next):
-            # obstore's own Arrow batches need another package (arro3-core); as dicts a key costs 1.5 microseconds, and
-            # its share of a page of the listing some 20 or more.
+            # obstore's own Arrow batches need another package (arro3-core). As dicts a key costs 1.5 microseconds, while its
+            # share of a page of the listing costs 20 or more.
             yield listing(
                 [meta["path"] for meta in metas],
                 [meta["size"] for meta in metas],
@@ -115,7 +115,7 @@ class ObjectStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         checked = [check_key(key) for key in keys]
-        for start in range(0, len(checked), 1000):  # S3 takes 1000 a request.
+        for start in range(0, len(checked), 1000):  # S3 takes 1000 keys in a request.
             chunk = checked[start : start + 1000]
             try:
                 self._delete(chunk)
@@ -133,7 +133,7 @@ class ObjectStore:
             try:
                 client.put(check_key(key), data, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError) as error:
-                # obstore calls every 409 "exists". On S3 it is none: two creates at once, and one is to come again.
+                # obstore reports every 409 as "exists". On S3 a 409 means two creates at once, one of which must retry.
                 if self.url.startswith("s3://") and _status(error) == 409:
                     raise UnavailableError(f"{self.url}/{key}: {short_message(str(error))}") from None
                 return False
@@ -142,7 +142,7 @@ class ObjectStore:
         return self._call(key, create, timeouts * base.REQUEST_TIMEOUT_S)
 
     def _call(self, key: str, call: Callable[[Client], T], timeout_s: float | None = None) -> T:
-        """What `call` does with the client, tried again while the store is unavailable."""
+        """The result of `call` with the client, repeated while the store is unavailable."""
 
         def attempt() -> T:
             with self._normalised(key, timeout_s or base.REQUEST_TIMEOUT_S) as client:
@@ -152,7 +152,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def _normalised(self, key: str, timeout_s: float) -> Iterator[Client]:
-        """The client, with its errors turned into those of `da2ray.storage`."""
+        """The client; its errors are turned into those of `da2ray.storage`."""
         uri = f"{self.url}/{key}" if key else self.url
         try:
             yield self._client(timeout_s)
@@ -173,7 +173,7 @@ class ObjectStore:
 
 
 class _Listing:
-    """The objects below a folder, by up to LIST_BATCH; after an answer that broke off, from the last key given."""
+    """The objects below a folder, in lists of up to LIST_BATCH. After an answer that broke off it goes on from the last key."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix or None
@@ -182,7 +182,7 @@ class _Listing:
         self._batches: Iterator[Sequence[ObjectMeta]] | None = None
 
     def next(self, client: Client) -> "Sequence[ObjectMeta]":
-        """Empty at the end."""
+        """The next list of objects, empty at the end."""
         try:
             if self._batches is None:
                 self._batches = client.list(self._prefix, offset=self._last, chunk_size=self._size)
@@ -206,23 +206,25 @@ _TROUBLE = {
     "Interrupted": "the answer broke off",
     "Decode": "the answer broke off",
 }
-"""By object_store's HttpErrorKind, which obstore tells in the text of its errors only."""
+"""Messages by object_store's HttpErrorKind, which obstore gives only in the text of its errors."""
 
 
 def _status(error: BaseError) -> int | None:
-    """Of the answer; None where there was none, or none that was whole."""
+    """The HTTP status of the answer; None if there was no whole answer."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else None
 
 
 def _missing(uri: str, text: str) -> OSError:
-    # An upload in parts that took effect, and whose answer was lost: its second completion finds no upload.
+    # An upload in parts took effect but its answer was lost, so its second completion finds no upload.
     kind = UnavailableError if "NoSuchUpload" in text else FileNotFoundError
     return kind(f"{uri}: {short_message(text)}")
 
 
 def _other(uri: str, error: BaseError) -> OSError:
-    """From the text, as obstore has no class of error of its own for an answer to a listing, nor for a lost one."""
+    """The error of `da2ray.storage` for an error of obstore, told from its text, because obstore has no class of error for the
+    answer to a listing, nor for a lost answer.
+    """
     text, status = str(error), _status(error)
     message = f"{uri}: {short_message(text)}"
     if status in {401, 403}:
@@ -246,13 +248,13 @@ def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
     host, _, path = rest.partition("/")
     prefix = path or None
     retry: RetryConfig = {
-        "max_retries": 1000,  # Time is the limit.
+        "max_retries": 1000,  # The limit is the time.
         "retry_timeout": timedelta(seconds=retry_s),
         "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 2},
     }
     options: ClientConfig = {
         "connect_timeout": timedelta(seconds=base.CONNECT_TIMEOUT_S),
-        # No read timeout of its own: reqwest counts the time of an upload against it too.
+        # No separate read timeout, because reqwest counts the time of an upload against it too.
         "timeout": timedelta(seconds=timeout_s),
         "user_agent": "da2ray",
     }
@@ -268,7 +270,7 @@ def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
 
 
 def _s3_client(bucket: str, prefix: str | None, options: "ClientConfig", retry: "RetryConfig") -> S3Store:
-    """The AWS_* variables are read by obstore itself; what a profile says comes from botocore."""
+    """An S3 client. obstore itself reads the AWS_* variables; botocore supplies what a profile says."""
     provider = region = None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if "AWS_ACCESS_KEY_ID" not in os.environ and not _is_true(os.environ.get("AWS_SKIP_SIGNATURE")):

@@ -1,4 +1,4 @@
-"""URL -> store, and the arithmetic of URLs."""
+"""From a URL to a store, and how URLs are split and joined."""
 
 import posixpath
 from pathlib import Path
@@ -16,26 +16,25 @@ Client = Literal["auto", "obstore", "fsspec"]
 
 
 def open_store(url: str, client: Client = "auto", retry_s: float | None = None) -> Store:
-    """The store at a URL or a local path. Nothing is contacted yet.
+    """The store at a URL or a local path. It contacts nothing yet.
 
     Args:
-        url: a path or `file://` (own implementation); `s3://`, `gs://`, `az://`, `abfs[s]://` (obstore); any other
-            scheme that fsspec knows.
-        client: "fsspec" takes fsspec for these too; "obstore" refuses the schemes that obstore does not serve. Local
-            paths are the same under all three.
-        retry_s: for how many seconds a call to a remote store that does not answer, or answers to come again, is
-            repeated; None for what DA2RAY_RETRY_SECONDS says, else 180. Web servers: 15 at most.
+        url: a path or `file://` (own implementation); `s3://`, `gs://`, `az://`, `abfs[s]://` (obstore); any other scheme that
+            fsspec knows.
+        client: "fsspec" uses fsspec for the schemes of obstore too; "obstore" refuses schemes that obstore does not serve.
+            Local paths are the same with all three.
+        retry_s: for how many seconds to repeat a call to a remote store that does not answer or asks to come again; None for
+            DA2RAY_RETRY_SECONDS, else 180. Web servers get 15 at most.
 
     Raises:
-        UserError: a scheme that the client does not serve, a password in the URL, or a DA2RAY_RETRY_SECONDS that is no
-            number.
+        UserError: the client does not serve the scheme, the URL holds a password, or DA2RAY_RETRY_SECONDS is not a number.
     """
     url = canonical_url(url)
     scheme = _scheme(url)
     if scheme is None:
         return LocalStore(url)
     if redact(url) != url:
-        raise UserError(f"{redact(url)} cannot have a query: a signature is that of one object, and this is a folder")
+        raise UserError(f"{redact(url)} cannot have a query: a signature is for one object, and this is a folder")
     if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
         return FsspecStore(url, retry_s)
     if scheme not in SCHEMES:
@@ -46,7 +45,7 @@ def open_store(url: str, client: Client = "auto", retry_s: float | None = None) 
 
 
 def canonical_url(url: str) -> str:
-    """One spelling a place: local paths absolute and without `file://`, `s3a` as `s3`, no slash at the end.
+    """The one spelling of a place: local paths absolute and without `file://`, `s3a` as `s3`, no slash at the end.
 
     Raises:
         UserError: the URL is empty, has no bucket, or holds a password.
@@ -56,7 +55,7 @@ def canonical_url(url: str) -> str:
         path = url if scheme is None else unquote(urlsplit(url).path)
         if not path:
             raise UserError(f"not a path or URL: {url!r}")
-        # normpath, not resolve: a link stays the name that the user knows.
+        # normpath, not resolve, so that a link keeps the name that the user knows.
         normal = posixpath.normpath(Path(path).expanduser().absolute().as_posix())
         return "/" + normal.lstrip("/")
     rest = url[len(scheme) + 3 :]
@@ -71,10 +70,10 @@ def canonical_url(url: str) -> str:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """A URI as the root that a store is opened for once, and the key below it.
+    """Split a URI into the root, for which a store is opened once, and the key below it.
 
-    `s3://bucket/a/b.jpg` -> (`s3://bucket`, `a/b.jpg`); `/a/b.jpg` -> (`/`, `a/b.jpg`). The key is what stands there:
-    nothing is unquoted but in `file://`.
+    `s3://bucket/a/b.jpg` -> (`s3://bucket`, `a/b.jpg`); `/a/b.jpg` -> (`/`, `a/b.jpg`). The key stays as it is written; only
+    `file://` is unquoted.
     """
     uri = canonical_url(uri)
     scheme = _scheme(uri)
@@ -92,6 +91,6 @@ def join(url: str, key: str) -> str:
 
 
 def _scheme(url: str) -> str | None:
-    """In lower case; None for a path."""
+    """The scheme in lower case; None for a path."""
     scheme, separator, _ = url.partition("://")
     return scheme.lower() if separator and scheme.replace("+", "").replace("-", "").isalnum() else None

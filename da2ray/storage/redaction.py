@@ -1,11 +1,11 @@
-"""What may be shown and stored of texts that others wrote: no credential of a URL, no control character, no end."""
+"""Make texts that others wrote fit to be shown and stored: no credential of a URL, no control character, a limited length."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 MESSAGE_CHARS = 500
-"""Of a message column or a line on a terminal. A place and a cause fit; a key of 10 kB is cut in its middle."""
+"""Length of a message column or a line on a terminal. A place and a cause fit; a key of 10 kB is cut in its middle."""
 
 WEB = frozenset({"http", "https"})
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
@@ -20,8 +20,8 @@ _SIGNED = re.compile(
 def redact(url: str) -> str:
     """The URL without what may be a credential: user and password, and the query of an http URL.
 
-    Elsewhere a query goes where it looks signed, as `?` may be part of an object's name, and a name before `@` stays, as
-    in `abfss://container@account`. What holds no credential comes back as it is.
+    Other URLs lose a query only if it looks signed, because `?` may be part of an object's name, and keep a name before `@`, as
+    in `abfss://container@account`. A URL without a credential comes back unchanged.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -42,15 +42,15 @@ def redact(url: str) -> str:
 
 
 def scrub(text: str) -> str:
-    """The text, each URL in it redacted."""
+    """The text with each URL in it redacted."""
     return _URL.sub(lambda found: redact(found[0]), text) if "://" in text else text
 
 
 def printable(text: object, limit: int = MESSAGE_CHARS) -> str:
-    """One line for a terminal or a message column, whoever wrote the text, of at most `limit` characters.
+    """The text as one line of at most `limit` characters for a terminal or a message column, whoever wrote it.
 
-    URLs lose their credentials; line breaks, escape sequences, changes of direction and the like are escaped as in a Python
-    literal; the middle of a long text is left out.
+    URLs lose their credentials. Line breaks, escape sequences, changes of direction and the like are escaped as in a Python
+    literal. The middle of a long text is left out.
     """
     line = scrub(str(text))
     if len(line) > limit:
@@ -62,7 +62,7 @@ def printable(text: object, limit: int = MESSAGE_CHARS) -> str:
 
 
 def redacted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it may be stored: every string in it redacted."""
+    """A configuration that may be stored: every string in it is redacted."""
     return {name: _redacted(value) for name, value in values.items()}
 
 
@@ -75,7 +75,7 @@ def _redacted(value: Any) -> Any:
 
 
 def _shortened(line: str, limit: int) -> str:
-    """A message begins with the place and ends with the cause."""
+    """The line without its middle, because a message begins with the place and ends with the cause."""
     if len(line) <= limit:
         return line
     head = limit * 2 // 3

@@ -181,12 +181,12 @@ def found_after(store: Store, changes: dict[str, dict[int, object]]) -> dict[str
     ("changes", "detail"),
     [
         ({"far_share": {2: 0.9}}, "far_share is 0.9"),
-        ({"far_share": {1: 0.01}}, "far_share is 0.01, the mean of its far class 0"),
+        ({"far_share": {1: 0.01}}, "far_share is 0.01, but the mean of its far class is 0"),
         ({"far_share": {2: float("nan")}}, "far_share is nan"),
         ({"far_share": {2: None}}, "far_share is missing"),
         (
             {name: {2: None} for name in OF_FAR} | {"far_share": {2: 0.0}},
-            "the shard itself holds a far class, the index none",
+            "the shard itself holds a far class, but the index has none",
         ),
     ],
     ids=["another share", "a share without a map", "no number", "a map without a share", "a map that the index lost"],

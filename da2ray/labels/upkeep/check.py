@@ -1,4 +1,4 @@
-"""One shard's object against its index rows: everything that a reader of either relies on."""
+"""Compare one shard's object with its index rows: everything that a reader of either relies on."""
 
 import itertools
 import zlib
@@ -21,19 +21,20 @@ _OF_MAPS: Final = {name: [f"{name}_offset", f"{name}_length", f"{name}_crc32"] f
 _OF_MAPS["mask"].append("mask_bits")
 
 FAR_TOLERANCE: Final = 1e-4
-"""Between `far_share` and the mean of the stored map: a float32 mean on any device is closer, one pixel of 100 x 100 is not."""
+"""Allowed difference between `far_share` and the mean of the stored map. A float32 mean on any device is closer; one pixel of
+100 x 100 is not."""
 
 
 class Wrong(StrEnum):
-    """What can be wrong; the word is what `da2ray verify` prints."""
+    """What can be wrong, in the word that `da2ray verify` prints."""
 
     COMMIT = "commit"
-    """It cannot be read, or contradicts itself."""
+    """The commit cannot be read, or contradicts itself."""
     OBJECT_MISSING = "object_missing"
     SIZE = "size"
     CHECKSUM = "checksum"
     OBJECT = "object"
-    """It does not open as a Parquet or Zarr shard."""
+    """The object does not open as a Parquet or Zarr shard."""
     ROWS = "rows"
     """The object's rows are not those of the index."""
     VALUE = "value"
@@ -45,7 +46,7 @@ class Wrong(StrEnum):
     SNAPSHOT = "snapshot"
     """The newest snapshot cannot be read, or contradicts its parts."""
     VIEW = "view"
-    """A view cannot be read, its list of rows is missing or another one, or its snapshot is."""
+    """A view cannot be read, or its list of rows or its snapshot is missing or another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Fault:
 
 
 def check_commit(commit: Commit, format: ShardFormat) -> list[Fault]:  # noqa: A002 - the option's name
-    """What in a commit contradicts the rest of it."""
+    """The columns of a commit that contradict the rest of it."""
     rows = commit.rows
     labelled = pc.equal(rows["status"], Status.LABELLED.value)
     columns = {
@@ -84,9 +85,9 @@ def check_commit(commit: Commit, format: ShardFormat) -> list[Fault]:  # noqa: A
 
 
 def check_object(commit: Commit, data: bytes, format: ShardFormat) -> list[Fault]:  # noqa: A002 - the option's name
-    """What is wrong with a shard's whole object, by its commit."""
+    """What is wrong with a shard's object, according to its commit."""
     if len(data) != commit.size:
-        # Nothing in it can be believed, and all else would only repeat it.
+        # Nothing in the object can be believed, and further checks would only repeat that.
         return [Fault(Wrong.SIZE, f"{len(data):,} bytes, committed {commit.size:,}")]
     faults = []
     found = f"{zlib.crc32(data):08x}"
@@ -102,7 +103,7 @@ def check_object(commit: Commit, data: bytes, format: ShardFormat) -> list[Fault
 
 
 def check_values(rows: pa.Table, data: bytes, format: ShardFormat, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
-    """Whether each labelled row's range decodes, and is what the shard itself (`own`, see `read_shard`) has there."""
+    """Check that each labelled row's range decodes and equals what the shard itself has (`own`, from `read_shard`)."""
     labelled = rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
     values: dict[int, dict[str, pa.Scalar]] = {}
     if own is not None:
@@ -113,16 +114,16 @@ def check_values(rows: pa.Table, data: bytes, format: ShardFormat, own: pa.Table
     for row in labelled.select(columns).to_pylist():
         try:
             _check_row(row, data, format, values.get(row["row"], {}))
-        except (TypeError, ValueError) as error:  # not only bytes but all the numbers may be wrong
+        except (TypeError, ValueError) as error:  # the numbers of a row may be as wrong as its bytes
             broken.append(f"{row['key']!r}: {error}")
     return [Fault(Wrong.VALUE, f"{len(broken)} of {len(labelled)} labels, first {broken[0]}")] if broken else []
 
 
 def _check_row(row: dict[str, Any], data: bytes, format: ShardFormat, own: dict[str, pa.Scalar]) -> None:  # noqa: A002
-    """Decode the label and the maps beside it; `own` is what the shard itself holds of them, nothing where it is not known.
+    """Decode the label and the maps beside it. `own` holds them as the shard itself has them; it is empty if that is not known.
 
     Raises:
-        ValueError, TypeError: one of them is broken, is another one, or is not there, or `far_share` is of another map.
+        ValueError, TypeError: a map is broken, missing or another one, or `far_share` belongs to another map.
     """
     size = row["network_height"], row["network_width"]
     read_value(_range(row, data, "byte", own), *size, format)
@@ -133,28 +134,28 @@ def _check_row(row: dict[str, Any], data: bytes, format: ShardFormat, own: dict[
             levels = read_mask(_range(row, data, name, own), *size, bits, format)
             far_share = float(levels.mean()) if name == "far" else far_share
         elif own and own[name].is_valid:
-            raise ValueError(f"the shard itself holds a {what}, the index none")
+            raise ValueError(f"the shard itself holds a {what}, but the index has none")
     share = row["far_share"]
     if row["far_offset"] is None and share is None:
-        return  # a teacher that knows no far class
-    if share is None or not abs(share - far_share) <= FAR_TOLERANCE:  # also where it is NaN
-        said = "missing" if share is None else f"{share:.6g}"
-        raise ValueError(f"far_share is {said}, the mean of its far class {far_share:.6g}")
+        return  # the teacher has no far class
+    if share is None or not abs(share - far_share) <= FAR_TOLERANCE:  # true for NaN too
+        shown = "missing" if share is None else f"{share:.6g}"
+        raise ValueError(f"far_share is {shown}, but the mean of its far class is {far_share:.6g}")
 
 
 def _range(row: dict[str, Any], data: bytes, prefix: str, own: dict[str, pa.Scalar]) -> bytes:
-    """The bytes of a label ("byte") or of one of MAPS."""
+    """The bytes of a label ("byte") or of one of MAPS, checked."""
     offset, length, crc32 = (row[f"{prefix}_{name}"] for name in ("offset", "length", "crc32"))
     value = data[offset : offset + length]
     if len(value) != length or zlib.crc32(value) != crc32:
-        raise ValueError(f"the bytes of its {MAPS.get(prefix, 'depth')} are not those of the index")
+        raise ValueError(f"the bytes of its {MAPS.get(prefix, 'depth')} do not match the index")
     if own and own[prefix].as_buffer() != value:
         raise ValueError(f"the shard itself holds another {MAPS.get(prefix, 'depth')}")
     return value
 
 
 def _check_rows(rows: pa.Table, own: pa.Table) -> list[Fault]:
-    # Zarr shards hold labelled samples only, and say so by having no such column.
+    # Zarr shards hold labelled samples only, and have no column `status`.
     expected = rows if "status" in own.column_names else rows.filter(pc.equal(rows["status"], Status.LABELLED.value))
     if len(own) != len(expected):
         return [Fault(Wrong.ROWS, f"{len(own)} rows, committed {len(expected)}")]
@@ -164,7 +165,7 @@ def _check_rows(rows: pa.Table, own: pa.Table) -> list[Fault]:
 
 
 def same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
-    """Whether two columns hold the same bits: NaN equals itself, 0 is not -0."""
+    """Whether two columns hold the same bits: NaN equals itself, and 0 differs from -0."""
     one, other = one.combine_chunks(), other.combine_chunks()
     if one.type == other.type == pa.float32():
         one, other = one.view(pa.uint32()), other.view(pa.uint32())
@@ -172,7 +173,7 @@ def same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
 
 
 def differing_columns(one: pa.Table, other: pa.Table) -> list[str]:
-    """Columns in which two tables of schema INDEX differ; "rows" where they are not equally long."""
+    """The columns in which two tables of schema INDEX differ; "rows" if their lengths differ."""
     if len(one) != len(other):
         return ["rows"]
     return [name for name in INDEX.names if not same(one[name], other[name])]

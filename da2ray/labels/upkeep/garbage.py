@@ -1,10 +1,10 @@
 """`da2ray gc`: remove what nothing names.
 
-A name is passed on: an attempt writes its object, its commit names the object, a snapshot names it too, and then `repair`
-may remove the commit. So what might go is listed first, and names are looked up in the order in which they are passed
-on: commits, then snapshots. A name that moves on meanwhile is seen in the later place. What is left is the attempt that
-has written its object and not yet its commit, and the snapshot or view whose parts are written before itself: for those,
-and for clocks that differ, is the grace, counted from when an object was written.
+Names move on: an attempt writes its object, its commit names the object, a snapshot names it too, and then `repair` may
+remove the commit. So `collect` first lists the objects that might go, and then reads names in the order in which they
+move: commits, then snapshots. A name that moves meanwhile is seen in the later place. Two cases remain: an attempt that
+has written its object but not yet its commit, and a snapshot or view that has written its parts but not yet itself. The
+grace period, counted from when an object was written, covers both, and clocks that differ.
 """
 
 import bisect
@@ -28,9 +28,9 @@ from da2ray.storage import Store
 from da2ray.storage.local import LocalStore
 
 Shard = tuple[str, int]
-"""Plan and number."""
+"""The plan and the number of a shard."""
 Sizes = Mapping[str, int]
-"""Of objects by key, in bytes."""
+"""The sizes of objects in bytes, by key."""
 
 TEMPORARY: Final = "temporary files"
 _OBJECT: Final = re.compile(r"shards/([^/]+)/(\d{8,})-[0-9a-f]{16}\.(?:parquet|zarr\.zip)")
@@ -58,10 +58,10 @@ class Collected:
     """What `collect` did.
 
     Attributes:
-        removed: by folder; what would be removed, in a dry run.
-        young: named by no commit and kept, since the grace is not over; whether a snapshot names them was not asked.
-        unreadable: keys of commits and parts of the index. What they name is not known, so all objects of their shards
-            were kept.
+        removed: objects removed, by folder; in a dry run, those that would be.
+        young: objects that no commit names, kept because they are younger than the grace period. A snapshot may name them.
+        unreadable: keys of commits and index parts that cannot be read. What they name is not known, so all objects of their
+            shards were kept.
     """
 
     removed: dict[str, Tally] = field(default_factory=dict)
@@ -71,21 +71,24 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNames:
-    """Objects that snapshots name, and in which; and parts that cannot be read, which may name any of their shards'."""
+    """The objects that snapshots name, with the snapshots' numbers, and the index parts that cannot be read.
+
+    A part that cannot be read may name any object of its shards.
+    """
 
     objects: dict[str, set[int]]
     unreadable: list[Part]
 
 
 def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnProgress | None = None) -> Collected:
-    """Remove what no commit, snapshot or view names, expired leases, and temporary files; what is not ours stays.
+    """Remove objects that no commit, snapshot or view names, expired leases, and temporary files. Foreign files stay.
 
     Args:
         store: of a dataset.
-        grace: age from which something goes. It must be longer than a job takes from an object to its commit, and from
-            a part of the index to its snapshot or a view's list to the view; 0 is for datasets that nothing writes to.
+        grace: age from which an object is removed. It must be longer than a job takes from an object to its commit, from an
+            index part to its snapshot, and from a view's list to the view. 0 is for datasets that nothing writes to.
         dry_run: only count.
-        on_progress: called with (done, total) of each stretch of requests.
+        on_progress: called with (done, total) in each series of requests.
 
     Raises:
         UserError, CorruptError: a snapshot or a view cannot be read, so what it names is not known; nothing was removed.
@@ -101,7 +104,7 @@ def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnPro
         viewed = {open_view(store, name).object for name in list_views(store)}
         gc.remove("shards", gc.without_snapshot(unnamed, snapshots))
         live = {part.key for snapshot in snapshots for part in snapshot.parts}
-        # Asked for their age just before they go: a snapshot in the making that finds a leftover part writes it anew.
+        # Their age is read just before they go, because a snapshot in the making that finds a leftover part writes it anew.
         gc.remove("index", gc.old({key: size for key, size in parts.items() if key not in live}))
         gc.remove("views", gc.old({key: size for key, size in lists.items() if key not in viewed}))
         gc.remove("leases", gc.over(_list(store, "leases", _LEASE)))
@@ -110,7 +113,7 @@ def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnPro
 
 
 class _Collector:
-    """The steps of `collect`: each takes keys with their sizes and returns fewer."""
+    """The steps of `collect`: each takes keys with their sizes and returns some of them."""
 
     def __init__(
         self, store: Store, before: datetime, dry_run: bool, on_progress: OnProgress | None, pool: ThreadPoolExecutor
@@ -125,9 +128,9 @@ class _Collector:
     def without_commit(self, objects: Mapping[Shard, Sizes]) -> Sizes:
         """The objects that no commit names.
 
-        Only commits of shards with several objects are read. Where a committed shard has one, it is the committed one:
-        that was written before the commit, and so it was there to be listed. (Unless it was lost, and this is the
-        leftover of another attempt: that goes once `repair` has removed the commit.)
+        Only commits of shards with several objects are read. If a committed shard has one object, it is the committed one,
+        because that was written before the commit and so was listed. (If the committed object was lost, the listed one is
+        the leftover of another attempt, and goes once `repair` has removed the commit.)
         """
         committed = {
             (plan, entry.shard) for plan, entries in list_all_commits(self._store).items() for entry in entries
@@ -155,13 +158,13 @@ class _Collector:
         }
 
     def old(self, found: Sizes) -> Sizes:
-        """Those that are older than the grace."""
+        """The objects that are older than the grace period."""
         ages = dict(self._each(self._is_old, list(found)))
         self.collected.young.add({key: found[key] for key, is_old in ages.items() if is_old is False})
         return {key: found[key] for key, is_old in ages.items() if is_old}
 
     def over(self, leases: Sizes) -> Sizes:
-        """Those that expired longer ago than the grace."""
+        """The leases that expired longer ago than the grace period."""
         return {key: leases[key] for key, is_over in self._each(self._is_over, list(leases)) if is_over}
 
     def remove(self, folder: str, found: Sizes) -> None:
@@ -180,7 +183,7 @@ class _Collector:
             yield item, result
 
     def _committed_object(self, shard: Shard) -> str | None:
-        """What its commit names: "" where `repair` has removed it since it was listed, None where it is corrupt."""
+        """The object that a shard's commit names: "" if `repair` has removed the commit since, None if the commit is corrupt."""
         try:
             return read_commit(self._store, *shard).object
         except FileNotFoundError:
@@ -189,7 +192,7 @@ class _Collector:
             return None
 
     def _is_old(self, key: str) -> bool | None:
-        """False also where the store does not tell; None where it is gone."""
+        """Whether an object is older than the grace period: None if it is missing, False if the store does not say."""
         try:
             modified = self._store.stat(key).modified
         except FileNotFoundError:
@@ -201,12 +204,12 @@ class _Collector:
             return Lease.model_validate_json(self._store.get(key)).expires <= self._before
         except FileNotFoundError:
             return False
-        except ValueError:  # broken: it binds nobody
+        except ValueError:  # a broken lease binds nobody
             return self._is_old(key) is True
 
 
 def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[Shard]) -> SnapshotNames:
-    """The objects of these shards that these snapshots name. Reads only parts that can have a row of them."""
+    """The objects of these shards that these snapshots name. It reads only parts that can have a row of these shards."""
     parts: dict[str, tuple[Part, set[int]]] = {}
     ordered = sorted(shards)
     for snapshot in snapshots:
@@ -228,12 +231,12 @@ def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[
 
 
 def _list(store: Store, folder: str, pattern: re.Pattern[str]) -> Sizes:
-    """What has such a name; all else in the folder is someone's."""
+    """The objects with such a name; other files in the folder are not ours."""
     return {key: size for key, size in _sizes(store.list(folder)) if pattern.fullmatch(key)}
 
 
 def _list_objects(store: Store) -> dict[Shard, dict[str, int]]:
-    """Some 300 bytes of memory an object."""
+    """The shard objects by shard. They take about 300 bytes of memory each."""
     found: dict[Shard, dict[str, int]] = {}
     for key, size in _list(store, "shards", _OBJECT).items():
         found.setdefault(_shard(key), {})[key] = size
@@ -241,7 +244,7 @@ def _list_objects(store: Store) -> dict[Shard, dict[str, int]]:
 
 
 def _leftovers(store: Store) -> Sizes:
-    """What killed writers left: only in a folder; object stores show nothing before it is whole."""
+    """The temporary files of killed writers. Only folders have them; object stores show nothing before it is whole."""
     return dict(_sizes(store.leftovers())) if isinstance(store, LocalStore) else {}
 
 
@@ -251,7 +254,7 @@ def _sizes(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, int]]:
 
 
 def _shard(key: str) -> Shard:
-    """Of an object."""
+    """The shard of an object, from its key."""
     _, plan, name = key.split("/")
     return plan, int(name.partition("-")[0])
 

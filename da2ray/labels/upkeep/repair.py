@@ -1,4 +1,4 @@
-"""`da2ray repair`: remove the commits of broken shards, so that the next run labels those again and nothing else."""
+"""`da2ray repair`: remove the commits of broken shards, so that the next run labels those shards again and nothing else."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ class Repaired:
     """What `repair` did, or would do.
 
     Attributes:
-        shards: whose commits were removed.
-        rewritten: keys of parts of the index that are whole again.
-        lost: keys of parts that are not; the next snapshot gets others in their place.
-        snapshots: numbers of those that name a broken object. They never change, so those rows of theirs stay broken.
-        unreadable: key of the newest snapshot, where that itself is broken.
-        views: names of broken ones, which only another curation makes again.
+        shards: shards whose commits were removed.
+        rewritten: keys of index parts that are whole again.
+        lost: keys of index parts that are still broken; the next snapshot gets others in their place.
+        snapshots: numbers of the snapshots that name a broken object. They never change, so those rows stay broken in them.
+        unreadable: key of the newest snapshot if that itself is broken, else None.
+        views: names of broken views, which only another curation makes again.
     """
 
     shards: list[Shard] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Repaired:
 
 
 def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
-    """Mend what `verify` reported.
+    """Repair what `verify` reported.
 
-    Objects stay where they are: old snapshots may name them, and `gc` removes them where none does.
+    Objects stay, because old snapshots may name them; `gc` removes those that no snapshot names.
 
     Raises:
         OSError: the store failed, or a commit that a sample passed over is corrupt.
@@ -52,9 +52,9 @@ def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
         return repaired
     store.delete([commit_key(*shard) for shard in repaired.shards])
     if broken and repaired.unreadable is None:
-        # Gone, they are not taken for whole by the next snapshot. Folded again, the same commits give the same bytes
-        # under the same name, which mends every snapshot that has the part. Not so where a commit of its shards was
-        # removed, or another version of pyarrow writes other bytes.
+        # Once deleted, the next snapshot does not take them for whole. Folded again, the same commits give the same bytes under
+        # the same name, which repairs every snapshot that has the part, unless a commit of its shards was removed or another
+        # version of pyarrow writes other bytes.
         store.delete(broken)
         parent = open_snapshot(store)
         refold(store, parent.plans, parent)
@@ -65,7 +65,7 @@ def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
 
 
 def _naming(store: Store, report: Report) -> list[int]:
-    """Snapshots that name an object that is broken."""
+    """The numbers of the snapshots that name a broken object."""
     broken = {
         found.object: (found.plan, found.shard)
         for found in report.findings

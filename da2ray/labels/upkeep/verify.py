@@ -1,7 +1,7 @@
-"""`da2ray verify`: whether every live shard is what its commit says, the newest snapshot what its commits say, each view whole.
+"""`da2ray verify`: check every live shard against its commit, the newest snapshot against the commits, and that views are whole.
 
-Memory: one part of the index, and THREADS objects at a time. Requests: for a shard its commit and its object, whole,
-once; for a snapshot its parts; for a view its list of rows.
+Memory: one part of the index, and THREADS objects at a time. Requests: the commit and the whole object of each shard, once; the
+parts of the newest snapshot; the list of rows of each view.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 
 THREADS: Final = 8
-"""Objects in memory at a time, of some 50 MB and as much again for what they hold; two cores decode at 4."""
+"""Objects in memory at a time, of about 50 MB and as much again for what they hold. Four threads already keep two cores busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        plan, shard: which shard; `shard` is None for a part, both for a snapshot and a view.
-        object: key of what is broken.
-        what, detail: in a word, and for people.
-        snapshot: number of the newest snapshot where only that is concerned, and labelling the shard again would mend
-            nothing: it names what no commit names any more.
+        plan, shard: which shard; `shard` is None for a part of the index, both are None for a snapshot and a view.
+        object: key of the broken object.
+        what, detail: what is wrong, in a word and for people.
+        snapshot: number of the newest snapshot if only that is concerned: it names an object that no commit names any more, so
+            labelling the shard again would not help. Else None.
     """
 
     plan: str | None
@@ -59,13 +59,13 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What `verify` looked at and found.
+    """What `verify` checked and found.
 
     Attributes:
-        shards, parts: how many there are, in all plans and in the newest snapshot.
-        shards_checked, parts_checked: fewer in a sample.
-        views: all of them, also in a sample: their lists are small.
-        bytes: read from objects.
+        shards, parts: how many there are: shards in all plans, parts in the newest snapshot.
+        shards_checked, parts_checked: how many were checked, which is fewer with `--sample`.
+        views: how many views were checked: all, even with `--sample`, because their lists are small.
+        bytes: bytes read from objects.
     """
 
     shards: int = 0
@@ -77,7 +77,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
     def broken_shards(self) -> list[tuple[str, int]]:
-        """Those to label again: (plan, shard), ascending."""
+        """The shards to label again: (plan, shard), ascending."""
         return sorted(
             {
                 (found.plan, found.shard)
@@ -93,7 +93,7 @@ class _Indexed:
 
     Attributes:
         unchanged: the commits are still those that the part was folded from.
-        whole: no row was superseded by a later plan.
+        whole: no later plan superseded a row.
     """
 
     rows: pa.Table
@@ -116,12 +116,12 @@ def verify(store: Store, format: ShardFormat, sample: float = 1.0, on_progress: 
     Args:
         store: of a dataset.
         format: of its shards.
-        sample: share of shards, and of the index's parts, above 0 and at most 1; the same ones each time, and at least
-            one of each.
+        sample: share of the shards and of the index's parts, above 0 and at most 1. The same ones are checked each time, and at
+            least one of each.
         on_progress: called with (shards checked, shards to check).
 
     Raises:
-        OSError: the store failed. That says nothing of the dataset, so it is no finding.
+        OSError: the store failed. That says nothing about the dataset, so it is not a finding.
     """
     commits = list_all_commits(store)
     shards = [(plan, entry.shard) for plan, entries in commits.items() for entry in entries]
@@ -133,7 +133,7 @@ def verify(store: Store, format: ShardFormat, sample: float = 1.0, on_progress: 
         report.findings += findings
         report.bytes += size
         if on_progress:
-            # Shards that only the snapshot has are known when its parts are read, and are too few to count twice.
+            # Shards that only the snapshot has become known when its parts are read, and are too few to count.
             on_progress(min(done, len(chosen)), len(chosen))
     _check_views(store, report)
     report.findings.sort(key=lambda found: (found.plan or "", -1 if found.shard is None else found.shard, found.what))
@@ -150,7 +150,7 @@ def _check_views(store: Store, report: Report) -> None:
 
 
 def _share(shards: Iterable[tuple[str, int]], sample: float) -> list[tuple[str, int]]:
-    """Those of the lowest hashes: spread evenly, and a larger sample holds all of a smaller one."""
+    """The shards with the lowest hashes: they are spread evenly, and a larger sample contains each smaller one."""
     ordered = list(shards)
     if sample >= 1:
         return ordered
@@ -161,7 +161,7 @@ def _share(shards: Iterable[tuple[str, int]], sample: float) -> list[tuple[str, 
 def _tasks(
     store: Store, commits: dict[str, list[CommitEntry]], chosen: set[tuple[str, int]], sample: float, report: Report
 ) -> Iterator[_Task]:
-    """A task a shard: first those in the newest snapshot, a part in memory at a time, then all others."""
+    """One task for each shard: first those in the newest snapshot, with one part in memory at a time, then all others."""
     left = set(chosen)
     snapshot = _newest(store, report)
     if snapshot:
@@ -194,7 +194,7 @@ def _newest(store: Store, report: Report) -> Snapshot | None:
         report.findings.append(Finding(None, None, key, Wrong.SNAPSHOT, str(error), numbers[-1]))
         return None
     if snapshot.number != numbers[-1] or snapshot.rows != sum(part.rows for part in snapshot.parts):
-        detail = "its number or its rows are not those of its name and its parts"
+        detail = "its number does not match its name, or its rows do not match its parts"
         report.findings.append(Finding(None, None, key, Wrong.SNAPSHOT, detail, numbers[-1]))
     return snapshot
 
@@ -202,7 +202,7 @@ def _newest(store: Store, report: Report) -> Snapshot | None:
 def _indexed(
     store: Store, snapshot: Snapshot, part: Part, entries: list[CommitEntry], report: Report
 ) -> Iterator[tuple[int, _Indexed | None]]:
-    """The shards of a part's range: those that it has rows of, and those of `entries`."""
+    """The shards of a part's range: those with rows in the part, and those of `entries`."""
 
     def wrong(detail: str) -> None:
         report.findings.append(Finding(part.plan, None, part.key, Wrong.PART, detail, snapshot.number))
@@ -227,7 +227,7 @@ def _indexed(
             or not np.all(np.diff(starts) > 0)
             or set(rows["plan"].unique().to_pylist()) != {part.plan}
         ):
-            wrong("its rows are not those that the snapshot says")
+            wrong("its rows do not match the snapshot")
     unchanged = commits_digest(entries) == part.commits
     for shard in sorted(slices.keys() | {entry.shard for entry in entries}):
         found = slices.get(shard, nothing)
@@ -235,7 +235,7 @@ def _indexed(
 
 
 def _check(store: Store, format: ShardFormat, task: _Task) -> tuple[list[Finding], int]:  # noqa: A002
-    """What is wrong with a shard, and bytes read."""
+    """What is wrong with a shard, and how many bytes were read."""
     findings: list[Finding] = []
     size = 0
     commit: Commit | None = None
@@ -248,7 +248,7 @@ def _check(store: Store, format: ShardFormat, task: _Task) -> tuple[list[Finding
         try:
             commit = read_commit(store, task.plan, task.shard)
         except FileNotFoundError:
-            return [], 0  # removed since it was listed: the shard is not live any more
+            return [], 0  # removed since it was listed, so the shard is not live any more
         except CorruptError as error:
             add(key, [Fault(Wrong.COMMIT, str(error))])
         else:
@@ -266,7 +266,7 @@ def _check(store: Store, format: ShardFormat, task: _Task) -> tuple[list[Finding
         if commit and (task.indexed.unchanged or named == {commit.object}):
             add(commit_key(task.plan, task.shard), _compare(commit, task.indexed))
         for other in sorted(named - {commit.object if commit else None}):
-            # Of an attempt that is committed no more. The snapshot has its rows for good.
+            # The object of an attempt whose commit was removed. The snapshot has its rows for good.
             try:
                 data = store.get(other)
             except FileNotFoundError:
@@ -278,12 +278,12 @@ def _check(store: Store, format: ShardFormat, task: _Task) -> tuple[list[Finding
 
 
 def _compare(commit: Commit, indexed: _Indexed) -> list[Fault]:
-    """A shard's rows in the newest snapshot against those of the commit that they were folded from."""
+    """Compare a shard's rows in the newest snapshot with those of the commit that they were folded from."""
     expected = commit.rows
     if not indexed.whole:
         places = indexed.rows["row"]
         if pc.any(pc.greater_equal(places, len(expected))).as_py():
-            return [Fault(Wrong.INDEX, f"snapshot {indexed.snapshot} has rows that the commit has not")]
+            return [Fault(Wrong.INDEX, f"snapshot {indexed.snapshot} has rows that the commit lacks")]
         expected = expected.take(places)
     differing = differing_columns(expected, indexed.rows)
     if not differing:
