@@ -6,7 +6,7 @@ RUN := RAY_USAGE_STATS_ENABLED=0 $(BIN)
 # Two workers on two cores: threads that spin while they wait would take the other one's. Each file runs in one worker.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: check demo test soak lint format clean chromium
+.PHONY: check demo test soak pythons lint format clean chromium
 demo: .venv/demo
 	$(RUN)/python -m da2ray.commands.demo
 
@@ -23,6 +23,13 @@ chromium:
 
 soak: .venv/test
 	$(RUN)/python -m tests.faults --kills 200
+
+# The demo and a smoke test on each Python from 3.11 to 3.13 that the machine has, with the newest packages instead of the pinned
+# ones. Not part of CI: on Linux the newest torch is a CUDA build of 5 GB for each Python. TORCH=torch==2.13.0 installs another one.
+pythons:
+	$(PYTHON) tests/pythons.py --torch '$(TORCH)'
+
+TORCH ?= torch
 
 lint: .venv/test
 	$(BIN)/ruff check .
