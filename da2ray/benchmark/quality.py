@@ -22,7 +22,8 @@ from da2ray.benchmark.processes import timed
 from da2ray.console import Ticker
 from da2ray.errors import Exit, UserError
 from da2ray.labels.reader import Labels, open_labels
-from da2ray.quality.calibration import Calibration, calibrate, print_calibration
+from da2ray.quality.calibration import Calibration, calibrate
+from da2ray.quality.calibration_tables import print_calibration
 from da2ray.quality.catalog import open_catalog
 from da2ray.quality.filters import Rule, apply, bind, resolve
 from da2ray.quality.presets import PRESETS

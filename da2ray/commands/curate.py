@@ -21,7 +21,7 @@ from da2ray.quality.curation import TRAIN, VAL, Choice, choose, columns_of, kept
 from da2ray.quality.duplicates import DEFAULT_DISTANCE, MAX_DISTANCE
 from da2ray.quality.filters import Rule, bind
 from da2ray.quality.presets import PRESETS
-from da2ray.storage import Store, open_store
+from da2ray.storage import Store, canonical_url, open_store, split_uri
 
 WHAT, CHOICE, CALIBRATION = "what and where", "which rows", "calibrate the scores instead"
 
@@ -149,22 +149,27 @@ def _view(name: str, snapshot: Snapshot, choice: Choice, val_share: float) -> Vi
 
 
 def _calibrate(config: CurateConfig, truth: str, console: Console) -> int:
-    from da2ray.quality.calibration import calibrate_dataset  # noqa: PLC0415 - torch, which views do without
-    from da2ray.quality.truth import ErrorKind  # noqa: PLC0415 - likewise
+    # These import torch, which views do without.
+    from da2ray.labels.reader import open_labels  # noqa: PLC0415
+    from da2ray.quality.calibration import calibrate  # noqa: PLC0415
+    from da2ray.quality.calibration_tables import print_calibration  # noqa: PLC0415
+    from da2ray.quality.truth import ErrorKind  # noqa: PLC0415
 
     of_views = {"view", "where", "dedupe", "preset", "val_share", "replace", "dry_run"}
     if useless := sorted(config.model_fields_set & of_views):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise UserError(f"--calibrate judges all labels that have ground truth and stores no view: leave {options} out")
-    return calibrate_dataset(
-        config.dataset,
-        truth,
-        console,
-        client=config.storage_client,
-        snapshot=config.snapshot,
-        output=config.calibration_output,
-        kind=ErrorKind(config.error) if config.error else ErrorKind.ABS_REL,
-    )
+    # A wrong URL of the output is found before the work.
+    output = split_uri(canonical_url(config.calibration_output)) if config.calibration_output else None
+    labels = open_labels(config.dataset, snapshot=config.snapshot, client=config.storage_client)
+    kind = ErrorKind(config.error) if config.error else ErrorKind.ABS_REL
+    with progress("calibrate", "labels") as on_progress:
+        calibration = calibrate(labels, truth, config.storage_client, on_progress, kind)
+    print_calibration(calibration, console)
+    if output:
+        root, key = output
+        open_store(root, config.storage_client).put(key, calibration.to_json().encode())
+    return Exit.DONE
 
 
 def _print(store: Store, snapshot: Snapshot, choice: Choice, console: Console) -> None:

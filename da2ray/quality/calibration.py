@@ -10,16 +10,12 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from da2ray.console import OnProgress, progress
-from da2ray.errors import Exit, Status, UserError
-from da2ray.labels.reader import THREADS, Label, Labels, open_labels
+from da2ray.console import OnProgress
+from da2ray.errors import Status, UserError
+from da2ray.labels.reader import THREADS, Label, Labels
 from da2ray.parallel import look_ahead
 from da2ray.quality.judging import (
-    LEAST_AUROC,
-    RULE,
     WORST,
     MaskCalibration,
     Measured,
@@ -29,7 +25,7 @@ from da2ray.quality.judging import (
 )
 from da2ray.quality.sparsification import sparsification
 from da2ray.quality.truth import ErrorKind, Truth, pixel_errors, stem
-from da2ray.storage import Client, canonical_url, open_store, split_uri
+from da2ray.storage import Client
 
 LEAST_IMAGES = 20
 """The fewest images with ground truth: a tenth of fewer says nothing."""
@@ -152,73 +148,3 @@ def _measure(label: Label, truth: Truth, kind: ErrorKind) -> Measured | None:
     found = sparsification(off, -level.astype(np.float32))
     areas = (found.ause, found.aurg) if found else None
     return Measured(label.key, mean, label.scores, np.stack([pixels.astype(np.float64), sums]), areas)
-
-
-def calibrate_dataset(
-    url: str,
-    truth_url: str,
-    console: Console,
-    client: Client = "auto",
-    snapshot: int | None = None,
-    output: str | None = None,
-    kind: ErrorKind = ErrorKind.ABS_REL,
-) -> int:
-    """Calibrate a snapshot's scores, print the result, and write it as JSON to `output` (a path or URL) if given.
-
-    Raises:
-        UserError: see `calibrate`, or `output` is not a URL.
-        OSError: a store failed, or `output` cannot be written.
-    """
-    target = split_uri(canonical_url(output)) if output else None  # a wrong URL is found before the work
-    labels = open_labels(url, snapshot=snapshot, client=client)
-    with progress("calibrate", "labels") as on_progress:
-        found = calibrate(labels, truth_url, client, on_progress, kind)
-    print_calibration(found, console)
-    if target:
-        root, key = target
-        open_store(root, client).put(key, found.to_json().encode())
-    return Exit.DONE
-
-
-def print_calibration(found: Calibration, console: Console) -> None:
-    """Print the scores, the highest AUROC first, and the levels of the mask."""
-    worst = f"{WORST:.0%}"
-    without = f"; {found.without_truth:,} labelled images have no ground truth" if found.without_truth else ""
-    console.print(
-        f"true error ({found.kind}) of {len(found.errors):,} images, with ground truth from {found.truth}: "
-        f"mean {found.mean_error:.4f}; the worst {worst} begins at {found.worst_error:.4f}{without}"
-    )
-    console.print(f"how well each score predicts it; AUROC is for finding the worst {worst}:")
-    table = Table()
-    for column in ("score", "images", "Spearman", "AUROC", "passes", "proposed", "removes", "worth it"):
-        table.add_column(column, justify="left" if column in ("score", "proposed", "worth it") else "right")
-    for score in found.scores:
-        area = f"{score.auroc:.3f} ± {score.standard_error:.3f}"
-        figures = (str(score.images), f"{score.spearman:+.3f}", area, _passes(score.passes))
-        proposal = (score.rule, f"{score.removes:.1%}") if score.auroc >= LEAST_AUROC else ("", "")
-        table.add_row(score.name, *figures, *proposal, score.verdict)
-    console.print(table)
-    if found.constant:
-        console.print(f"scores with the same value on all images: {', '.join(found.constant)}")
-    if found.mask:
-        print_mask(found.mask, console)
-    console.print(RULE)
-
-
-def print_mask(mask: MaskCalibration, console: Console) -> None:
-    """Print the true error at each level of the masks."""
-    console.print(
-        f"masks ({mask.source}, {mask.images:,} images): AUSE {mask.ause:.3f}, AURG {mask.aurg:.3f} of the mean error, "
-        f"passes {_passes(mask.passes)}, worth it: {mask.verdict}"
-    )
-    table = Table()
-    for column in ("level", "pixels", "mean true error"):
-        table.add_column(column, justify="right")
-    for level, share, error in zip(mask.levels, mask.shares, mask.errors, strict=True):
-        table.add_row(str(level), f"{share:.1%}", f"{error:.4f}")
-    console.print(table)
-    console.print(f"true error at the lowest level / at the highest: {mask.ratio:.1f}")
-
-
-def _passes(passes: float) -> str:
-    return f"{passes:.2g}" if passes else "0"

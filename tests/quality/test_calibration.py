@@ -25,7 +25,8 @@ from da2ray.labels.scores import Bad
 from da2ray.labels.shards.base import Masks
 from da2ray.labels.shards.formats import build_shard
 from da2ray.labels.snapshots import create_snapshot
-from da2ray.quality.calibration import Calibration, calibrate, calibrate_dataset
+from da2ray.quality.calibration import Calibration, calibrate
+from da2ray.quality.calibration_tables import print_calibration
 from da2ray.quality.judging import auroc_error
 from da2ray.quality.truth import ErrorKind, Truth, pixel_errors
 from da2ray.storage import open_store
@@ -196,20 +197,16 @@ def test_an_error_about_too_little_truth_names_a_file_that_is_missing(tmp_path: 
         calibrate(labels, str(tmp_path / "truth"))
 
 
-def test_the_table_says_what_the_json_says(tmp_path: Path) -> None:
-    write_labels(tmp_path / "labels", planted)
-    write_truth(tmp_path / "truth")
+def test_the_table_says_what_the_json_says(found: Calibration) -> None:
     console = Console(record=True, width=200)
-    output = tmp_path / "calibration.json"
-    code = calibrate_dataset(str(tmp_path / "labels"), str(tmp_path / "truth"), console, output=str(output))
+    print_calibration(found, console)
     said = console.export_text()
-    assert code == 0
-    kept = json.loads(output.read_text())
-    assert kept["mask"]["errors"][1] is None
-    for score in kept["scores"]:
+    stored = json.loads(found.to_json())
+    assert stored["mask"]["errors"][1] is None
+    for score in stored["scores"]:
         assert score["name"] in said
-    assert f"{kept['mean_error']:.4f}" in said
-    assert len(kept["errors"]) == COUNT
+    assert f"{stored['mean_error']:.4f}" in said
+    assert len(stored["errors"]) == COUNT
 
 
 def test_the_standard_error_of_an_auroc_is_that_of_hanley_and_mcneil() -> None:
