@@ -92,8 +92,9 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises:
         pa.ArrowInvalid, pa.ArrowNotImplementedError: a column has another type, or a column that must not be null is missing.
     """
+    names = set(rows.column_names)
     columns = [
-        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        rows[field.name].cast(field.type) if field.name in names else pa.nulls(len(rows), field.type)
         for field in schema
     ]
     missing = [

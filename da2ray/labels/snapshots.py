@@ -191,8 +191,8 @@ def read_part(store: Store, part: Part, columns: Sequence[str] | None = None) ->
         )
     wanted = INDEX if columns is None else pa.schema([INDEX.field(name) for name in columns])
     with pq.ParquetFile(pa.BufferReader(data)) as file:
-        there = [name for name in wanted.names if name in file.schema_arrow.names]
-        return conform(file.read(columns=there), wanted)
+        names = set(file.schema_arrow.names)  # made anew each time that it is asked for
+        return conform(file.read(columns=[name for name in wanted.names if name in names]), wanted)
 
 
 def _assemble(parts: Sequence[Part], plans: Sequence[str], fingerprint: str, parent: Snapshot | None) -> Snapshot:
