@@ -344,6 +344,7 @@ def assert_same(store: Store, expected: Store, images: Path) -> None:
         assert store.get(found[shard].object) == expected.get(commit.object), f"shard {shard}"
     index, other = (da2ray.open_labels(each.url).index for each in (store, expected))
     assert index["key"].to_pylist() == sorted(path.name for path in images.iterdir())
+    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
     assert index.drop_columns("object").equals(other.drop_columns("object"))
 
 

@@ -55,7 +55,10 @@ def undisturbed(run_job: RunJob, bucket: str) -> Store:
 
 
 def assert_same_dataset(store: Store, expected: Store) -> None:
-    """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id."""
+    """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id.
+
+    Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    """
     found, wanted = commits_of(store), commits_of(expected)
     assert sorted(found) == sorted(wanted) == list(range(SHARDS))
     for shard, commit in wanted.items():

@@ -43,6 +43,7 @@ def test_a_submitted_job_labels_on_the_cluster(
     assert wait_until_ended(ray_head.client, job) == JobStatus.SUCCEEDED, ray_head.client.get_job_logs(job)
     labels = da2ray.open_labels(str(output))
     assert {label.key: label.reason for label in labels} == REASONS
+    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
     assert labels.index.drop_columns("object").equals(luminance_labels.index.drop_columns("object"))
     assert f"snapshot 1: {len(REASONS)} rows" in ray_head.client.get_job_logs(job)
 

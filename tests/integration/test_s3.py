@@ -37,6 +37,7 @@ def test_labels_from_s3_to_s3_equal_those_of_a_local_run(
     )
     assert finished.code == 0, finished
     labels = da2ray.open_labels(output, client=client)
+    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
     left_out = PLACE if kind == "parquet" else PLACE + BYTES
     assert labels.index.drop_columns(left_out).equals(luminance_labels.index.drop_columns(left_out))
     rows = labels.index.to_pylist()

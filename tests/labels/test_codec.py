@@ -1,4 +1,4 @@
-"""Integers come back bit for bit, depth within half a step, and broken bytes are refused."""
+"""Integers come back bit for bit on every machine, depth within half a step, and broken bytes are refused."""
 
 import contextlib
 

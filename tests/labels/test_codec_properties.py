@@ -56,6 +56,7 @@ def test_depth_of_any_magnitude_survives_quantising_and_the_bytes(depth: np.ndar
 def test_a_map_is_quantised_alike_whatever_its_neighbours(depths: list[np.ndarray], bits: int) -> None:
     shape = depths[0].shape
     batch = torch.from_numpy(np.stack([np.resize(depth, shape) for depth in depths]))
+    # Equal on every machine: minimum, maximum and one correctly rounded operation after another, each for itself.
     together = quantise(batch, bits)
     for number, depth in enumerate(batch):
         alone = quantise(depth[None], bits)

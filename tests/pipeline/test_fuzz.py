@@ -61,6 +61,7 @@ def check_reasons(statuses: Counter[str], reasons: Counter[str]) -> None:
 
 
 def test_the_same_seed_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
+    # Fixed: the encoders, which are this machine's.
     again = write_fuzz(tmp_path, 700, SEED)
     assert again == sorted(path.name for path in folder.iterdir())[:700]
     assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in again)

@@ -138,7 +138,10 @@ def test_the_same_command_again_labels_nothing_and_makes_no_new_snapshot(
 
 
 def assert_same_dataset(store: Store, expected: Store) -> None:
-    """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id."""
+    """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id.
+
+    Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    """
     found, wanted = commits_of(store), commits_of(expected)
     assert sorted(found) == sorted(wanted) == list(range(CROPS // 2))
     for shard, commit in wanted.items():

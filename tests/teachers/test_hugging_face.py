@@ -240,6 +240,7 @@ def test_the_fingerprints_preprocessing_changes_with_the_image_processors_file(f
 def test_weights_may_be_sharded_or_a_pytorch_file_and_the_identity_covers_each_file(folder: Path) -> None:
     spec, teacher = teacher_of(folder)
     batch = batch_of(spec, photo(64, 80))
+    # Fixed: this process, so its threads, libraries and instruction set.
     depth, identity = teacher.predict(batch).depth, spec.identify(LoadOptions())
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -292,6 +293,7 @@ def test_only_parameters_that_are_never_used_may_be_missing(folder: Path) -> Non
     }
     assert len(used) == len(state) - 4
     save_file(used, folder / "model.safetensors", metadata={"format": "pt"})
+    # Fixed: this process, so its threads, libraries and instruction set.
     assert torch.equal(spec.load(LoadOptions()).predict(batch).depth, teacher.predict(batch).depth)
     del used["head.head.0.weight"]
     save_file(used, folder / "model.safetensors", metadata={"format": "pt"})

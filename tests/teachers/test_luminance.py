@@ -14,6 +14,7 @@ def test_depth_is_the_mean_of_the_preprocessed_channels() -> None:
     batch = PixelBatch(pixels, [(30, 40), (30, 40)], (28, 42))
     prediction = luminance.load(LoadOptions()).predict(batch)
     assert prediction.depth.dtype == torch.float32
+    # Fixed: this process, so its threads, libraries and instruction set.
     assert torch.equal(prediction.depth, preprocess(batch).mean(1))
 
 

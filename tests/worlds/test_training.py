@@ -37,6 +37,7 @@ def weights_after(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_path: Path) -> None:
+    # Fixed: this process, so its threads, libraries and instruction set.
     whole = weights_after(tmp_path / "whole", 4)
     resumed = weights_after(tmp_path / "resumed", 2, 4)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

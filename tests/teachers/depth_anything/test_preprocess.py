@@ -130,6 +130,7 @@ def test_gather_agrees_with_torch_bicubic_on_photographs() -> None:
 def test_torch_compile_makes_one_graph_of_gather() -> None:
     batch = make_batch([noise(40, 50), noise(60, 75, seed=1)], (28, 42))
     tables = sampling_tables(batch.shapes, batch.size, "cpu")
+    # Fixed: the kernels; the backend "eager" only traces.
     compiled = torch.compile(gather_resize, fullgraph=True, backend="eager")
     assert torch.equal(compiled(batch.pixels, tables), gather_resize(batch.pixels, tables))
 
@@ -137,6 +138,7 @@ def test_torch_compile_makes_one_graph_of_gather() -> None:
 def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
     images = [noise(375, 500), noise(480, 640, seed=1), noise(2250, 3000, seed=2)]
     together = preprocess(make_batch(images, (518, 686)))
+    # Fixed: OpenCV and this process. Each image is resized by itself.
     for image, planes in zip(images, together, strict=True):
         assert torch.equal(preprocess(make_batch([image], (518, 686)))[0], planes)
 

@@ -48,6 +48,7 @@ def test_depth_is_float32_at_the_network_size_and_detached() -> None:
 
 def test_random_tiny_is_the_same_in_every_process() -> None:
     batch = batch_of(*SHAPES)
+    # Fixed: this process, so its threads, libraries and instruction set.
     assert torch.equal(depth_of(batch), depth_of(batch))
     # A fixed value, so that the test notices other bits from another NumPy or another machine: datasets store this hash.
     assert identify_random_tiny(LoadOptions()) == "0199bee6ff15b6ba7d5f9890c6ccf3ae3c8653a9ad1bd7171e8962c3c7caea3d"
@@ -137,6 +138,7 @@ def test_a_weights_file_gives_the_same_depth_as_the_network_it_was_written_from(
     torch.save(state, tmp_path / "tiny.pth")
     for name in ("tiny.safetensors", "tiny.pth"):
         loaded = TINY_VARIANT.load(LoadOptions(weights=str(tmp_path / name)))
+        # Fixed: this process, so its threads, libraries and instruction set.
         assert torch.equal(loaded.predict(batch).depth, depth_of(batch))
 
 
