@@ -40,11 +40,12 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# torch comes first and by itself: with it there, nothing else pulls in a build with gigabytes of CUDA libraries.
+# torch comes first and by itself: with it there, nothing else pulls in a build with gigabytes of CUDA libraries. pip would compile
+# 20,000 files to bytecode, a minute on one core; Python compiles those that it imports.
 .venv/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS_$*)]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS_$*)]'
 	touch $@
 
 EXTRAS_demo := demo

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -197,5 +198,5 @@ class Orders(RuleBasedStateMachine):
             assert self.stored(snapshot) == rows
 
 
-TestOrders = Orders.TestCase
+TestOrders = pytest.mark.slow(Orders.TestCase)
 TestOrders.settings = settings(derandomize=True, deadline=None, max_examples=25, stateful_step_count=30)
