@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from da2ray.storage import open_store
-from da2ray.teachers.depth_anything.dpt import VITS
+from da2ray.teachers.depth_anything.configs import VITS
 from da2ray.teachers.depth_anything.teacher import random_state
 from tests.ray_head import BIN, RayHead
 from tests.s3_server import S3Server

@@ -19,7 +19,7 @@ from da2ray.sources import members_of, open_source
 from da2ray.storage import Store, canonical_url, open_store, printable, redact, redacted
 from da2ray.storage.base import short_message
 from da2ray.teachers.depth_anything import checkpoint
-from da2ray.teachers.depth_anything.dpt import TINY
+from da2ray.teachers.depth_anything.configs import TINY
 from tests.jobs import Finished, RunJob
 from tests.s3_server import S3Server
 from tests.sources.web_server import web_server

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from da2ray.errors import UserError
-from da2ray.teachers.depth_anything.dpt import CONFIGS
+from da2ray.teachers.depth_anything.configs import CONFIGS
 from da2ray.teachers.depth_anything.teacher import random_state
 
 SIZES = {"small": "vits", "base": "vitb", "large": "vitl", "giant": "vitg"}

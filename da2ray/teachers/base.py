@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from da2ray.errors import UserError
+from da2ray.storage import printable
+
 if TYPE_CHECKING:  # read and write tasks do without torch, which costs each process 1.3 s and 200 MB
     from collections.abc import Callable, Sequence
 
@@ -151,3 +154,15 @@ class TeacherSpec:
     concurrent: bool = False
     camera: Camera = Camera.UNUSED
     size_step: int | None = None
+
+
+def refuse_weights(options: LoadOptions, teacher: str) -> None:
+    """Check that no weights are given to a teacher that has none.
+
+    Raises:
+        UserError: weights are given.
+    """
+    if options.weights is not None:
+        raise UserError(
+            f"{teacher} takes no weights: drop --weights {printable(options.weights)}, or choose another --teacher"
+        )

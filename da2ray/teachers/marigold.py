@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from da2ray.errors import UserError
 from da2ray.storage import printable
-from da2ray.teachers.base import Kind, LoadOptions, PixelBatch, Prediction, TeacherSpec
+from da2ray.teachers.base import Kind, LoadOptions, PixelBatch, Prediction, TeacherSpec, refuse_weights
 from da2ray.teachers.depth_anything.checkpoint import sha256
-from da2ray.teachers.depth_anything.teacher import precision_dtype, refuse_weights, torch_device
+from da2ray.teachers.depth_anything.teacher import precision_dtype, torch_device
 from da2ray.teachers.marigold_files import NETWORKS, Repository, find_repository, one_line
 from da2ray.teachers.marigold_size import LongSide
 from da2ray.teachers.registry import UNKNOWN

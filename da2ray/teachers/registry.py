@@ -1,4 +1,6 @@
-"""The teachers that `--teacher` can name. Importing this module reads no weights, fetches nothing and imports no family."""
+"""The teachers that `--teacher` can name. Importing this module reads no weights, fetches nothing, and imports
+neither torch nor a family.
+"""
 
 import difflib
 import importlib
@@ -9,10 +11,10 @@ from typing import NamedTuple
 from da2ray.errors import UserError
 from da2ray.teachers import luminance
 from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
-from da2ray.teachers.depth_anything import teacher as depth_anything
-from da2ray.teachers.depth_anything.dinov2 import PATCH
-from da2ray.teachers.depth_anything.dpt import VITB, VITG, VITL, VITS, VITT, Config
+from da2ray.teachers.depth_anything import random_tiny
+from da2ray.teachers.depth_anything.configs import PATCH, VITB, VITG, VITL, VITS, VITT, Config
 from da2ray.teachers.depth_anything.size import OfficialSize
+from da2ray.teachers.depth_anything.variant import Variant
 
 DEFAULT = "depth-anything-v2-small"
 """The official teacher whose weights may be used for any purpose."""
@@ -122,7 +124,7 @@ def _of_family(family: Family, name: str, rest: str, options: Mapping[str, str])
 
 
 def _relative(config: Config, weights: str | None) -> TeacherSpec:
-    variant = depth_anything.Variant(f"depth-anything-v2-{config.size}", config, None, weights)
+    variant = Variant(f"depth-anything-v2-{config.size}", config, None, weights)
     return _spec(variant.name, LICENCES[config], variant.identify, variant.load)
 
 
@@ -136,7 +138,7 @@ def _embedded() -> TeacherSpec:
 def _metric(scene: str, config: Config) -> TeacherSpec:
     weights = f"depth-anything/Depth-Anything-V2-Metric-{scene.title()}-{config.size.title()}-hf"
     name = f"depth-anything-v2-metric-{scene}-{config.size}"
-    variant = depth_anything.Variant(name, config, METRIC[scene], weights)
+    variant = Variant(name, config, METRIC[scene], weights)
     return _spec(name, LICENCES[config], variant.identify, variant.load, Kind.METRIC)
 
 
@@ -167,6 +169,6 @@ _ALL = [
     *(_metric(scene, config) for scene in METRIC for config in (VITS, VITB, VITL)),
     _embedded(),
     _spec("luminance", "Apache-2.0", luminance.identify, luminance.load),
-    _spec("random-tiny", "Apache-2.0", depth_anything.identify_random_tiny, depth_anything.load_random_tiny),
+    _spec("random-tiny", "Apache-2.0", random_tiny.identify, random_tiny.load),
 ]
 _SPECS = {spec.name: spec for spec in _ALL}

@@ -26,8 +26,9 @@ from da2ray.student.losses import (
     normalised,
     resized_label,
 )
-from da2ray.teachers.depth_anything.dinov2 import GRID, PATCH, Attention
-from da2ray.teachers.depth_anything.dpt import VITT, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import GRID, PATCH, VITT
+from da2ray.teachers.depth_anything.dinov2 import Attention
+from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import MEAN, STD
 from da2ray.teachers.registry import TINY_SIDE
 from da2ray.worlds.augment import framed, photographed

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from da2ray.labels.dataset import create_or_open
 from da2ray.storage import open_store
-from da2ray.teachers.depth_anything.dpt import TINY
+from da2ray.teachers.depth_anything.configs import TINY
 from da2ray.teachers.depth_anything.teacher import random_state
 from tests.jobs import JOB, Command
 from tests.labels.samples import info

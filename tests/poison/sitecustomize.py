@@ -91,7 +91,7 @@ def shorten_lock(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "da2ray.images.decode": poison_decoding,
-    "da2ray.teachers.luminance": poison_teacher,
+    "da2ray.teachers.luminance_teacher": poison_teacher,
     "da2ray.labels.shards.formats": poison_writing,
     "da2ray.pipeline.stages.watchdog": shorten_write,
     "da2ray.pipeline.ray_data.labeler": shorten_lock,

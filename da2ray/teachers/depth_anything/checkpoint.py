@@ -1,8 +1,10 @@
 """Weights of Depth Anything V2: find the local file of a location, and load the network that its keys and shapes describe.
 
 This module reads `.safetensors`, and the `.pth`, `.pt` and `.bin` files that `torch.save` writes. It reads the latter as
-tensors only, so that no code in a file runs.
+tensors only, so that no code in a file runs. A `.safetensors` file is located and checked without torch.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -14,19 +16,19 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fsspec
-import huggingface_hub
-import torch
-from fsspec.implementations.local import LocalFileSystem
 from safetensors import safe_open
-from torch import Tensor
 
 from da2ray.errors import UserError
 from da2ray.storage import printable, redact
-from da2ray.teachers.depth_anything.dpt import CONFIGS, Config, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import CONFIGS, Config, parameter_shapes
 from da2ray.teachers.depth_anything.keymap import Layout, from_layout, layout_of, shapes_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".bin")
@@ -69,6 +71,8 @@ def locate(weights: str) -> Path:
         raise UserError(
             f"weights {printable(path)} do not exist: give --weights a file, a URL or a hub id such as org/name"
         )
+    import huggingface_hub  # noqa: PLC0415 - half a second, for hub ids only
+
     try:
         return Path(huggingface_hub.hf_hub_download(hub["repo"], hub["file"] or HUB_FILE, revision=hub["revision"]))
     except Exception as error:  # the hub's own, its HTTP client's, the disk's
@@ -86,7 +90,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     if path.suffix != SAFETENSORS:
         return {key: tuple(tensor.shape) for key, tensor in _read_pickle(path).items()}
-    with _readable(path), safe_open(path, "pt") as file:
+    with _readable(path), safe_open(path, "np") as file:
         return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
@@ -156,6 +160,10 @@ def load(path: Path, config: Config, teacher: str, max_depth: float | None = Non
     Raises:
         UserError: the file cannot be read or does not fit.
     """
+    import torch  # noqa: PLC0415 - only who runs the network needs it
+
+    from da2ray.teachers.depth_anything.dpt import DepthAnythingV2  # noqa: PLC0415 - likewise
+
     found = check(path, config, teacher)
     with torch.device("meta"):
         network = DepthAnythingV2(config, max_depth)
@@ -164,12 +172,6 @@ def load(path: Path, config: Config, teacher: str, max_depth: float | None = Non
     state = {key: torch.empty(tensor.shape).copy_(tensor) for key, tensor in state.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters of a size by official key."""
-    with torch.device("meta"):
-        return {key: tuple(tensor.shape) for key, tensor in DepthAnythingV2(config).state_dict().items()}
 
 
 def sha256(path: Path) -> str:
@@ -196,6 +198,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
     Training scripts wrap the state dict in `{"model": ...}`, and DistributedDataParallel prefixes its keys with `module.`.
     """
+    import torch  # noqa: PLC0415 - for a format that only torch reads
+
     with _readable(path):
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     for wrapper in ("model", "state_dict"):
@@ -203,7 +207,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise UserError(f"weights {path} hold a {type(content).__name__}: expected a state dict")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
+    return {
+        str(key).removeprefix("module."): tensor for key, tensor in content.items() if isinstance(tensor, torch.Tensor)
+    }
 
 
 @contextlib.contextmanager
@@ -224,6 +230,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _download(url: str) -> Path:
     """Download the current object of an fsspec URL. The copy's name changes with the object, so a copy is never stale."""
+    import fsspec  # noqa: PLC0415 - for URLs only
+    from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
+
     try:
         filesystem, remote = fsspec.url_to_fs(url)
         if isinstance(filesystem, LocalFileSystem):

@@ -3,41 +3,13 @@
 Modules and parameters have the names of the official checkpoints, so that a `.pth` loads without renaming.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PATCH = 14
-"""Side of a patch in pixels."""
-GRID = 37
-"""Side of the trained grid of position embeddings in patches: 518 / 14."""
+from da2ray.teachers.depth_anything.configs import GRID, PATCH, EncoderConfig, swiglu_width
+
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderConfig:
-    """The size of an encoder.
-
-    Attributes:
-        dim, depth, heads: width, number of blocks, number of attention heads.
-        taps: 0-based indices of the blocks whose outputs are returned, ascending.
-        swiglu: whether the feed-forward is SwiGLU instead of GELU (giant only).
-    """
-
-    dim: int
-    depth: int
-    heads: int
-    taps: tuple[int, int, int, int]
-    swiglu: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        if not all(0 <= a < b < self.depth for a, b in pairwise(self.taps)):
-            raise ValueError(f"taps {self.taps} are not ascending indices of {self.depth} blocks")
 
 
 class PatchEmbed(nn.Module):
@@ -86,11 +58,9 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """A SwiGLU feed-forward. Its width is two thirds of the GELU feed-forward's 4 x dim, rounded up to a multiple of 8."""
-
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = (4 * dim * 2 // 3 + 7) // 8 * 8
+        hidden = swiglu_width(dim)
         self.w12 = nn.Linear(dim, 2 * hidden)
         self.w3 = nn.Linear(hidden, dim)
 

@@ -3,47 +3,12 @@
 Modules have the names of the official checkpoints. All of those contain `resConfUnit1` of `refinenet4`, which is unused.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da2ray.teachers.depth_anything.dinov2 import PATCH, DinoVisionTransformer, EncoderConfig
-
-TAIL = 32
-"""Channels between the last two convolutions, for every size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The size of a Depth Anything V2 network.
-
-    Attributes:
-        size: the word for the size in a teacher's name.
-        name: the encoder's short name, as in the official file names.
-        encoder: the encoder's size.
-        features: channels of the fusion stages.
-        out_channels: channels that each tap is projected to, shallow to deep.
-    """
-
-    size: str
-    name: str
-    encoder: EncoderConfig
-    features: int
-    out_channels: tuple[int, int, int, int]
-
-
-VITS = Config("small", "vits", EncoderConfig(384, 12, 6, (2, 5, 8, 11)), 64, (48, 96, 192, 384))
-VITB = Config("base", "vitb", EncoderConfig(768, 12, 12, (2, 5, 8, 11)), 128, (96, 192, 384, 768))
-VITL = Config("large", "vitl", EncoderConfig(1024, 24, 16, (4, 11, 17, 23)), 256, (256, 512, 1024, 1024))
-VITG = Config("giant", "vitg", EncoderConfig(1536, 40, 24, (9, 19, 29, 39), swiglu=True), 384, (1536, 1536, 1536, 1536))
-VITT = Config("tiny", "vitt", EncoderConfig(192, 8, 3, (1, 3, 5, 7)), 32, (24, 48, 96, 192))
-"""The embedded teacher's size, trained by `jobs/train_teacher.py`: 4.6 M parameters, 9 MB in half precision."""
-TINY = Config("random-tiny", "tiny", EncoderConfig(64, 4, 2, (0, 1, 2, 3)), 32, (16, 24, 32, 48))
-"""A size for tests of the pipeline: 0.5 M parameters. No trained weights exist."""
-
-CONFIGS = (VITS, VITB, VITL, VITG, VITT, TINY)
+from da2ray.teachers.depth_anything.configs import PATCH, TAIL, Config
+from da2ray.teachers.depth_anything.dinov2 import DinoVisionTransformer
 
 
 class ResidualConvUnit(nn.Module):

@@ -5,12 +5,15 @@ and SwiGLU's w12 in memory). The official name of such a parameter maps to sever
 the parameter along dimension 0.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a weights file is checked without torch
+    from torch import Tensor
 
 
 class Layout(StrEnum):
@@ -108,6 +111,8 @@ def from_layout(layout: Layout, state: Mapping[str, Tensor], official: Iterable[
     Raises:
         KeyError: a name is missing.
     """
+    import torch  # noqa: PLC0415 - see above
+
     renamed = {}
     for key in official:
         parts = [state[name] for name in names_in(layout, key)]

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,10 @@ import torch
 from torch import Tensor
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
-from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction
+from da2ray.teachers.base import LoadOptions, PixelBatch, Prediction, refuse_weights
 from da2ray.teachers.depth_anything import checkpoint
-from da2ray.teachers.depth_anything.dinov2 import PATCH
-from da2ray.teachers.depth_anything.dpt import TINY, Config, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import PATCH, TINY, Config, parameter_shapes
+from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.preprocess import preprocess
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,42 +95,18 @@ def _allow_shapes() -> None:
             setattr(config, limit, COMPILED_SHAPES)
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A named Depth Anything V2: its network, and where its weights are. Its methods serve as `TeacherSpec`'s functions.
+def load_weights(
+    location: str, config: Config, name: str, max_depth: float | None, options: LoadOptions
+) -> DepthAnything:
+    """Load the teacher `name` with the weights at a location.
 
-    Attributes:
-        name: the teacher's name.
-        config: the network's size.
-        max_depth: largest depth of the metric head in metres, None if depth is relative.
-        weights: the hub id, or the file beside this module, that is used without `--weights`; None if nothing is published.
+    Raises:
+        UserError: the device or the precision does not exist here, or the weights do not fit.
     """
-
-    name: str
-    config: Config
-    max_depth: float | None
-    weights: str | None
-
-    def identify(self, options: LoadOptions) -> str:
-        """The sha256 (hex) of the weights file, after a check that its keys and shapes fit."""
-        path = checkpoint.locate(self._location(options))
-        checkpoint.check(path, self.config, self.name)
-        return checkpoint.sha256(path)
-
-    def load(self, options: LoadOptions) -> DepthAnything:
-        device = torch_device(options.device)
-        precision_dtype(options.precision, device)  # refuse before anything is fetched
-        path = checkpoint.locate(self._location(options))
-        network = checkpoint.load(path, self.config, self.name, self.max_depth)
-        return DepthAnything(network, device, options.precision, compiled=options.compile)
-
-    def _location(self, options: LoadOptions) -> str:
-        weights = options.weights or self.weights
-        if weights is None:
-            raise UserError(f"{self.name} was never released by its authors: give --weights PATH, URL or hub id")
-        # Each machine looks for the file itself, because the package may have another path there.
-        embedded = Path(__file__).parent / weights
-        return str(embedded) if options.weights is None and embedded.exists() else weights
+    device = torch_device(options.device)
+    precision_dtype(options.precision, device)  # refuse before anything is fetched
+    network = checkpoint.load(checkpoint.locate(location), config, name, max_depth)
+    return DepthAnything(network, device, options.precision, compiled=options.compile)
 
 
 def identify_random_tiny(options: LoadOptions) -> str:
@@ -164,7 +137,7 @@ def random_state(config: Config, seed: int = 0) -> dict[str, Tensor]:
     """
     random = np.random.Generator(np.random.PCG64(seed))
     state = {}
-    for key, shape in checkpoint.parameter_shapes(config).items():
+    for key, shape in parameter_shapes(config).items():
         values = torch.from_numpy(random.random(math.prod(shape), dtype=np.float32)).view(shape) * 2 - 1
         if "norm" in key:
             values = 1 + 0.1 * values if key.endswith("weight") else 0.1 * values
@@ -178,13 +151,6 @@ def random_state(config: Config, seed: int = 0) -> dict[str, Tensor]:
             values *= 0.1
         state[key] = values
     return state
-
-
-def refuse_weights(options: LoadOptions, teacher: str) -> None:
-    if options.weights is not None:
-        raise UserError(
-            f"{teacher} takes no weights: drop --weights {printable(options.weights)}, or choose another --teacher"
-        )
 
 
 def torch_device(device: str) -> torch.device:

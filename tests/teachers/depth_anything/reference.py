@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
-from da2ray.teachers.depth_anything.dpt import Config
+from da2ray.teachers.depth_anything.configs import Config
 from da2ray.teachers.depth_anything.keymap import Layout, to_hf
 
 

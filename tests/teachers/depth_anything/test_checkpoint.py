@@ -15,7 +15,8 @@ from torch import Tensor
 
 from da2ray.errors import UserError
 from da2ray.teachers.depth_anything import checkpoint
-from da2ray.teachers.depth_anything.dpt import TINY, VITB, VITS, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import CONFIGS, TINY, VITB, VITS, Config, parameter_shapes
+from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import Layout, to_hf
 from da2ray.teachers.depth_anything.teacher import random_state
 from tests.teachers.depth_anything import reference
@@ -73,10 +74,17 @@ def test_a_loaded_network_outlives_its_file(state: State, tmp_path: Path) -> Non
     assert_holds(network, state)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_the_shapes_that_files_are_checked_by_are_those_of_the_network(config: Config) -> None:
+    with torch.device("meta"):
+        state = DepthAnythingV2(config).state_dict()
+    assert list(parameter_shapes(config).items()) == [(key, tuple(tensor.shape)) for key, tensor in state.items()]
+
+
 def test_sizes_are_recognised_by_shapes_alone() -> None:
     for config in (VITS, VITB):
         for layout in Layout:
-            shapes = checkpoint.shapes_in(layout, checkpoint.parameter_shapes(config))
+            shapes = checkpoint.shapes_in(layout, parameter_shapes(config))
             assert checkpoint.recognise(shapes, "it") == checkpoint.Recognised(layout, config)
 
 

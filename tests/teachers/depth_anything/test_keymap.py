@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from da2ray.teachers.depth_anything.dinov2 import EncoderConfig
-from da2ray.teachers.depth_anything.dpt import TINY, Config
+from da2ray.teachers.depth_anything.configs import TINY, Config, EncoderConfig
 from da2ray.teachers.depth_anything.keymap import Layout, from_layout, layout_of, shapes_in, to_hf
 from da2ray.teachers.depth_anything.teacher import random_state
 from tests.teachers.depth_anything import reference

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
-from da2ray.teachers.depth_anything.dinov2 import EncoderConfig
-from da2ray.teachers.depth_anything.dpt import TINY, VITB, VITG, VITL, VITS, Config, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import TINY, VITB, VITG, VITL, VITS, Config, EncoderConfig
+from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import Layout, shapes_in
 from da2ray.teachers.depth_anything.teacher import random_state
 from tests.teachers.depth_anything import reference

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from da2ray.errors import UserError
 from da2ray.teachers.base import LoadOptions, PixelBatch
 from da2ray.teachers.depth_anything import checkpoint
-from da2ray.teachers.depth_anything.dpt import TINY, DepthAnythingV2
+from da2ray.teachers.depth_anything.configs import TINY
+from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import to_hf
 from da2ray.teachers.depth_anything.teacher import (
     DepthAnything,
