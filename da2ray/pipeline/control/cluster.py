@@ -1,19 +1,23 @@
 """Joining or starting Ray, and settling what the cluster decides: device, precision, actors."""
 
+import contextlib
+import ctypes
 import logging
 import os
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-import torch
 from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 
 from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.errors import UserError
 from da2ray.pipeline.control.actors import ActorRange
+from da2ray.pipeline.control.embedded import init_embedded
 
 EMBEDDED_STORE_SHARE = 0.3
 """Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
@@ -32,6 +36,13 @@ WORKER_ENVIRONMENT = {
 """What an embedded Ray's processes inherit; on a cluster it belongs into the nodes' environment (cluster/Dockerfile)."""
 
 
+FATAL = 3
+"""The value of `ray::RayLogLevel::FATAL`."""
+
+GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
+"""Device files of the drivers that `torch.cuda` works with: NVIDIA's, Tegra's, WSL 2's and AMD's."""
+
+
 def connect(config: PseudolabelConfig) -> None:
     """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
 
@@ -44,9 +55,10 @@ def connect(config: PseudolabelConfig) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data speaks of each execution, and prints a traceback for each end that is none; the run says what matters itself. Ray's
+    # Ray Data reports each execution, and prints a traceback if one is stopped; the run reports what matters itself. Ray's
     # C++ core prints a line for each actor pool (ray#53727). All of it is in the session's log folder all the same.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    _hush_core()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Up to 2.63 there is no other way to say how often a task is tried again.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
@@ -65,7 +77,7 @@ def connect(config: PseudolabelConfig) -> None:
             ) from None
     else:
         try:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_embedded_store(), **quiet)
+            init_embedded(object_store_memory=_embedded_store(), **quiet)
         except Exception as error:
             # A plain Exception, after 30 seconds that nobody can change.
             if "timed out during startup" not in str(error):
@@ -73,6 +85,16 @@ def connect(config: PseudolabelConfig) -> None:
             raise ray.exceptions.GetTimeoutError(
                 "an embedded Ray did not start within 30 seconds, this machine is too busy"
             ) from error
+
+
+def _hush_core() -> None:
+    """Set the C++ core's log level before the core reads it from RAY_BACKEND_LOG_LEVEL and prints a line that says so.
+
+    The line is an INFO line, and until then the level is INFO. If a build of Ray keeps its level elsewhere, the line appears.
+    """
+    with contextlib.suppress(ValueError):
+        level = ctypes.c_int.in_dll(ctypes.PyDLL(ray._raylet.__file__), "_ZN3ray6RayLog19severity_threshold_E")
+        level.value = FATAL
 
 
 def cluster_address(config: PseudolabelConfig) -> str | None:
@@ -85,6 +107,15 @@ def gpu_count(config: PseudolabelConfig) -> int:
     if cluster_address(config):
         connect(config)
         return int(ray.cluster_resources().get("GPU", 0))
+    return _local_gpus()
+
+
+def _local_gpus() -> int:
+    """GPUs that torch sees on this machine. Importing torch takes 1.5 s of CPU, so this needs a GPU's device file to ask it."""
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in GPU_FILES):
+        return 0
+    import torch  # noqa: PLC0415 - see above
+
     return torch.cuda.device_count()
 
 

@@ -18,12 +18,12 @@ from da2ray.teachers.depth_anything.dpt import DepthAnythingV2
 from da2ray.teachers.depth_anything.keymap import to_hf
 from da2ray.teachers.depth_anything.teacher import (
     DepthAnything,
-    Variant,
     identify_random_tiny,
     load_random_tiny,
     precision_dtype,
     random_state,
 )
+from da2ray.teachers.depth_anything.variant import Variant
 from tests.teachers import batches
 
 SIZE = (140, 182)

@@ -1,0 +1,74 @@
+"""Invariant 8: only pipeline/ray_data, pipeline/control, their main flow and the student's trainer import ray."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent.parent / "da2ray"
+
+WITH_RAY = {
+    "pipeline/run.py",
+    "pipeline/prepare.py",  # asks the cluster for its GPUs
+    "commands/dry_run.py",  # prints what `prepare` found
+    "benchmark/plain_ray.py",  # the plain Ray Data script that da2ray is compared with
+}
+"""Files outside the two folders that may need Ray."""
+
+WITHOUT_RAY = [
+    *(f"pipeline/{name}" for name in ("stages", "control/actors.py", "control/budget.py", "control/history.py")),
+    *("images", "labels", "plan", "quality", "sources", "storage", "teachers"),
+]
+"""Folders and files whose modules must be importable on a machine without Ray."""
+
+IMPORT_ALL = """
+import importlib, sys
+
+sys.modules["ray"] = None  # `import ray` raises ModuleNotFoundError
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def modules(part: str) -> list[str]:
+    """The names of the modules of a folder or file."""
+    path = PACKAGE / part
+    files = [path] if path.suffix else sorted(path.rglob("*.py"))
+    names = [".".join(["da2ray", *file.relative_to(PACKAGE).with_suffix("").parts]) for file in files]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def imports(file: Path) -> set[str]:
+    """The top-level packages that a file imports, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+def test_ray_is_imported_in_its_two_folders_and_the_main_flow_only() -> None:
+    files = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py") if "ray" in imports(file)}
+    elsewhere = {file for file in files if not file.startswith(("pipeline/ray_data/", "pipeline/control/"))}
+    assert elsewhere <= WITH_RAY
+
+
+@pytest.mark.parametrize("part", WITHOUT_RAY)
+def test_a_part_is_importable_where_ray_is_not_installed(part: str) -> None:
+    names = modules(part)
+    assert names
+    finished = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_driver_of_a_job_does_without_torch() -> None:
+    """Importing torch takes 1.5 s of CPU, and only the label stage needs it."""
+    code = "import sys, da2ray.pipeline.run; sys.exit('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert finished.returncode == 0, finished.stderr
