@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 START = """
 import psutil, ray
 from da2ray.commands.options import load
@@ -16,6 +18,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.ray
 def test_an_embedded_ray_has_no_dashboard_monitor_or_log_monitor_and_is_silent() -> None:
     finished = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=False, timeout=120)
     assert finished.returncode == 0, finished.stderr
