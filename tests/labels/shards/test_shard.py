@@ -16,7 +16,7 @@ import pytest
 import zarr
 import zstandard
 from zarr.buffer import default_buffer_prototype
-from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec
+from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
 from da2ray.errors import Reason
@@ -122,9 +122,7 @@ def test_zarr_metadata_are_those_that_zarr_itself_writes() -> None:
     root = zarr.create_group(written, zarr_format=3, attributes={"da2ray": {"kinds": ["é"]}})
     rest = {"fill_value": 0, "serializer": BytesCodec(), "filters": None}
     for dtype, shuffle in (("uint16", "shuffle"), ("uint8", "bitshuffle")):
-        codec = BloscCodec(
-            typesize=np.dtype(dtype).itemsize, cname="zstd", clevel=4, shuffle=BloscShuffle(shuffle), blocksize=0
-        )
+        codec = BloscCodec(typesize=np.dtype(dtype).itemsize, cname="zstd", clevel=4, shuffle=shuffle, blocksize=0)
         names = ("image", "y", "x")
         root.create_array(
             f"images {dtype}", shape=(3, 98, 70), chunks=(1, 98, 70), dtype=dtype, compressors=[codec],
