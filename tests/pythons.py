@@ -57,10 +57,10 @@ def check(version: str, interpreter: str, torch: str, *, keep: bool) -> Result:
         "venv": ([interpreter, "-m", "venv", str(folder / "venv")], INSTALL_SECONDS),
         "torch": ([python, "-m", "pip", "install", "--quiet", torch], INSTALL_SECONDS),
         "packages": ([python, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[demo]"], INSTALL_SECONDS),
-        "demo": ([python, "-m", "da2ray.commands.demo"], TEST_SECONDS),
+        "demo": ([python, "-m", "da2ray.commands.demo", "--folder", str(folder / "demo")], TEST_SECONDS),
         "smoke": ([python, "-m", "tests.smoke", str(folder / "smoke")], TEST_SECONDS),
     }
-    environment = {**os.environ, "DA2RAY_DEMO": str(folder / "demo"), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     for name, (command, seconds) in steps.items():
         print(f"\n== Python {version}: {name}: {' '.join(command)}", flush=True)
         began = time.monotonic()
