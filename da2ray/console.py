@@ -1,4 +1,4 @@
-"""What every command shares: a console, and mistakes of the user as one or two lines and exit code 2."""
+"""What all commands share: a console, progress, and the end of a command as an exit code."""
 
 import contextlib
 import signal
@@ -8,70 +8,83 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from da2ray.errors import Exit, UnavailableError, UserError
-from da2ray.storage import printable
+from da2ray.errors import Exit
 
 ERROR_CHARS = 1000
+"""Characters that a line of an error message may have."""
 PIPE_WIDTH = 1000
-"""Columns where stdout is no terminal: a table that is cut to 80 would hide what `grep` looks for."""
+"""Columns if stdout is not a terminal. A table that is cut to 80 would hide what `grep` looks for."""
 
 LINE_SECONDS = 10.0
 
 OnProgress = Callable[[int, int], None]
-"""Called with how much is done, and of how much."""
+"""Called with how much is done, and how much there is."""
 
 
 def run_command(command: Callable[[Console], int]) -> int:
-    """Run a command with a console on stdout and return its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    """Run a command with a console on stdout and return its exit code.
+
+    An error that ends it goes to stderr: as one or two lines, or with its traceback if it is a bug.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     try:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
-        # Keys and messages are the users': what looks like markup or an emoji in them is none.
+        # Keys and messages come from users: nothing in them is markup or an emoji.
         return command(Console(highlight=False, soft_wrap=True, width=width, markup=False, emoji=False))
-    except BrokenPipeError:  # `da2ray status URL | head`
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a command ends here
+        code = Exit.of(error)
+        _explain(error, code)
+        return code
+
+
+def _explain(error: BaseException, code: Exit) -> None:
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()
-        return Exit.DONE
-    except (UserError, OSError) as error:  # of a store: no such bucket, no permission, not reachable
-        print("error:", _lines(error), file=sys.stderr)
-        if not isinstance(error, UnavailableError):
-            return Exit.USAGE
-        print("run the same command again when the store answers", file=sys.stderr)
-        return Exit.RESUMABLE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Exit.RESUMABLE
-    except Exception:  # noqa: BLE001 - a bug, or a cluster that broke; not to be taken for failed samples
+    elif code is Exit.BROKEN:
         traceback.print_exc()
-        return Exit.BROKEN
+    else:
+        print("interrupted" if isinstance(error, KeyboardInterrupt) else f"error: {_lines(error)}", file=sys.stderr)
+        if code is Exit.RESUMABLE:
+            print("run the same command again to go on", file=sys.stderr)
 
 
-def _lines(error: Exception) -> str:
-    """Its lines as a terminal may show them: others may have written the names in it."""
+def _lines(error: BaseException) -> str:
+    """The error's lines as a terminal may show them: others may have written the names in them."""
+    from da2ray.storage import printable  # noqa: PLC0415 - numpy and pyarrow: `da2ray --help` does without them
+
     return "\n".join(printable(line, ERROR_CHARS) for line in str(error).splitlines())
 
 
 class Ticker:
-    """Says how far some long work is, every ten seconds at most, and nothing where it is done before."""
+    """Prints how far long work is, at most every ten seconds. Work that is done earlier prints nothing."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
     def tick(self, text: str) -> None:
-        if time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
+        if time.monotonic() - self._printed >= LINE_SECONDS:
+            self._printed = time.monotonic()
             self._console.print(text)
 
 
 @contextlib.contextmanager
 def progress(what: str, unit: str) -> Iterator[OnProgress]:
-    """How far `what` is, on stderr, which leaves stdout to the result: a bar on a terminal, lines elsewhere."""
+    """Show on stderr how far `what` is, as a bar on a terminal and as lines elsewhere. Stdout is for the result."""
+    # Late, as most commands show no progress.
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        said = Ticker(console)
-        yield lambda done, total: said.tick(f"{what}: {done:,} of {total:,} {unit}")
+        ticker = Ticker(console)
+        yield lambda done, total: ticker.tick(f"{what}: {done:,} of {total:,} {unit}")
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:

@@ -1,32 +1,32 @@
-"""Every error this package raises on purpose, the closed sets of statuses and reasons, and the exit codes.
+"""Errors, statuses, reasons and exit codes.
 
-- `UserError`: bad usage, configuration, permissions or weights. A command prints its message and exits 2.
-- `StoreError` (an `OSError`): a store failed. `FileNotFoundError` and `PermissionError` stand beside it.
-  - `UnavailableError`: the same call may succeed later. A command exits 75.
-  - `OutageError`: a store of images is down, so the run ends and can be resumed.
-- `CorruptError` (an `OSError`): stored state is not what was written.
-- `SampleError`: one sample cannot be labelled. It becomes an index row with a `Reason`, and the job goes on.
+The tree of errors that this package raises on purpose:
+
+    Exception
+      UserError            the user has to change something
+      ResumableError       a run ended early, and the same command goes on
+      SampleError          one sample cannot be labelled; it becomes a row with a `Reason`
+      OSError
+        StoreError         a store failed; FileNotFoundError and PermissionError stand beside it
+          UnavailableError   the same call may succeed later
+          OutageError        a store of images is down
+        CorruptError       stored state is not what was written
+
+`Exit.of` gives the exit code of a command that an error ended.
 """
 
 from enum import IntEnum, StrEnum
 
 
-class Exit(IntEnum):
-    """Exit codes that schedulers build on (design.md), and 70 for what is none of them."""
-
-    DONE = 0
-    TOO_MANY_FAILED = 1
-    WRONG = 1  # what `verify` says where it finds anything
-    USAGE = 2
-    BROKEN = 70
-    RESUMABLE = 75
-
-
 class UserError(Exception):
-    """Something the user can mend: bad usage, configuration, permissions, weights.
+    """The user has to change something: usage, configuration, permissions or weights.
 
-    The message is one or two lines that say what to change. Commands print it without a traceback and exit 2.
+    The message is one or two lines that say what to change.
     """
+
+
+class ResumableError(Exception):
+    """A run ended early, as a cluster, its workers or a store failed. The same command goes on where it stopped."""
 
 
 class StoreError(OSError):
@@ -34,15 +34,51 @@ class StoreError(OSError):
 
 
 class UnavailableError(StoreError):
-    """No answer, a broken one, or one that says to come again (5xx, 409, 429): the same call may succeed later."""
+    """A store gave no answer, a broken one, or one that asks to come again (5xx, 409, 429). The same call may succeed later."""
 
 
 class OutageError(StoreError):
-    """A store of samples is down: the run ends, and goes on when the store does."""
+    """A store of images is down. The run ends, and can be resumed when the store is back."""
 
 
 class CorruptError(OSError):
-    """What a commit, a snapshot or a part of the index holds is not what was written: not an error of the store."""
+    """A commit, a snapshot or a part of the index does not hold what was written. The store itself did not fail."""
+
+
+class Exit(IntEnum):
+    """The exit codes of all commands. Schedulers build on them, so they never change."""
+
+    meaning: str
+
+    DONE = 0, "done; for a job: every planned sample has a row"
+    WRONG = 1, "more samples failed than --max-failed, or verify or repair found something wrong"
+    USAGE = 2, "wrong usage or configuration, or a damaged dataset: change something first"
+    BROKEN = 70, "a bug; the traceback says where"
+    RESUMABLE = 75, "stopped by a signal, or a store or cluster does not answer: run the same command again"
+
+    def __new__(cls, code: int, meaning: str) -> "Exit":
+        """Make a code that knows what it means."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Exit":
+        """The exit code of a command that this error ended."""
+        return next((code for kind, code in _ENDINGS if isinstance(error, kind)), cls.BROKEN)
+
+
+_ENDINGS: tuple[tuple[type[BaseException], Exit], ...] = (
+    (BrokenPipeError, Exit.DONE),  # `da2ray status URL | head`
+    (KeyboardInterrupt, Exit.RESUMABLE),
+    (ResumableError, Exit.RESUMABLE),
+    (UnavailableError, Exit.RESUMABLE),
+    (OutageError, Exit.RESUMABLE),
+    (UserError, Exit.USAGE),
+    (OSError, Exit.USAGE),  # a bucket that does not exist, a missing permission, a full disk, damage
+)
+"""The first line that fits decides. Any other error is a bug, so it is never taken for failed samples."""
 
 
 class Status(StrEnum):
@@ -54,7 +90,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sample has no label. The first group are policies (`rejected`), the second errors (`failed`)."""
+    """Why a sample has no label. The first group are policies (`rejected`), the second group errors (`failed`)."""
 
     TOO_SMALL = "too_small"
     ASPECT = "aspect"
@@ -83,7 +119,7 @@ _POLICIES = frozenset({Reason.TOO_SMALL, Reason.ASPECT, Reason.TOO_MANY_TOKENS, 
 
 
 class SampleError(Exception):
-    """One sample cannot be labelled; it becomes an index row with this reason and the job goes on."""
+    """One sample cannot be labelled. It becomes an index row with this reason, and the job goes on."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

@@ -22,7 +22,7 @@ class BenchmarkConfig(CommandConfig):
     work: str = option("scratch/benchmark", "folder for what is written; emptied before", metavar="PATH", group=WHAT)
 
     teacher: str = option("luminance", "the depth model, by name", metavar="NAME", group=HOW)
-    weights: str | None = option(None, "the teacher's weights", metavar="WEIGHTS", group=HOW)
+    weights: str | None = option(None, "the teacher's weights", metavar="PATH|URL|ID", group=HOW)
     seeded_weights: bool = option(
         False, "make random weights of the teacher's size, which are as fast as real ones", group=HOW
     )

@@ -13,6 +13,7 @@ mistake into a `UserError` that names the option. A value means the same on the 
 
 import argparse
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ from pydantic_core import CoreSchema, core_schema
 from rich.console import Console
 
 from da2ray.console import run_command
-from da2ray.errors import UserError
+from da2ray.errors import Exit, UserError
 
 Model = TypeVar("Model", bound="CommandConfig")
 
 VALUE_CHARS = 80
 """Characters of a wrong value that a message repeats."""
+MESSAGE_CHARS = 200
+"""Characters of a message about a command line that argparse cannot read."""
 
 
 class CommandConfig(BaseModel):
@@ -142,12 +145,23 @@ def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) ->
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}\nsee {self.prog} --help")
+        raise UserError(f"{_short(' '.join(message.split()))}\nsee {self.prog} --help")
 
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse gives it
+        """The description as it is wrapped by default, and the exit codes one below the other."""
+        lines = text.splitlines() if text.startswith("exit codes:") else [" ".join(text.split())]
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent="      " if line.startswith("  ") else "") for line in lines
+        )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines that never break a word, such as a default, at its hyphens."""
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """A flag without its `--no-` form, a list without the brackets of `[NAME ...]`."""
@@ -167,6 +181,7 @@ def _parser(model: type[CommandConfig], prog: str | None) -> argparse.ArgumentPa
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
+        epilog="\n".join(["exit codes:", *(f"  {code.value:<4}{code.meaning}" for code in Exit)]),
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in model.model_fields.items():
@@ -178,7 +193,7 @@ def _parser(model: type[CommandConfig], prog: str | None) -> argparse.ArgumentPa
     other.add_argument(
         "--config",
         metavar="FILE.yaml",
-        help="options from a YAML file, by the same names; the command line wins, where --no-NAME turns a flag off",
+        help="options from a YAML file, by the same names. The command line wins; --no-NAME turns a flag off",
     )
     other.add_argument("-h", "--help", action="help", help="show this text and exit")
     return parser
@@ -241,7 +256,9 @@ def _default(field: FieldInfo) -> str:
     default = field.default
     if field.is_required() or default is None or isinstance(default, (bool, dict)) or default == []:
         return ""
-    return f" [{','.join(default)}]" if isinstance(default, list) else f" [{default}]"
+    if isinstance(default, list):
+        return f" [{','.join(default)}]"
+    return f" [{default:g}]" if isinstance(default, float) and "." in str(default) else f" [{default}]"
 
 
 def _plain_type(annotation: Any) -> Any:
@@ -306,12 +323,12 @@ def _explain(model: type[CommandConfig], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{shown} is required"
     if problem["type"] == "extra_forbidden":
-        return f"{_short(shown)} is not an option of this command"
+        return f"{_short(shown, VALUE_CHARS)} is not an option of this command"
     text = problem["msg"]
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)
-    return f"{shown}: {text.partition(', unable to')[0]}; got {_short(repr(problem['input']))}"
+    return f"{shown}: {text.partition(', unable to')[0]}; got {_short(repr(problem['input']), VALUE_CHARS)}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}…"
+def _short(text: str, limit: int = MESSAGE_CHARS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -63,7 +63,7 @@ class PseudolabelConfig(CommandConfig):
     weights: str | None = option(
         None,
         "the teacher's weights: a path, URL or hub id [the teacher's published ones]",
-        metavar="WEIGHTS",
+        metavar="PATH|URL|ID",
         group=TEACHER,
     )
     precision: Literal["fp32", "bf16", "fp16"] | None = option(
@@ -99,7 +99,7 @@ class PseudolabelConfig(CommandConfig):
         group=QUALITY,
     )
     checker_weights: str | None = option(
-        None, "the checker's weights [its published ones]", metavar="WEIGHTS", group=QUALITY
+        None, "the checker's weights [its published ones]", metavar="PATH|URL|ID", group=QUALITY
     )
     mask_bits: int = option(
         2,

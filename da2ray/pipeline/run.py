@@ -16,7 +16,7 @@ from da2ray.labels.snapshots import create_snapshot
 from da2ray.pipeline.control.claims import Claims
 from da2ray.pipeline.control.cluster import actor_range, cluster_address, connect
 from da2ray.pipeline.control.coordinator import Counts, counts_of, last_counts, start_coordinator
-from da2ray.pipeline.control.endings import resumable_cause
+from da2ray.pipeline.control.endings import ending_of
 from da2ray.pipeline.control.lost import ClusterWatch
 from da2ray.pipeline.control.progress import Progress, Totals, work_left
 from da2ray.pipeline.control.stopping import stop_on_signals
@@ -31,6 +31,7 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
 
     Raises:
         UserError: the user has to change something; raised before any GPU work if it can be known then.
+        ResumableError: a store, the cluster or its workers failed.
     """
     job = prepare(config, console)
     if config.dry_run:
@@ -55,14 +56,14 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
                 f"{failed:,} of {counts.samples:,} samples failed, more than --max-failed {config.max_failed}: "
                 f"stopped with {left:,} shards left\nraise it and run again to go on"
             )
-            return Exit.TOO_MANY_FAILED
+            return Exit.WRONG
         console.print(f"stopped with {left:,} shards left; run the same command again to go on")
     except UserError:
         raise
-    except KeyboardInterrupt:
-        console.print("ended at once; run the same command again to go on")
-    except Exception as error:  # noqa: BLE001 - what is not resumable is raised again
-        console.print(f"{resumable_cause(error)}\nrun the same command again to go on")
+    except Exception as error:
+        if (ending := ending_of(error)) is None:
+            raise
+        raise ending from None
     return Exit.RESUMABLE
 
 
@@ -188,5 +189,5 @@ def publish(job: Job, console: Console) -> Exit:
     failed = snapshot.by_status.get(Status.FAILED.value, 0)
     if job.config.max_failed.exceeded(failed, snapshot.rows, snapshot.rows):
         console.print(f"{failed:,} samples failed, more than --max-failed {job.config.max_failed}")
-        return Exit.TOO_MANY_FAILED
+        return Exit.WRONG
     return Exit.DONE

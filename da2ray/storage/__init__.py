@@ -10,7 +10,6 @@ repeated for DA2RAY_RETRY_SECONDS (default 180) before they raise it. A key that
 that cannot work at all, such as a scheme whose package is not installed, raises `UserError`.
 """
 
-from da2ray.errors import StoreError, UnavailableError
 from da2ray.storage.base import LIST_SCHEMA, Stat, Store
 from da2ray.storage.file import StoreFile
 from da2ray.storage.open import Client, canonical_url, join, open_store, split_uri
@@ -21,9 +20,7 @@ __all__ = [
     "Client",
     "Stat",
     "Store",
-    "StoreError",
     "StoreFile",
-    "UnavailableError",
     "canonical_url",
     "join",
     "open_store",

@@ -158,7 +158,7 @@ def test_what_ray_raises_is_not_taken_for_another_trouble(
     found, out, err = label("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
     assert found == code
     assert said in out + err
-    assert "a store failed" not in out
+    assert "a store failed" not in err
 
 
 def test_an_embedded_ray_that_a_busy_machine_does_not_start_in_time_is_resumable(
@@ -170,8 +170,8 @@ def test_an_embedded_ray_that_a_busy_machine_does_not_start_in_time_is_resumable
 
     monkeypatch.setattr(ray, "init", late)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # `connect` sets what workers inherit
-    code, out, err = label("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
+    code, _, err = label("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
     assert code == Exit.RESUMABLE
-    assert "the cluster does not answer: an embedded Ray did not start within 30 seconds" in out
-    assert "run the same command again" in out
+    assert "the cluster does not answer: an embedded Ray did not start within 30 seconds" in err
+    assert "run the same command again" in err
     assert "Traceback" not in err

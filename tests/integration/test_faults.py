@@ -104,7 +104,7 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
     committed = count_commits(store)
     assert committed < SHARDS, "down too late to show anything"
     assert ended.code == 75, ended
-    said = [line for line in ended.stdout.splitlines() if "a store failed" in line or "the same command" in line]
+    said = [line for line in ended.stderr.splitlines() if "a store failed" in line or "the same command" in line]
     assert 1 <= len(said) <= 2, ended
     assert bucket in said[0]
     assert "the same command" in said[-1]

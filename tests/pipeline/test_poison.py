@@ -89,7 +89,7 @@ def test_a_write_that_hangs_ends_the_run_with_a_message_and_what_was_written_sta
     shutil.copy(crops / "0001.jpg", images / "hang-write.jpg")
     finished = run_poisoned("--images", images, "--output", output)
     assert finished.code == 75, finished
-    assert "workers died, and died again when their shard was retried 3 times" in finished.stdout
+    assert "workers died, and died again when their shard was retried 3 times" in finished.stderr
     assert "Traceback" not in finished.stdout + finished.stderr
     # Without the poison the rest is done, and nothing again.
     again = run_job("--images", images, "--output", output, *OPTIONS)

@@ -2,7 +2,7 @@
 
 import ray
 
-from da2ray.errors import CorruptError, UserError
+from da2ray.errors import CorruptError, ResumableError
 from da2ray.pipeline.control.retries import TASK_RETRIES
 from da2ray.storage import printable
 
@@ -18,22 +18,22 @@ WORKERS_DIED = (
 )
 
 
-def resumable_cause(error: Exception) -> str:
-    """What to tell the user about a failure after which the same command goes on, in one line.
+def ending_of(error: Exception) -> CorruptError | ResumableError | None:
+    """The error of ours for what Ray or a store raised while a run labelled, in one line; None if `error` is a bug.
 
-    Raises:
-        UserError: stored state is damaged; it stays so, however often it is read.
-        Exception: `error` itself, if it is none of these: a bug.
+    A CorruptError is not resumable: stored state stays damaged, however often it is read.
     """
     if cause := cause_of(error, CorruptError):
-        raise UserError(str(cause)) from None
+        return CorruptError(str(cause))
     if cause := cause_of(error, ray.exceptions.GetTimeoutError):  # also an OSError
-        return f"the cluster does not answer: {_first_line(cause)}"
+        return ResumableError(f"the cluster does not answer: {_first_line(cause)}")
     if cause := cause_of(error, OSError):
-        return f"a store failed: {printable(cause)}"
+        return ResumableError(f"a store failed: {printable(cause)}")
     if (cause := cause_of(error, WORKERS_DIED)) and not getattr(cause, "actor_init_failed", False):
-        return f"workers died, and died again when their shard was retried {TASK_RETRIES} times: {_first_line(cause)}"
-    raise error
+        return ResumableError(
+            f"workers died, and died again when their shard was retried {TASK_RETRIES} times: {_first_line(cause)}"
+        )
+    return None
 
 
 def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:

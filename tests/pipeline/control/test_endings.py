@@ -2,11 +2,10 @@
 
 import pickle
 
-import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
-from da2ray.errors import UserError
-from da2ray.pipeline.control.endings import cause_of, resumable_cause
+from da2ray.errors import Exit, ResumableError, UserError
+from da2ray.pipeline.control.endings import cause_of, ending_of
 
 
 def test_the_cause_is_found_however_deep_it_is_wrapped() -> None:
@@ -27,9 +26,11 @@ def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
 
 
 def test_a_failure_that_may_pass_is_one_line() -> None:
-    assert resumable_cause(GetTimeoutError("Get timed out\nat length")) == "the cluster does not answer: Get timed out"
+    ending = ending_of(GetTimeoutError("Get timed out\nat length"))
+    assert isinstance(ending, ResumableError)
+    assert str(ending) == "the cluster does not answer: Get timed out"
+    assert Exit.of(ending) is Exit.RESUMABLE
 
 
-def test_a_bug_is_raised_as_it_is_and_not_called_resumable() -> None:
-    with pytest.raises(NameError):
-        resumable_cause(NameError("x"))
+def test_a_bug_is_not_called_resumable() -> None:
+    assert ending_of(NameError("x")) is None
