@@ -20,6 +20,7 @@ def teacher() -> Teacher:
     return SPEC.load(LoadOptions())
 
 
+@pytest.mark.slow
 def test_it_beats_the_ramp_on_worlds_that_it_was_not_trained_on(teacher: Teacher) -> None:
     seen, ramp = zip(*score_worlds((teacher, Ramp()), SPEC, WORLDS), strict=True)
     assert np.mean([score.delta1 for score in seen]) > np.mean([score.delta1 for score in ramp]) + 0.05

@@ -36,6 +36,7 @@ def weights_after(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
     return training.network.state_dict()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_path: Path) -> None:
     # Fixed: this process, so its threads, libraries and instruction set.
     whole = weights_after(tmp_path / "whole", 4)
@@ -75,6 +76,7 @@ def test_a_window_keeps_picture_and_depth_together() -> None:
         assert photographed(picture, np.random.default_rng(seed)).shape == picture.shape
 
 
+@pytest.mark.slow
 def test_the_job_writes_weights_that_the_teacher_loads(tmp_path: Path) -> None:
     weights = tmp_path / "tiny.safetensors"
     job = {"work": tmp_path / "work", "scenes": 2, "batch_size": 2, "held_out": 2, "weights": weights, "steps": 2}

@@ -63,7 +63,7 @@ def test_sizes_have_the_published_numbers_of_parameters_and_keys(
         (VITS, 518, 518),
         (VITS, 518, 686),
         (VITS, 336, 252),
-        (VITB, 518, 518),
+        pytest.param(VITB, 518, 518, marks=pytest.mark.slow),
         (TRUNCATED_SWIGLU, 518, 518),
         (TRUNCATED_SWIGLU, 252, 336),
     ],

@@ -83,6 +83,7 @@ def test_reduced_precision_stays_near_fp32_and_leaves_no_steps(precision: str, w
     assert len(reduced[0].unique()) > 10_000  # a tail in bf16 leaves about 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_network_agrees_and_compiles_once_for_each_size(
     precision: str, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_a_compiled_network_agrees_and_compiles_once_for_each_size(
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(set(sizes))
 
 
+@pytest.mark.slow
 def test_every_thread_may_compile_more_sizes_than_torch_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher is loaded in one thread and called in another, and torch has a configuration for each thread."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
