@@ -35,7 +35,7 @@ def progress(run: str) -> RunProgress:
         state="labelled",
         updated=end,
         elapsed_seconds=30.0,
-        samples=SampleCounts(total=10, done=10, this_run=6),
+        samples=SampleCounts(total=10, exact=True, done=10, this_run=6),
         shards=ShardCounts(total=2, done=2, this_run=1, in_flight=0),
         by_status={"failed": 1, "labelled": 5},
         by_reason={"truncated": 1},

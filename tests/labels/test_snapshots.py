@@ -213,5 +213,5 @@ def test_a_snapshot_of_a_later_format_or_of_rubbish_is_refused(store: Store) -> 
     with pytest.raises(UserError, match="update da2ray"):
         open_snapshot(store)
     store.put("snapshots/000002.json", b'{"format_version": 1}')
-    with pytest.raises(OSError, match="no snapshot"):
+    with pytest.raises(OSError, match="not a snapshot"):
         open_snapshot(store)
