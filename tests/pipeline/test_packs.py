@@ -21,7 +21,7 @@ def test_a_job_labels_what_its_source_did_not_know_when_it_was_planned_and_retri
     monkeypatch.setattr(prepare, "open_source", lambda url, *_, **__: PackSource(url))
     crops = [path.read_bytes() for path in sorted(write_crops(tmp_path / "crops", 9).iterdir())]
     packs, output = tmp_path / "packs", str(tmp_path / "labels")
-    write_packs(packs, [4, 2, 3], iter([*crops[:4], crops[4][:200], b"", *crops[6:]]))
+    write_packs(packs, [4, 2, 3], iter([*crops[:4], crops[4][:-500], b"", *crops[6:]]))
     keys = [f"{pack:03d}.pack/{place}" for pack, count in enumerate([4, 2, 3]) for place in range(count)]
 
     def label(*options: str) -> str:
