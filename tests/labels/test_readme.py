@@ -7,7 +7,7 @@ import pytest
 import da2ray
 from da2ray.labels.reader import Label
 from tests.labels.samples import dataset
-from tests.readmes import blocks, broken_links
+from tests.readmes import blocks
 
 FOLDER = Path(da2ray.__file__).parent / "labels"
 README = FOLDER / "README.md"
@@ -29,8 +29,3 @@ def test_every_field_of_a_label_is_described() -> None:
     fields = set(Label.__dataclass_fields__) | {"confidence", "metres"}
     described = README.read_text()
     assert [name for name in sorted(fields - {"mask_bits", "metric"}) if f"`{name}`" not in described] == []
-
-
-@pytest.mark.parametrize("page", [README], ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    assert broken_links(page) == []

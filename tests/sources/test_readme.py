@@ -2,25 +2,14 @@
 
 import re
 
-import pytest
-
 from da2ray.sources import IMAGE_SUFFIXES, MANIFEST_SUFFIXES, Source
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.manifest import URI_COLUMNS
 from da2ray.sources.open import KINDS
-from tests.readmes import ROOT, broken_links, commands, parse
+from tests.readmes import ROOT
 
 FILE = ROOT / "da2ray" / "sources" / "README.md"
 README = FILE.read_text()
-
-
-@pytest.mark.parametrize("command", commands(FILE))
-def test_every_command_parses(command: str) -> None:
-    parse(command)
-
-
-def test_links_lead_to_files() -> None:
-    assert broken_links(FILE) == []
 
 
 def test_suffixes_columns_and_methods_are_those_of_the_code() -> None:
