@@ -144,7 +144,7 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) 
     [
         (GetTimeoutError("Get timed out"), Exit.RESUMABLE, "the cluster does not answer: Get timed out\n"),
         (ActorDiedError(), Exit.RESUMABLE, "workers died"),
-        # A bug in a teacher that does not load is no worker's death.
+        # A bug in a teacher that does not load is not a worker's death.
         (ActorDiedError(RayTaskError("__init__", "no such name", NameError("x"), "ray", 1, "::1")), 70, "no such name"),
     ],
 )

@@ -152,6 +152,41 @@ def test_a_store_that_cannot_be_reached_is_exit_2_and_no_finding(
     assert "permission denied" in err
 
 
-def test_the_commands_do_without_ray() -> None:
-    code = "import sys, da2ray.cli; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+HEAVY = {
+    "status": "ray torch cv2",
+    "snapshots": "ray torch cv2",
+    "verify": "ray torch cv2",
+    "repair": "ray torch cv2",
+    "gc": "ray torch cv2",
+    "report": "ray torch cv2",
+    "curate": "ray torch cv2",
+    "demo": "ray torch cv2",
+    "train_teacher": "ray torch cv2",
+    "pseudolabel": "ray torch",
+    "benchmark": "ray torch",
+}
+
+
+@pytest.mark.parametrize(("name", "heavy"), HEAVY.items())
+def test_reading_options_does_without_heavy_packages(name: str, heavy: str) -> None:
+    code = f"import sys, da2ray.commands.{name} as m; sys.exit(' '.join(set('{heavy}'.split()) & sys.modules.keys()))"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["status", "verify"])
+def test_looking_at_a_dataset_does_without_heavy_packages(store: Store, name: str) -> None:
+    code = (
+        f"import sys, da2ray.cli; da2ray.cli.main(['{name}', {store.url!r}]); "
+        "sys.exit(' '.join({'ray', 'torch', 'cv2'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stderr.strip() == ""
+
+
+def test_the_list_of_commands_does_without_numpy_and_pyarrow() -> None:
+    code = (
+        "import sys, da2ray.cli; da2ray.cli.main(['-h']); sys.exit(' '.join({'numpy', 'pyarrow'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stderr.strip() == ""
