@@ -19,7 +19,6 @@ Pillow's warnings are silenced. libtiff prints its own lines about a broken TIFF
 
 import io
 import re
-import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -28,13 +27,13 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, GifImagePlugin, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import DecompressionBombError
 
 from da2ray.errors import Reason, SampleError
-from da2ray.images.headers import JPEG_FRAMES, JPEG_SCAN, Format, Header, jpeg_segments, png_chunks, read_header
+from da2ray.images.headers import Format, Header, png_chunks, read_header
+from da2ray.images.jpeg import decode_jpeg
 from da2ray.teachers.base import SizeRule
 
 __all__ = ["DecodeMode", "Format", "Header", "Image", "Limits", "admit", "decode", "decode_pixels", "read_header"]
@@ -167,93 +166,8 @@ _CUT_OFF = re.compile("truncated|premature end|EOFError|not enough image data|un
 
 
 def _decode_jpeg(data: bytes, header: Header, size: tuple[int, int], mode: DecodeMode) -> Pixels:
-    height, width = 0, 0  # no lower bound: full size
-    if mode is DecodeMode.SCALED:
-        height, width = size[::-1] if header.orientation >= 5 else size
-    options: dict[str, object] = {
-        "colorspace": "CMYK" if header.components == 4 else "RGB",
-        "fastdct": False,  # like Pillow and cv2, so the bits are equal; the faster ones gain nothing measurable
-        "fastupsample": False,
-        "min_height": height,
-        "min_width": width,
-        # Scales of 7/8 to 5/8 have no vector code. They take up to twice the time of full size (17, 14, 11 ms against 8).
-        "min_factor": 1 if mode is DecodeMode.EXACT else 2,
-    }
-    _check_scans(data, header.components)
-    pixels = _decode_strictly(data, options)
-    if header.components == 4:
-        pixels = _cmyk_to_rgb(pixels)
-    return _turn(pixels, header.orientation)
-
-
-def _decode_strictly(data: bytes, options: dict[str, object]) -> Pixels:
-    """Decode a JPEG, and raise at a warning after which pixels may be made up. libjpeg reports only its first warning."""
-    try:
-        return simplejpeg.decode_jpeg(data, strict=True, **options)
-    except ValueError as error:
-        warning = str(error)
-        # At the end of the image (0xd9) entropy decoding is over, so the pixels are whole. Web crawls are full of these.
-        if warning.endswith("extraneous bytes before marker 0xd9"):
-            return simplejpeg.decode_jpeg(data, strict=False, **options)
-        bare = _without_profile(data) if warning.endswith("bad ICC marker") else data
-        if len(bare) == len(data):
-            raise
-    return _decode_strictly(bare, options)
-
-
-def _without_profile(data: bytes) -> bytes:
-    """A JPEG without its colour profile. A damaged profile does not damage the pixels."""
-    kept, at = [], 0
-    for marker, start, end in jpeg_segments(data):
-        if marker == JPEG_SCAN:
-            break
-        if marker == 0xE2 and data[start : start + 12] == b"ICC_PROFILE\0":
-            kept.append(data[at : start - 4])
-            at = end
-    return b"".join([*kept, data[at:]])
-
-
-def _check_scans(data: bytes, components: int) -> None:
-    """Refuse a JPEG with too many scans.
-
-    Each scan is a pass over all blocks and takes as little as 10 bytes, so 300 kB of scans would take minutes.
-
-    Raises:
-        SampleError: `corrupt`: there are too many scans, or stray bytes between segments, of which libjpeg would warn.
-    """
-    scans, progressive = 0, False
-    try:
-        for marker, start, _ in jpeg_segments(data):
-            if marker in JPEG_FRAMES:
-                progressive = marker in {0xC2, 0xCA}
-            elif marker == JPEG_SCAN:
-                scans += 1
-                if scans > _MOST_SCANS or (not progressive and data[start] == components):
-                    break  # in a sequential JPEG, libjpeg reads only the first scan with all components
-    except (struct.error, IndexError):
-        pass  # the file is cut off, perhaps only behind its pixels; the decoder will tell
-    if scans > _MOST_SCANS:
-        raise SampleError(Reason.CORRUPT, f"jpeg: more than {_MOST_SCANS} scans")
-
-
-_MOST_SCANS = 100
-# Encoders make some 10. libtiff has the same limit.
-
-
-def _cmyk_to_rgb(inverted: Pixels) -> Pixels:
-    """CMYK as Adobe stores it (255 = no ink), (H, W, 4) -> RGB (H, W, 3): c * k / 255, rounded, as in cv2 and Pillow."""
-    rgb = np.empty((*inverted.shape[:2], 3), dtype=np.uint8)
-    for top in range(0, len(inverted), _ROWS):
-        part = inverted[top : top + _ROWS]
-        product = part[..., :3] * part[..., 3:].astype(np.uint16)
-        product += 127
-        product //= 255
-        rgb[top : top + _ROWS] = product
-    return rgb
-
-
-_ROWS = 64
-# Rows converted at a time. The products of a whole image would take 21 bytes a pixel.
+    least = size[::-1] if header.orientation >= 5 else size
+    return _turn(decode_jpeg(data, header.components, least, scaled=mode is DecodeMode.SCALED), header.orientation)
 
 
 def _decode_pillow(data: bytes, header: Header) -> Pixels:
