@@ -8,11 +8,18 @@ There are three steps, so that a caller knows the size of an image that a later 
 
 `decode` does all three. For any bytes, each step raises only `SampleError` or `MemoryError`.
 
-Pixels equal those of the official reader, `cv2.imread(IMREAD_COLOR)`, but in RGB: EXIF orientation is applied, alpha is dropped,
-16 bits are cut to the upper 8, grey is repeated, and an animation gives its first frame. All known differences are in TIFF: cv2
-rounds 16 bits in colour (one level), and darkens by alpha, which da2ray drops as in PNG.
+Pixels equal those of the official reader, `cv2.imread(IMREAD_COLOR)`, but in RGB: EXIF orientation is applied, alpha is dropped
+(in TIFF it darkens), 16 bits are cut to the upper 8, grey is repeated, and an animation gives its first frame.
 
-libjpeg-turbo (simplejpeg) decodes JPEG. Pillow decodes the rest with the plugin of the format, so that no other decoder runs.
+- JPEG: libjpeg-turbo (simplejpeg, and Pillow for files of which libjpeg warns; see `da2ray.images.jpeg`).
+- PNG and WebP: Pillow, whose pixels equal cv2's.
+- GIF, BMP and TIFF: Pillow checks that the file is whole, and cv2 gives the pixels. If cv2 cannot read the file (a TIFF with zstd
+  or LZMA, a GIF with damage behind its first frame), they are Pillow's.
+
+A file that Pillow refuses is refused, even if cv2 reads it, because Pillow notices missing pixels and cv2 fills them in. The
+exception is damage to the metadata of a PNG, which costs no pixels. `tests/images/differential.py` compares the three and lists
+all classes of disagreement with their reasons.
+
 Pillow's global limit on pixels (`Image.MAX_IMAGE_PIXELS`) stays as it is; two plugins, WebP and TIFF, obey it by themselves.
 Pillow's warnings are silenced. libtiff prints its own lines about a broken TIFF from C, and they reach stderr.
 """
@@ -186,6 +193,9 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_strips(image, len(data))
         image.load()
+        official = _official(data, size) if header.format in _BY_CV2 else None
+        if official is not None:
+            return official
         if image.mode.startswith("I;16"):
             pixels: Pixels = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         elif image.mode in {"I", "F"}:
@@ -196,6 +206,26 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
     return pixels if turned else _turn(pixels, header.orientation)
 
 
+def _official(data: bytes, size: tuple[int, int]) -> Pixels | None:
+    """The pixels of cv2, RGB as displayed, or None if cv2 does not read the file or finds another (width, height)."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if pixels is None or pixels.shape != (size[1], size[0], 3):
+        return None
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+_BY_CV2 = frozenset({Format.GIF, Format.BMP, Format.TIFF})
+# The formats in which cv2 and Pillow differ about pixels of some kinds. Pillow checks that the file is whole, and cv2 gives the
+# pixels. A PNG or a WebP is decoded once, because both libraries give the same pixels.
+
+
 def _critical_chunks(data: bytes) -> bytes:
     """A PNG without its text, profiles and other ancillary chunks.
 
@@ -203,15 +233,19 @@ def _critical_chunks(data: bytes) -> bytes:
 
     Raises:
         SampleError: `truncated`: the last chunk is missing. Pillow's own check is off if a process sets
-            ImageFile.LOAD_TRUNCATED_IMAGES.
+            ImageFile.LOAD_TRUNCATED_IMAGES. An animation may lack later frames.
     """
-    chunks = [
-        (name, start, end) for name, start, end in png_chunks(data) if name[0] < 0x60
-    ]  # critical chunks begin with a capital
-    if not any(name == b"IEND" for name, _, _ in chunks):
+    chunks = list(png_chunks(data))
+    names = [name for name, _, _ in chunks]
+    if b"IEND" not in names and not (b"IDAT" in names and {b"fcTL", b"fdAT"} & {*names[names.index(b"IDAT") :]}):
         raise SampleError(Reason.TRUNCATED, f"png ends at byte {len(data)}, before its last chunk")
     view = memoryview(data)
-    return b"".join([view[:8], *(view[start - 8 : end + 4] for _, start, end in chunks)])
+    # Critical chunks begin with a capital.
+    critical = [view[start - 8 : end + 4] for name, start, end in chunks if name[0] < 0x60 and name != b"IEND"]
+    return b"".join([view[:8], *critical, _PNG_END])
+
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:

@@ -5,15 +5,16 @@ because Pillow's `open` allocates the canvas of a WebP, refuses or warns of larg
 warns of malformed metadata on stderr, and does not distinguish a truncated file from one that is not an image. A JPEG takes 3 us.
 """
 
-import math
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
 from da2ray.errors import Reason, SampleError
+from da2ray.images.exif import ORIENTATION, PREFIX, first_directory, read_focal_length, read_orientation
 
 
 class Format(StrEnum):
@@ -72,31 +73,10 @@ def read_focal(data: bytes, header: Header) -> float | None:
     from FocalLength in mm and the width of the sensor, which is PixelXDimension over FocalPlaneXResolution. That is also right
     if a program made the image smaller and left its EXIF alone.
     """
-    try:
-        tags = _exif_directory(_EXIF[header.format](data))
-    except (SampleError, struct.error, IndexError, KeyError):
-        return None
-    diagonal = math.hypot(header.width, header.height)
-    film, length = tags.get(_FOCAL_IN_FILM, 0), tags.get(_FOCAL, 0)
-    if film > 0:
-        focal = film * diagonal / _FILM_DIAGONAL
-    else:
-        stored = header.height if header.orientation >= 5 else header.width
-        # Pixels in a millimetre of the sensor, which is `taken` pixels wide.
-        density = tags.get(_PLANE_RESOLUTION, 0) / _UNIT_MM.get(int(tags.get(_PLANE_UNIT, 2)), math.inf)
-        taken = tags.get(_PIXELS_ACROSS, stored)
-        focal = length * density * stored / taken if taken > 0 else 0
-    return focal if _SHORTEST_FOCAL * diagonal <= focal <= _LONGEST_FOCAL * diagonal else None
-
-
-_FILM_DIAGONAL = math.hypot(36, 24)
-# In mm: 43.27.
-_SHORTEST_FOCAL, _LONGEST_FOCAL = 0.05, 50
-# Shares of the diagonal: lenses of 2.2 mm to 2.2 m in front of film. Values beyond that are not measurements.
-_EXIF_POINTER = 0x8769
-_FOCAL, _PIXELS_ACROSS, _PLANE_RESOLUTION, _PLANE_UNIT, _FOCAL_IN_FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0xA405
-_UNIT_MM = {2: 25.4, 3: 10.0}
-# FocalPlaneResolutionUnit in mm: inch, which is the default, and centimetre.
+    blocks = _EXIF[header.format](data)
+    size = (header.height, header.width) if header.orientation >= 5 else (header.width, header.height)
+    # A block that is longer than a segment of a JPEG goes on in the next one.
+    return read_focal_length([b"".join(blocks), *blocks[1:]], *size)
 
 
 _LONGEST = 2**31 - 1
@@ -119,78 +99,111 @@ _SIGNATURE = re.compile(
 
 
 def _parse_jpeg(data: bytes) -> _Parsed:
-    orientation = 1
-    for marker, start, end in jpeg_segments(data):
-        if marker in JPEG_FRAMES:
+    frame = None
+    for marker, start, end in _jpeg_header(data):
+        if marker in JPEG_FRAMES and frame is None:
             height, width, components = struct.unpack_from(">HHB", data, start + 1)
-            return width, height, orientation, components
-        if marker == JPEG_SCAN:
-            break
-        if _is_exif(data, marker, start):
-            orientation = _exif_orientation(data[start:end])
-    raise SampleError(Reason.CORRUPT, "jpeg: no frame header before the first scan")
+            if end - start != 6 + 3 * components:
+                raise SampleError(
+                    Reason.CORRUPT, f"jpeg: a frame header of {end - start} bytes for {components} components"
+                )
+            frame = width, height, components
+    if frame is None:
+        if JPEG_MARKER.search(data, 2) is None or data.find(b"\xff\xda", 2) < 0:
+            raise IndexError  # the data end before a frame header
+        raise SampleError(Reason.CORRUPT, "jpeg: no frame header before the first scan")
+    return frame[0], frame[1], read_orientation(_jpeg_exif(data)), frame[2]
 
 
-def _is_exif(data: bytes, marker: int, start: int) -> bool:
-    return marker == 0xE1 and data[start : start + 6] == _EXIF_PREFIX
+def _jpeg_header(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG before its first scan. A file that ends before the scan has those before its end."""
+    try:
+        for segment in jpeg_segments(data):
+            if segment[0] == JPEG_SCAN:
+                return
+            yield segment
+    except (struct.error, IndexError):
+        return
 
 
-def _jpeg_exif(data: bytes) -> bytes:
-    """The EXIF block of a JPEG. If there are several, it is the last one before the frame header, as for the orientation."""
-    found = b""
-    for marker, start, end in jpeg_segments(data):
-        if marker in JPEG_FRAMES or marker == JPEG_SCAN:
-            break
-        if _is_exif(data, marker, start):
-            found = data[start:end]
-    return found
+def _jpeg_exif(data: bytes) -> list[bytes]:
+    """The EXIF blocks of a JPEG without their prefix. They may lie anywhere before the first scan."""
+    return [
+        data[start + 6 : end]
+        for marker, start, end in _jpeg_header(data)
+        if marker == 0xE1 and data[start : start + 6] == PREFIX
+    ]
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments of a JPEG up to the end of the image, as (marker, start, end).
 
-    `start` lies behind the segment's length, and `end` may lie behind the data. The coded pixels of a scan are skipped.
+    `start` lies behind the segment's length, and `end` may lie behind the data. The coded pixels of a scan are skipped, and so
+    are stray bytes between segments, as libjpeg does.
 
     Raises:
-        SampleError: `corrupt`: a marker is missing.
+        SampleError: `corrupt`: a second image begins.
         struct.error, IndexError: the data end before the image does.
     """
     at = 2
     while True:
-        while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
-            at += 1
-        if data[at] != 0xFF:
-            raise SampleError(Reason.CORRUPT, f"jpeg: no marker at byte {at}")
-        marker = data[at + 1]
+        found = _JPEG_ANY_MARKER.search(data, at)
+        if found is None:
+            raise IndexError
+        at = found.end()
+        marker = data[at - 1]
         if marker in _JPEG_STANDALONE:
-            at += 2
             continue
         if marker == 0xD9:
             return
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield marker, at + 4, at + 2 + length
-        at += 2 + length
+        (length,) = struct.unpack_from(">H", data, at)
+        if marker == 0xD8:
+            raise SampleError(Reason.CORRUPT, f"jpeg: a second image begins at byte {at - 2}")
+        length = max(length, 2)  # as libjpeg does
+        yield marker, at + 2, at + length
+        at += length
         if marker == JPEG_SCAN:
-            found = _JPEG_MARKER.search(data, at)
-            at = found.start() if found else len(data)
+            at = jpeg_scan_end(data, at)
+            if at == len(data):
+                return
+
+
+def jpeg_scan_end(data: bytes, at: int) -> int:
+    """Where the coded pixels that begin at byte `at` end."""
+    found = JPEG_MARKER.search(data, at)
+    return found.start() if found else len(data)
 
 
 JPEG_SCAN = 0xDA
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # SOF0 to SOF15, without the three markers for Huffman tables, an extension and arithmetic conditioning.
-_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-# TEM, RST0 to RST7 and SOI, which have no length.
-_JPEG_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")
+_JPEG_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+# TEM and RST0 to RST7, which have no length.
+_JPEG_ANY_MARKER = re.compile(rb"\xff+[^\0\xff]")
+JPEG_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")
 # The next marker behind coded pixels. Among coded pixels, 0xff stands only before 0, a restart or a fill byte.
 
 
 def _parse_png(data: bytes) -> _Parsed:
-    width, height = struct.unpack_from(">II", data, 16)
-    return width, height, _exif_orientation(_png_exif(data)), 0
+    width, height, checksum = struct.unpack_from(">II5xI", data, 16)
+    if data[8:16] != b"\0\0\0\x0dIHDR" or zlib.crc32(data[12:29]) != checksum:
+        raise SampleError(Reason.CORRUPT, "png: the header is damaged")
+    # cv2 has a reader of its own for an animation, which ignores EXIF.
+    animated = any(name == b"acTL" for name, _, _ in png_chunks(data))
+    return width, height, 1 if animated else read_orientation(_png_exif(data)[:1]), 0
 
 
-def _png_exif(data: bytes) -> bytes:
-    return next((data[start:end] for name, start, end in png_chunks(data) if name == b"eXIf"), b"")
+def _png_exif(data: bytes) -> list[bytes]:
+    """The eXIf chunks of a PNG that libpng accepts: whole, and with a right beginning."""
+    found = []
+    for name, start, end in png_chunks(data):
+        if name == b"IEND":
+            break
+        if name == b"eXIf" and data[start : start + 4] in {b"II*\0", b"MM\0*"}:
+            (checksum,) = struct.unpack_from(">I", data, end)
+            if zlib.crc32(data[start - 4 : end]) == checksum:
+                found.append(data[start:end])
+    return found
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -207,35 +220,37 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _parse_webp(data: bytes) -> _Parsed:
     width = height = 0
-    orientation, at = 1, 12
-    while at + 8 <= len(data):
-        name, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+    for name, start, _ in _webp_chunks(data):
         # The first size counts, as in libwebp, which ignores a second one or allocates memory for it before it objects.
-        if name == b"VP8X" and not width:
-            low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, at + 12)
+        if name == b"VP8X":
+            low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, start + 4)
             width, height = 1 + (high_width << 16 | low_width), 1 + (high_height << 16 | low_height)
-        elif name == b"VP8 " and not width:
-            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, at + 14))
-        elif name == b"VP8L" and not width:
-            (bits,) = struct.unpack_from("<I", data, at + 9)
+        elif name == b"VP8 ":
+            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, start + 6))
+        elif name == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, start + 1)
             width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        elif name == b"EXIF":
-            orientation = _exif_orientation(data[at + 8 : at + 8 + length])
-        at += 8 + length + (length & 1)
+        if width:
+            break
     if not width:
         raise IndexError  # the data end before a chunk with a size
-    return width, height, orientation, 0
+    return width, height, read_orientation(_webp_exif(data)[:1]), 0
 
 
-def _webp_exif(data: bytes) -> bytes:
-    """The EXIF chunk of a WebP. If there are several, it is the last one, as for the orientation."""
-    at, found = 12, b""
-    while at + 8 <= len(data):
+def _webp_exif(data: bytes) -> list[bytes]:
+    """The EXIF chunks of a WebP whose flag says that it has EXIF."""
+    if data[12:16] != b"VP8X" or not data[20:21] or not data[20] & 8:
+        return []
+    return [data[start:end] for name, start, end in _webp_chunks(data) if name == b"EXIF"]
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a WebP, as (name, start, end). The last one may end behind the data."""
+    at, stop = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while at + 8 <= stop:
         (length,) = struct.unpack_from("<I", data, at + 4)
-        if data[at : at + 4] == b"EXIF":
-            found = data[at + 8 : at + 8 + length]
+        yield data[at : at + 4], at + 8, at + 8 + length
         at += 8 + length + (length & 1)
-    return found
 
 
 def _parse_gif(data: bytes) -> _Parsed:
@@ -252,78 +267,13 @@ def _parse_bmp(data: bytes) -> _Parsed:
 
 
 def _parse_tiff(data: bytes) -> _Parsed:
-    tags = _first_directory(data)
-    orientation = tags.get(_ORIENTATION, 1)
-    return tags.get(256, 0), tags.get(257, 0), orientation if 1 <= orientation <= 8 else 1, 0
+    tags = first_directory(data)
+    if not tags:
+        raise IndexError  # the data end before the directory
+    orientation = int(tags.get(ORIENTATION, 1))
+    return int(tags.get(256, 0)), int(tags.get(257, 0)), orientation if 1 <= orientation <= 8 else 1, 0
 
 
-_ORIENTATION = 0x112
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """The orientation in an EXIF block, 1 to 8.
-
-    It is 1 if EXIF is absent or malformed, because an unturned picture is better than none.
-    """
-    try:
-        orientation = _first_directory(exif.removeprefix(_EXIF_PREFIX)).get(_ORIENTATION, 1)
-    except (struct.error, IndexError):
-        return 1
-    return orientation if 1 <= orientation <= 8 else 1
-
-
-_EXIF_PREFIX = b"Exif\0\0"
-# The prefix of the block in a JPEG. Some writers of PNG and WebP keep it.
-
-
-def _exif_directory(exif: bytes) -> dict[int, float]:
-    """The tags of EXIF's directory for the camera: numbers, and fractions whose denominator is not 0.
-
-    Raises:
-        struct.error: the directory is cut short.
-        KeyError: there is no such directory.
-    """
-    tiff = exif.removeprefix(_EXIF_PREFIX)
-    order, (at,) = _byte_order(tiff), (_first_directory(tiff)[_EXIF_POINTER],)
-    tags: dict[int, float] = dict(_directory(tiff, at))
-    (count,) = struct.unpack_from(order + "H", tiff, at)
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, number, where = struct.unpack_from(order + "HHII", tiff, entry)
-        if number == 1 and kind == _RATIONAL:
-            numerator, denominator = struct.unpack_from(order + "II", tiff, where)
-            if denominator:
-                tags[tag] = numerator / denominator
-    return tags
-
-
-def _first_directory(tiff: bytes) -> dict[int, int]:
-    """The tags of a TIFF structure's first directory that are a single BYTE, SHORT or LONG.
-
-    Raises:
-        struct.error: the directory is cut short.
-    """
-    (at,) = struct.unpack_from(_byte_order(tiff) + "I", tiff, 4)
-    return _directory(tiff, at)
-
-
-def _byte_order(tiff: bytes) -> str:
-    return {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
-
-
-def _directory(tiff: bytes, at: int) -> dict[int, int]:
-    """The tags of the directory at byte `at`; see `_first_directory`."""
-    order = _byte_order(tiff)
-    (count,) = struct.unpack_from(order + "H", tiff, at)
-    tags = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", tiff, entry)
-        if number == 1 and kind in _INTEGERS:
-            (tags[tag],) = struct.unpack_from(order + _INTEGERS[kind], tiff, entry + 8)
-    return tags
-
-
-_INTEGERS = {1: "B", 3: "H", 4: "I"}
-_RATIONAL = 5
 _PARSERS = {
     Format.JPEG: _parse_jpeg,
     Format.PNG: _parse_png,
@@ -332,11 +282,11 @@ _PARSERS = {
     Format.BMP: _parse_bmp,
     Format.TIFF: _parse_tiff,
 }
-_EXIF: dict[Format, Callable[[bytes], bytes]] = {
+_EXIF: dict[Format, Callable[[bytes], list[bytes]]] = {
     Format.JPEG: _jpeg_exif,
     Format.PNG: _png_exif,
     Format.WEBP: _webp_exif,
-    Format.TIFF: bytes,  # the whole file is such a structure
-    Format.GIF: lambda _: b"",
-    Format.BMP: lambda _: b"",
+    Format.TIFF: lambda data: [data],  # the whole file is such a structure
+    Format.GIF: lambda _: [],
+    Format.BMP: lambda _: [],
 }

@@ -11,6 +11,7 @@ much that does not matter: stray bytes, metadata, values that it does not use. A
    `_is_complete` finds out: more bytes behind complete pixels change nothing, and behind incomplete ones they become pixels.
 """
 
+import contextlib
 import io
 import re
 import struct
@@ -65,7 +66,8 @@ def _decode_judged(data: bytes, options: dict[str, object], least: tuple[int, in
             return simplejpeg.decode_jpeg(bare, strict=True, **options)
         except ValueError as error:
             if not _LEFT_OVER.search(str(error)):
-                raise _damage(bare, error) from error
+                ended = "premature end" in str(error).lower()
+                raise SampleError(Reason.TRUNCATED if ended else Reason.CORRUPT, f"jpeg: {error}") from error
     pixels = _pillow(bare, least)
     if not _is_complete(data, pixels, least):
         raise SampleError(Reason.TRUNCATED, "jpeg: coded pixels end before the image does")
@@ -84,19 +86,13 @@ def _is_readable(data: bytes) -> bool:
     return True
 
 
-def _damage(bare: bytes, error: ValueError) -> SampleError:
-    """The error of a file with damaged pixels. They are truncated if the data of the last scan end too early."""
-    ended = "premature end" in str(error).lower()
-    return SampleError(Reason.TRUNCATED if ended else Reason.CORRUPT, f"jpeg: {error}")
-
-
 def _is_complete(data: bytes, pixels: Pixels, least: tuple[int, int] | None) -> bool:
     """Whether every scan and restart interval has data for all of its pixels.
 
     libjpeg skips bytes behind the last coded pixel of a scan or an interval. If pixels are missing, it decodes those bytes.
     Arithmetic coding is exempt, because it may leave out zeros at its end.
     """
-    if any(marker in _ARITHMETIC for marker, _, _ in jpeg_segments(data)):
+    if any(marker in _ARITHMETIC for marker, _, _ in jpeg_segments(pixel_segments(data))):
         return True
     return np.array_equal(_pillow(pixel_segments(data, behind=_FILLER), least), pixels)
 
@@ -115,16 +111,19 @@ def pixel_segments(data: bytes, behind: bytes = b"") -> bytes:
         data: the file.
         behind: bytes to put behind the coded pixels of each scan and restart interval.
 
-    Raises:
-        SampleError, struct.error, IndexError: as `jpeg_segments`.
     """
-    kept, sequential, components = [b"\xff\xd8"], True, 3
-    for marker, start, end in jpeg_segments(data):
+    segments = []
+    with contextlib.suppress(SampleError, struct.error, IndexError):  # the bytes behind the last scan may be anything
+        for segment in jpeg_segments(data):
+            segments.append(segment)  # noqa: PERF402 - those before an error are kept
+    frame, frame_start, _ = next(segment for segment in segments if segment[0] in JPEG_FRAMES)
+    transform = 2 if data[frame_start + 5] == 4 else 1
+    kept = [b"\xff\xd8"]
+    for marker, start, end in segments:
         body = bytearray(data[start:end])
-        if marker in JPEG_FRAMES:
-            sequential, components = marker not in _PROGRESSIVE, body[5]
-        elif marker == JPEG_SCAN and sequential:
-            body[-3:] = b"\0\x3f\0"
+        if marker == JPEG_SCAN:
+            if frame not in _PROGRESSIVE:
+                body[-3:] = b"\0\x3f\0"
         elif marker == 0xE0:
             if not body.startswith(b"JFIF\0"):
                 continue
@@ -132,9 +131,8 @@ def pixel_segments(data: bytes, behind: bytes = b"") -> bytes:
         elif marker == 0xEE:
             if not body.startswith(b"Adobe") or len(body) < 12:
                 continue
-            transform = 2 if components == 4 else 1
             body[11] = body[11] if body[11] in {0, transform} else transform
-        elif marker not in _TABLES:
+        elif marker not in _TABLES and marker not in JPEG_FRAMES:
             continue
         kept.append(bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body)
         if marker == JPEG_SCAN:

@@ -224,27 +224,29 @@ def _segment(marker: int, body: bytes) -> bytes:
 def extra_segment(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
     """A private, damaged, repeated or empty segment."""
     segments = _segments(data)
-    marker, start, end = chance.choice(segments)
-    extra = chance.choice((
-        _segment(0xE0 + chance.randrange(16), chance.randbytes(chance.randrange(40))),
-        _segment(0xFE, chance.randbytes(chance.randrange(40))),
-        _segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([chance.choice((0, 1, 2, 3, 255))])),
-        _segment(0xEE, b"Adobe\0"),
-        _segment(0xE0, b"JFIF\0" + bytes([chance.randrange(4), chance.randrange(4), 0, 0, 1, 0, 1, 0, 0])),
-        _segment(0xE0, b"JFXX\0\x10"),
-        _segment(0xE2, b"ICC_PROFILE\0" + bytes([chance.randrange(4), chance.randrange(4)]) + b"icc"),
-        _segment(0xE1, b"Exif\0\0" + tiff({0x112: (chance.randrange(10),)})),
-        _segment(0xDD, struct.pack(">H", chance.choice((0, 1, 7)))),
-        _segment(0xDC, struct.pack(">H", 20)),
-        _segment(0xF0 + chance.randrange(14), b"jpg"),
-        b"\xff\x01",
-        b"\xff\xd0",
-        b"\xff\xd8",
-        b"\xff\xe5\0\0",
-        b"\xff\xe5\0\1",
-        b"\xff\xe5\xff\xff",
-        data[start - 4 : end],
-    ))
+    _, start, end = chance.choice(segments)
+    extra = chance.choice(
+        (
+            _segment(0xE0 + chance.randrange(16), chance.randbytes(chance.randrange(40))),
+            _segment(0xFE, chance.randbytes(chance.randrange(40))),
+            _segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([chance.choice((0, 1, 2, 3, 255))])),
+            _segment(0xEE, b"Adobe\0"),
+            _segment(0xE0, b"JFIF\0" + bytes([chance.randrange(4), chance.randrange(4), 0, 0, 1, 0, 1, 0, 0])),
+            _segment(0xE0, b"JFXX\0\x10"),
+            _segment(0xE2, b"ICC_PROFILE\0" + bytes([chance.randrange(4), chance.randrange(4)]) + b"icc"),
+            _segment(0xE1, b"Exif\0\0" + tiff({0x112: (chance.randrange(10),)})),
+            _segment(0xDD, struct.pack(">H", chance.choice((0, 1, 7)))),
+            _segment(0xDC, struct.pack(">H", 20)),
+            _segment(0xF0 + chance.randrange(14), b"jpg"),
+            b"\xff\x01",
+            b"\xff\xd0",
+            b"\xff\xd8",
+            b"\xff\xe5\0\0",
+            b"\xff\xe5\0\1",
+            b"\xff\xe5\xff\xff",
+            data[start - 4 : end],
+        )
+    )
     return data[: start - 4] + extra + data[start - 4 :]
 
 
@@ -295,7 +297,9 @@ def private_chunk(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
     body = chance.randbytes(chance.randrange(60))
     if data[:8] == PNG_SIGNATURE:
         starts = [start - 8 for _, start, _ in png_chunks(data)]
-        names = b"prIv tEXt zTXt iTXt iCCP gAMA cHRM sRGB tRNS PLTE PrIv acTL fcTL fdAT eXIf bKGD sBIT tIME IDAT cICP IEND"
+        names = (
+            b"prIv tEXt zTXt iTXt iCCP gAMA cHRM sRGB tRNS PLTE PrIv acTL fcTL fdAT eXIf bKGD sBIT tIME IDAT cICP IEND"
+        )
         chunk = png_chunk(chance.choice(names.split()), chance.choice((body, zlib.compress(body))))
         if chance.random() < 0.3:
             chunk = chunk[:-1] + bytes([chunk[-1] ^ 1])
@@ -338,11 +342,23 @@ def field(data: bytes, chance: random.Random, _: list[bytes]) -> bytes:
     at = start + 2 + 12 * chance.randrange(struct.unpack_from(order + "H", data, start)[0])
     changed = bytearray(data)
     place, form = chance.choice(((2, "H"), (4, "I"), (8, "I"), (8, "H"), (8, "I")))
-    struct.pack_into(order + form, changed, at + place, chance.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 34712, 65535)))
+    struct.pack_into(
+        order + form, changed, at + place, chance.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 34712, 65535))
+    )
     return bytes(changed)
 
 
-_OF_JPEG = (stray_between_segments, scan_header, frame_header, extra_segment, entropy_end, restart, no_end, trailer, exif)
+_OF_JPEG = (
+    stray_between_segments,
+    scan_header,
+    frame_header,
+    extra_segment,
+    entropy_end,
+    restart,
+    no_end,
+    trailer,
+    exif,
+)
 _OF_FORMAT: dict[str, tuple[Mutation, ...]] = {
     "jpg": _OF_JPEG,
     "png": (private_chunk, private_chunk, exif, trailer, no_end),
