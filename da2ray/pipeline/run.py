@@ -21,7 +21,6 @@ from da2ray.pipeline.control.lost import ClusterWatch
 from da2ray.pipeline.control.progress import Progress, Totals, work_left
 from da2ray.pipeline.control.stopping import stop_on_signals
 from da2ray.pipeline.prepare import Job, prepare
-from da2ray.pipeline.ray_data.execution import label_wave
 from da2ray.plan.plan import Plan, list_plans, make_plan, open_plan
 from da2ray.storage import open_store
 
@@ -134,6 +133,9 @@ def label_waves(
             f"run {run}: {teachers} {job.load.precision} on {job.load.device}, {actors.low}-{actors.high} actors"
         )
         coordinator = start_coordinator(job.config.max_failed, plan.info.samples)
+        # Not before: importing Ray Data takes a second, in which Ray starts its workers.
+        from da2ray.pipeline.ray_data.execution import label_wave  # noqa: PLC0415
+
         live = job.config.progress == "live" or (job.config.progress == "auto" and console.is_terminal)
         # This store gives up early: the last progress.json must not keep a run from ending when its store is down.
         store = open_store(job.config.output, job.config.storage_client, retry_s=PROGRESS_RETRY_SECONDS)

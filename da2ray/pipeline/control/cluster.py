@@ -55,11 +55,9 @@ def connect(config: PseudolabelConfig) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Data reports each execution, and prints a traceback if one is stopped; the run reports what matters itself. Ray's
-    # C++ core prints a line for each actor pool (ray#53727). All of it is in the session's log folder all the same.
+    # Ray's C++ core prints a line for each actor pool (ray#53727). The session's log folder has it all the same.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _hush_core()
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Up to 2.63 there is no other way to say how often a task is tried again.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     address = cluster_address(config)

@@ -31,7 +31,7 @@ class _SmallNode(node.Node):
 
 def init_embedded(**options: Any) -> None:
     """Start Ray in and below this process, as `ray.init(address="local")` does, but smaller."""
-    with _replaced(node, "Node", _SmallNode), _replaced(utils, "get_dashboard_dependency_error", _no_dashboard):
+    with replaced(node, "Node", _SmallNode), replaced(utils, "get_dashboard_dependency_error", _no_dashboard):
         ray.init(address="local", include_dashboard=False, **options)
 
 
@@ -41,10 +41,11 @@ def _no_dashboard() -> ImportError:
 
 
 @contextlib.contextmanager
-def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Within this context a module or class has another value under a name."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(owner, name, before)

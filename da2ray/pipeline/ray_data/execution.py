@@ -1,14 +1,18 @@
 """One wave of shards as one Ray Data execution: read -> label -> write."""
 
+import logging
+from contextlib import nullcontext
+
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from da2ray.errors import UserError
-from da2ray.pipeline.control.cluster import actor_range
+from da2ray.pipeline.control.cluster import actor_range, cluster_address
 from da2ray.pipeline.control.coordinator import Stopped
 from da2ray.pipeline.control.endings import cause_of
 from da2ray.pipeline.control.retries import LABEL_RETRIES, LOAD_RETRIES, TASK_RETRIES
 from da2ray.pipeline.prepare import Job
+from da2ray.pipeline.ray_data.alone import without_shared_actors
 from da2ray.pipeline.ray_data.datasink import ShardSink
 from da2ray.pipeline.ray_data.datasource import ReadTasks, ShardDatasource
 from da2ray.pipeline.ray_data.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
@@ -25,6 +29,18 @@ def label_wave(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandl
         UserError: a worker found a mistake of the user, such as a weights file that only the driver has.
     """
     _configure(DataContext.get_current())
+    try:
+        with nullcontext() if cluster_address(job.config) else without_shared_actors():
+            _execute(job, shards, coordinator)
+    except Exception as error:
+        if cause_of(error, Stopped):
+            return
+        if mistake := cause_of(error, UserError):
+            raise UserError(str(mistake)) from None
+        raise
+
+
+def _execute(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandle") -> None:
     actors = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
         ShardDatasource(shards, ReadTasks(job.reading, job.store, job.config.sample_timeout, coordinator)),
@@ -47,20 +63,16 @@ def label_wave(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandl
         num_gpus=1 if job.load.device == "cuda" else None,
         max_task_retries=LABEL_RETRIES,
     )
-    try:
-        labels.write_datasink(
-            ShardSink(job.writing, coordinator),
-            ray_remote_args={"num_cpus": task_cpus(job.store.url), "max_retries": TASK_RETRIES},
-        )
-    except Exception as error:
-        if cause_of(error, Stopped):
-            return
-        if mistake := cause_of(error, UserError):
-            raise UserError(str(mistake)) from None
-        raise
+    labels.write_datasink(
+        ShardSink(job.writing, coordinator),
+        ray_remote_args={"num_cpus": task_cpus(job.store.url), "max_retries": TASK_RETRIES},
+    )
 
 
 def _configure(context: DataContext) -> None:
+    # Importing Ray Data sets this level to INFO. It reports each execution, and prints a traceback if one is stopped; the run
+    # reports what matters itself, and the session's log folder has the rest.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.target_max_block_size = None  # one block a shard, however large (invariant 1)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
