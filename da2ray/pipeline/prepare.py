@@ -1,4 +1,4 @@
-"""A configuration, checked: what a run is about to do, before anything is written."""
+"""The checked configuration of a run. Nothing is written before it is complete."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,7 @@ from da2ray.teachers.registry import licence_line, resolve
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked configuration: everything a user can get wrong was looked at, and nothing was written yet."""
+    """A checked configuration: everything that a user can get wrong was checked, and nothing is written yet."""
 
     config: PseudolabelConfig
     spec: TeacherSpec
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def plan_options(self) -> dict[str, Any]:
-        """What decides a plan besides the source."""
+        """The options of `make_plan`: what decides a plan besides the source."""
         config = self.config
         return {
             "shard_size": config.shard_size,
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def consistency(self) -> tuple[str, ...]:
-        """Second opinions of the teacher itself."""
+        """The second opinions that the teacher itself gives."""
         return own_opinions(self.config)
 
     def labelling(self, processes: int) -> Labelling:
@@ -87,14 +87,18 @@ class Job:
 
     @property
     def camera(self) -> Camera:
-        """What is done where a focal length is not known: by the teacher, else by the checker."""
+        """What happens if a focal length is not known: as the teacher does, or as the checker does if the teacher needs none."""
         if self.spec.camera is Camera.UNUSED and self.checker:
             return self.checker[0].camera
         return self.spec.camera
 
 
 def prepare(config: PseudolabelConfig, console: Console) -> Job:
-    """Check all that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint."""
+    """Check everything that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint.
+
+    Raises:
+        UserError: something is wrong.
+    """
     spec = resolve(config.teacher, config.teacher_option)
     console.print(licence_line(spec), highlight=False)
     sha256 = spec.identify(
@@ -141,31 +145,31 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
 
 
 def own_opinions(config: PseudolabelConfig) -> tuple[str, ...]:
-    """Those of `--consistency` but the checker, which has options and a place in the fingerprint of its own."""
+    """The second opinions of `--consistency`, without the checker: it has its own options and its own part of the fingerprint."""
     return tuple(name for name in config.consistency if name != "checker")
 
 
 def check_consistency(config: PseudolabelConfig, spec: TeacherSpec) -> None:
-    """Whether the second opinions asked for can be had.
+    """Check that the teacher can give the second opinions of `--consistency`.
 
     Raises:
-        UserError: one cannot.
+        UserError: it cannot give one of them.
     """
     if "checker" in config.consistency and config.checker is None:
         raise UserError("--consistency checker: say which teacher checks with --checker NAME, or leave checker out")
     if "scale" in config.consistency and spec.size_step is None:
         raise UserError(
-            f"--consistency scale: {spec.name} takes images at no size but its own: leave scale out, flip is for every teacher"
+            f"--consistency scale: {spec.name} takes images only at its own size: leave scale out; flip works with every teacher"
         )
 
 
 def prepare_checker(
     config: PseudolabelConfig, spec: TeacherSpec, sha256: str, console: Console
 ) -> tuple[TeacherSpec, CheckedBy] | None:
-    """The checker of teacher `spec`, whose weights are `sha256`; None where none is asked for.
+    """The checker of the teacher `spec`, whose weights have the hash `sha256`; None without `--checker`.
 
     Raises:
-        UserError: there is none of that name, its weights do not fit, or it is the teacher itself.
+        UserError: no teacher has that name, its weights do not fit, or it is the teacher itself.
     """
     if config.checker is None:
         if config.checker_weights is not None:
@@ -176,7 +180,7 @@ def prepare_checker(
         checker = resolve(config.checker)
         console.print(licence_line(checker), highlight=False)
         checked_by = CheckedBy.make(checker, checker.identify(options))
-    except UserError as error:  # in the words of the options that chose it
+    except UserError as error:  # name the options that chose the checker
         said = str(error).replace("--teacher", "--checker").replace("--weights", "--checker-weights")
         raise UserError(said) from error
     if (checker.name, checked_by.weights_sha256) == (spec.name, sha256):

@@ -1,4 +1,4 @@
-"""Which shards a run labels next: what is left of its plan and leased to no other job."""
+"""The shards that a run labels next: those of its plan that have no commit and that no other job has leased."""
 
 import threading
 from types import TracebackType
@@ -15,10 +15,10 @@ WAIT_SECONDS = 5.0
 
 
 class Claims:
-    """A context manager: within it the run's leases are renewed, and at its end they are given back."""
+    """The leases of a run. A context manager: it renews them, and gives them back at its end."""
 
     def __init__(self, store: Store, plan: Plan, run: str, seconds: float, console: Console) -> None:
-        """`seconds`: how long a lease holds without being renewed."""
+        """`seconds`: time after which a lease expires unless it is renewed."""
         self._store = store
         self._plan = plan
         self._seconds = seconds
@@ -27,7 +27,7 @@ class Claims:
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="leases", daemon=True)
         self.others: set[str] = set()
-        """Runs that held shards of the plan meanwhile, as in a message."""
+        """Other runs that held shards of the plan meanwhile, in the words of the message about them."""
 
     def __enter__(self) -> "Claims":
         self._renewer.start()
@@ -38,27 +38,27 @@ class Claims:
         self._renewer.join()
         try:
             self._leases.release()
-        except OSError as trouble:  # it expires by itself
+        except OSError as trouble:  # the lease expires by itself
             self._console.print(f"lease not given back: {printable(trouble)}")
 
     def next(self, most: int, stopping: threading.Event) -> np.ndarray:
-        """Up to `most` shards to label, int64, ascending; waits while other jobs hold all that is left.
+        """Claim up to `most` shards to label; wait while other jobs hold all shards that are left.
 
         Returns:
-            Numbers of shards; none where nothing is left, or `stopping` is set.
+            The shards' numbers, int64, ascending; empty if no shard is left or `stopping` is set.
 
         Raises:
             OSError: the store failed.
         """
         self._leases.release()
-        said = Ticker(self._console)
+        ticker = Ticker(self._console)
         while not stopping.is_set():
             left = self._plan.remaining(self._store)
             other = self._take(left, most)
             held = np.array(sorted(self._leases.held), dtype=np.int64)
             if held.size:
                 if self._leases.shared:
-                    # Listed again: who held a span before may have committed the last of it since.
+                    # List again: the span's earlier holder may have committed its last shards since.
                     left = self._plan.remaining(self._store)
                 mine = left[np.isin(left // SPAN, held)][:most]
                 if mine.size:
@@ -67,12 +67,12 @@ class Claims:
                 continue
             if other is None:
                 break
-            self._tell(other, len(left), said)
+            self._report(other, len(left), ticker)
             stopping.wait(min(WAIT_SECONDS, self._seconds / 2))
         return np.array([], dtype=np.int64)
 
     def _take(self, left: np.ndarray, most: int) -> Holder | None:
-        """Lease spans until they hold `most` shards; who has the others where none could be had."""
+        """Lease spans until they hold `most` shards. Returns the holder of the other spans if no span was free, else None."""
         spans, counts = np.unique(left // SPAN, return_counts=True)
         shards = dict(zip(spans.tolist(), counts.tolist(), strict=True))
         while sum(shards[span] for span in self._leases.held) < min(most, len(left)):
@@ -82,11 +82,11 @@ class Claims:
                 return other
         return None
 
-    def _tell(self, other: Holder, left: int, said: Ticker) -> None:
+    def _report(self, other: Holder, left: int, ticker: Ticker) -> None:
         name = f"run {other.run} on {other.host}"
-        text = f"{name} labels what is left, {left:,} shards; waiting for it"
+        text = f"{name} labels the {left:,} shards that are left; waiting for it"
         if name in self.others:
-            said.tick(text)
+            ticker.tick(text)
         else:
             self.others.add(name)
             self._console.print(text)
@@ -96,7 +96,7 @@ class Claims:
             try:
                 if not self._leases.renew():
                     self._console.print(
-                        "another job took over shards of this one: both may label them, nothing is lost"
+                        "another job took over shards of this one; both may label them, and nothing is lost"
                     )
             except OSError:
-                continue  # labelling notices a store that stays down; until the lease expires nothing changes
+                continue  # nothing changes until the lease expires, and labelling notices a store that stays down

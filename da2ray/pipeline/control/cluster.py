@@ -1,4 +1,4 @@
-"""Joining or starting Ray, and settling what the cluster decides: device, precision, actors."""
+"""Join or start Ray, and choose what depends on the cluster: device, precision, number of actors."""
 
 import contextlib
 import ctypes
@@ -20,20 +20,20 @@ from da2ray.pipeline.control.actors import ActorRange
 from da2ray.pipeline.control.embedded import init_embedded
 
 EMBEDDED_STORE_SHARE = 0.3
-"""Share of memory an embedded Ray's object store gets: Ray's own default, within what /dev/shm can hold."""
+"""Share of memory for an embedded Ray's object store: Ray's own default, within what /dev/shm can hold."""
 EMBEDDED_STORE_LARGEST = 8 << 30
 
 
 WORKER_ENVIRONMENT = {
-    # Workers take and give back tens of megabytes all the time; huge pages make that three to five times cheaper.
+    # Workers allocate and free tens of megabytes all the time; huge pages make that three to five times cheaper.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode: 18 s of CPU where
-    # 6 s do (luminance, 400 images, 2 cores). Alone on its cores, a real network is 8 % slower for it.
+    # A CPU teacher's OpenMP threads would spin while they wait for each other, on the cores that decode: 18 s of CPU instead
+    # of 6 s (luminance, 400 images, 2 cores). A real network that has its cores to itself becomes 8 % slower.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # By default a worker that idles for a second is ended; the next task then pays for all its imports again.
+    # By default Ray ends a worker that idles for a second, and the next task pays for all its imports again.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
-"""What an embedded Ray's processes inherit; on a cluster it belongs into the nodes' environment (cluster/Dockerfile)."""
+"""The environment of an embedded Ray's processes. On a cluster, set it on the nodes (cluster/Dockerfile)."""
 
 
 FATAL = 3
@@ -46,7 +46,7 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 def connect(config: PseudolabelConfig) -> None:
     """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
 
-    A bare `ray.init()` would join whatever a stale file in /tmp names, and hang (ray-data.md).
+    A bare `ray.init()` would join the cluster that a stale file in /tmp names, and hang (ray-data.md).
 
     Raises:
         UserError: the cluster cannot be reached.
@@ -58,7 +58,7 @@ def connect(config: PseudolabelConfig) -> None:
     # Ray's C++ core prints a line for each actor pool (ray#53727). The session's log folder has it all the same.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _hush_core()
-    # Up to 2.63 there is no other way to say how often a task is tried again.
+    # Up to Ray 2.63, `ray_remote_args` is the only way to set the retries of a task.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     address = cluster_address(config)
     for name, value in WORKER_ENVIRONMENT.items():
@@ -77,11 +77,11 @@ def connect(config: PseudolabelConfig) -> None:
         try:
             init_embedded(object_store_memory=_embedded_store(), **quiet)
         except Exception as error:
-            # A plain Exception, after 30 seconds that nobody can change.
+            # Ray raises a plain Exception after 30 seconds, which is not configurable.
             if "timed out during startup" not in str(error):
                 raise
             raise ray.exceptions.GetTimeoutError(
-                "an embedded Ray did not start within 30 seconds, this machine is too busy"
+                "an embedded Ray did not start within 30 seconds: this machine is too busy"
             ) from error
 
 
@@ -101,7 +101,7 @@ def cluster_address(config: PseudolabelConfig) -> str | None:
 
 
 def gpu_count(config: PseudolabelConfig) -> int:
-    """GPUs that a run can use: of the cluster where there is one to join, else of this machine, without starting Ray."""
+    """The number of GPUs that a run can use: the cluster's if it joins one, else this machine's, without starting Ray."""
     if cluster_address(config):
         connect(config)
         return int(ray.cluster_resources().get("GPU", 0))
@@ -109,7 +109,7 @@ def gpu_count(config: PseudolabelConfig) -> int:
 
 
 def _local_gpus() -> int:
-    """GPUs that torch sees on this machine. Importing torch takes 1.5 s of CPU, so this needs a GPU's device file to ask it."""
+    """The number of GPUs that torch sees. Importing torch takes 1.5 s of CPU, so it is asked only if a GPU has a device file."""
     if sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in GPU_FILES):
         return 0
     import torch  # noqa: PLC0415 - see above
@@ -129,23 +129,26 @@ def _embedded_store() -> int:
 
 
 def resolve_device(config: PseudolabelConfig, gpus: int, console: Console) -> tuple[str, str]:
-    """(device, precision) where there are that many GPUs now.
+    """(device, precision) of a run, given the number of GPUs that exist now.
 
     Raises:
-        UserError: cuda was asked for, and this machine has no GPU. A cluster may start its GPU nodes when they are asked for.
+        UserError: the user asked for cuda, and this machine has no GPU. A cluster may start GPU nodes on demand, so it is not
+            refused.
     """
     if config.device == "cuda" and not gpus and not cluster_address(config):
         raise UserError(
-            "--device cuda: this machine has no GPU; use --device cpu, or --ray-address of a cluster that has"
+            "--device cuda: this machine has no GPU; use --device cpu, or --ray-address of a cluster with GPUs"
         )
     device = config.device if config.device != "auto" else ("cuda" if gpus else "cpu")
     if config.device == "auto" and not gpus and cluster_address(config):
-        console.print("the cluster has no GPU now, so it labels on CPUs: --device cuda waits for GPU nodes")
+        console.print(
+            "the cluster has no GPU now, so the run labels on CPUs; with --device cuda it waits for GPU nodes"
+        )
     return device, config.precision or ("bf16" if device == "cuda" else "fp32")
 
 
 def actor_range(config: PseudolabelConfig, device: str) -> ActorRange:
-    """Fewest and most teacher actors, after `connect`: as asked for, else up to one for each GPU that the cluster has now."""
+    """The fewest and most teacher actors: `--actors`, else up to one for each GPU of the cluster. Call it after `connect`."""
     if config.actors:
         return config.actors
     return ActorRange(1, max(1, int(ray.cluster_resources().get("GPU", 0))) if device == "cuda" else 1)

@@ -1,13 +1,14 @@
-"""One small actor a run: counts what is begun and done, remembers what died, and carries a stop request to the readers.
+"""The coordinator: one small actor in a run. It counts what is begun and done, notices crashes, and passes a stop request on to
+the readers.
 
-A run ends cleanly because each read task asks before it begins. After a stop request no shard begins any more; those in flight
-are finished, and then the next reader that asks raises `Stopped`, which ends the execution. Readers never wait: a task that
-waits would hold resources that Ray Data needs for the writers of what is in flight, and both would wait for ever.
+A run ends cleanly because each read task asks the coordinator before it begins. After a stop request no further shard begins. The
+shards in flight are finished, and then the next reader that asks raises `Stopped`, which ends the execution. Readers never wait:
+a waiting task would hold resources that Ray Data needs to write the shards in flight, and both would wait for ever.
 
-What died is known from what was begun again: a shard that is read a second time is read image by image in a process of its
-own; the micro-batches of a shard that a second teacher process takes up go through the device alone, each announced before
-and struck off after, and one whose process dies again goes image by image. An image that is announced alone and not struck off
-`STRIKES` times is given up.
+Crashes are inferred from restarts. If a shard is read a second time, its images are decoded one by one in a separate process. If
+a second teacher process takes up a shard, the shard's micro-batches go through the device alone. The teacher announces each
+before, and strikes it off after. If a process dies again during one, it goes image by image. An image fails if it was announced
+alone `STRIKES` times and never struck off.
 """
 
 import time
@@ -23,14 +24,14 @@ from da2ray.errors import Reason, Status
 from da2ray.pipeline.control.budget import FailureBudget
 
 Alone: TypeAlias = tuple[int, tuple[int, ...]]
-"""A micro-batch by itself: shard, and its samples' rows."""
+"""A micro-batch that goes through a device alone: the shard, and its samples' rows in the shard."""
 
 LIVING_SECONDS = 60.0
-"""An actor says something every second, busy or not."""
+"""An actor is held to live this long after its last report. It reports every second, busy or not."""
 
 STRIKES = 2
-"""Deaths of a process that was labelling one image alone, after which the image is held to be the cause. The first may have
-been a node that went away; with the two before, of its shard and its micro-batch, an image has four."""
+"""Processes that must die while they label one image alone, before the image is held to be the cause. The first may have died
+because its node went away. Two processes died before, with the image's shard and with its micro-batch, so an image gets four."""
 
 
 class Stopped(RuntimeError):  # noqa: N818 - a request, not an error
@@ -38,18 +39,22 @@ class Stopped(RuntimeError):  # noqa: N818 - a request, not an error
 
 
 class Begin(StrEnum):
-    """What a read task is told."""
+    """The answer to a read task that asks whether to begin."""
 
     GO = "go"
-    ISOLATE = "isolate"  # an earlier attempt died: each image in a process of its own
-    SKIP = "skip"  # stopping, and shards are in flight: leave this one for the next run
+    ISOLATE = "isolate"  # an earlier attempt died: decode each image in a separate process
+    SKIP = "skip"  # stopping, and shards are in flight: leave this shard to the next run
     STOP = "stop"  # stopping, and nothing is in flight
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a run has done so far. `busy` is device seconds, `alive` the actors' seconds since their first micro-batch; `living`
-    actors were heard of lately.
+    """What a run has done so far.
+
+    Attributes:
+        busy: seconds in which the teachers' devices worked, summed over actors.
+        alive: seconds since each actor's first micro-batch, summed over actors.
+        living: actors that reported within the last `LIVING_SECONDS`.
     """
 
     shards: int = 0
@@ -66,15 +71,15 @@ class Counts:
 
     @property
     def busy_share(self) -> float | None:
-        """Share of wall time that the teachers were busy; None before the first micro-batch."""
+        """The share of wall time in which the teachers worked; None before the first micro-batch."""
         return self.busy / self.alive if self.alive > 0 else None
 
 
 class Coordinator:
-    """See the module. Calls are short, and served one at a time."""
+    """The actor's class; see the module. Calls are short, and are served one at a time."""
 
     def __init__(self, budget: FailureBudget, planned: int) -> None:
-        """`planned`: samples of the plan."""
+        """`planned`: number of samples in the plan."""
         self._budget = budget
         self._planned = planned
         self._teachers: dict[int, set[str]] = {}
@@ -87,7 +92,7 @@ class Coordinator:
         self._heard: dict[str, float] = {}
 
     def begin(self, shard: int) -> Begin:
-        """A shard that is in flight already is a retry of a task that died, and goes on at any time."""
+        """Tell a read task whether to begin its shard. If the shard is in flight, an earlier task died; this one may begin."""
         if self._stopping and shard not in self._in_flight:
             return Begin.SKIP if self._in_flight else Begin.STOP
         died_before = shard in self._in_flight
@@ -95,32 +100,32 @@ class Coordinator:
         return Begin.ISOLATE if died_before else Begin.GO
 
     def teaching(self, shard: int, process: str) -> bool:
-        """A teacher process takes up a shard; whether another one did before, and did not live to see it committed."""
+        """Note that a teacher process takes up a shard. True if another process did before, and died before the commit."""
         processes = self._teachers.setdefault(shard, set())
         processes.add(process)
         return len(processes) > 1
 
     def alone(self, shard: int, rows: tuple[int, ...]) -> tuple[int, Reason]:
-        """A micro-batch of these rows is about to go through a device by itself.
+        """Announce that the micro-batch of these rows is about to go through a device alone.
 
         Returns:
-            How often it was announced before and never struck off, and the class of failure that speaks for.
+            How often it was announced before without being struck off, and the class of failure that this means.
         """
         strikes, reason = self._alone.get((shard, rows), (0, Reason.CRASHED))
         self._alone[shard, rows] = (strikes + 1, Reason.CRASHED)
         return strikes, reason
 
     def survived(self, shard: int, rows: tuple[int, ...]) -> None:
-        """It went through."""
+        """Strike off a micro-batch that went through."""
         self._alone.pop((shard, rows), None)
 
     def late(self, shard: int, rows: tuple[int, ...]) -> None:
-        """It takes too long, and its process is about to be ended."""
+        """Note that a micro-batch takes too long, and that its process is about to end itself."""
         strikes, _ = self._alone.get((shard, rows), (1, Reason.TIMEOUT))
         self._alone[shard, rows] = (strikes, Reason.TIMEOUT)
 
     def done(self, shard: int, statuses: dict[str, int], reasons: dict[str, int], bytes_out: int) -> None:
-        """A shard is committed. One that was read or written twice, since Ray retried a task, counts once."""
+        """Count a committed shard. A shard that was written twice, because Ray retried a task, counts once."""
         self._in_flight.discard(shard)
         if shard not in self._done:
             self._done.add(shard)
@@ -137,15 +142,16 @@ class Coordinator:
                 self._counts.over_budget = self._stopping = True
 
     def device(self, actor: str, busy: float, alive: float) -> None:
-        """An actor's device seconds and its seconds since its first micro-batch."""
+        """Note the seconds in which an actor's device worked, and the seconds since its first micro-batch."""
         self._devices[actor] = (busy, alive)
         self._heard[actor] = time.monotonic()
 
     def stop(self) -> None:
-        """Let nothing more begin."""
+        """Let no further shard begin."""
         self._stopping = True
 
     def counts(self) -> Counts:
+        """The counts now."""
         counts = self._counts
         counts.in_flight = len(self._in_flight)
         counts.actors = len(self._devices)
@@ -156,23 +162,23 @@ class Coordinator:
 
 
 def start_coordinator(budget: FailureBudget, planned: int) -> "ray.actor.ActorHandle":
-    """Start it on this node: it lives and dies with the driver, not with a spot node."""
+    """Start the coordinator on this node, so that it lives as long as the driver, and not as long as a spot node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Coordinator)
     return actor.options(num_cpus=0, scheduling_strategy=here).remote(budget, planned)
 
 
 def counts_of(coordinator: "ray.actor.ActorHandle", timeout: float) -> Counts:
-    """What is done so far; waits `timeout` seconds at most.
+    """The coordinator's counts. Waits for at most `timeout` seconds.
 
     Raises:
-        ray.exceptions.RayError: the actor does not answer.
+        ray.exceptions.RayError: the coordinator does not answer.
     """
     return cast(Counts, ray.get(coordinator.counts.remote(), timeout=timeout))
 
 
 def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
-    """What is done in the end; None if the cluster is what failed, and then the last polled counts stand."""
+    """The final counts; None if the cluster failed, and then the last polled counts stand."""
     try:
         return counts_of(coordinator, timeout=10)
     except ray.exceptions.RayError:
@@ -180,7 +186,7 @@ def last_counts(coordinator: "ray.actor.ActorHandle") -> Counts | None:
 
 
 class Meter:
-    """Reports a device's share of busy time to the coordinator, every second at most."""
+    """Reports an actor's busy time to the coordinator, at most once a second."""
 
     def __init__(self, coordinator: "ray.actor.ActorHandle", actor: str) -> None:
         self._coordinator = coordinator
@@ -189,10 +195,11 @@ class Meter:
         self._told = 0.0
 
     def begin(self) -> None:
-        """A micro-batch is about to be submitted; the first one starts the clock."""
+        """Note that a micro-batch is about to be submitted. The first one starts the clock."""
         self._began = self._began or time.monotonic()
 
     def tell(self, busy: float) -> None:
+        """Report the seconds in which the device worked so far, unless the last report is less than a second old."""
         now = time.monotonic()
         if self._began is not None and now - self._told >= 1:
             self._told = now

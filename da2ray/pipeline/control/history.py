@@ -1,18 +1,18 @@
-"""How far a run was when: a bounded series, so that a report can draw it however long the run took."""
+"""The history of a run's progress: a bounded series, so that a report can draw a run of any length."""
 
 from datetime import datetime
 
 MOST_POINTS = 240
-"""A point for some four pixels of a drawn line; 10 kB of JSON, rewritten every few seconds."""
+"""One point for about four pixels of a drawn line: 10 kB of JSON, rewritten every few seconds."""
 
 
 class History:
-    """Points (UTC time, images done), the first one always kept; thinned to every second one whenever there are too many.
+    """Points (UTC time, images done). Every second one is dropped whenever there are too many; the first one is always kept.
 
-    What is kept is spread evenly over the run: of one that takes a week, a point for each 42 to 84 minutes.
+    So points are spread evenly over the run: a run of a week has one for each 42 to 84 minutes.
 
     Args:
-        spacing: least seconds between two points at first.
+        spacing: at first, the least seconds between two points.
     """
 
     def __init__(self, spacing: float, most: int = MOST_POINTS) -> None:
@@ -22,7 +22,7 @@ class History:
         self._last: tuple[datetime, int] | None = None
 
     def add(self, now: datetime, done: int) -> None:
-        """Images done at `now`; a time that went backwards (a clock that was set) is left out."""
+        """Add the images done at `now`. If the clock was set back, the point is left out."""
         if self._last and now < self._last[0]:
             return
         self._last = (now, done)

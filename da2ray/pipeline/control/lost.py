@@ -1,5 +1,7 @@
-"""A driver whose cluster is gone ends with a word and exit code 75. Ray's C++ would end it with exit code 1, which has another
-meaning here, and without a word: on its next request to a raylet that is gone, or after 15 s without one or a minute without GCS.
+"""End the driver with a message and exit code 75 if its cluster is gone.
+
+Otherwise Ray's C++ core would end it without a message and with exit code 1, which means something else here: at the next request
+to a raylet that is gone, after 15 s without a raylet, or after a minute without the GCS.
 """
 
 import os
@@ -17,17 +19,17 @@ from da2ray.errors import Exit
 
 PROBE_SECONDS = 1.0
 EMBEDDED_SECONDS = 3.0
-"""Nobody starts an embedded Ray's daemons again. Where they can be waited for, this is not needed."""
+"""Patience with an embedded Ray, whose daemons nobody starts again. Not needed if the driver can wait for them (`waitid`)."""
 CLUSTER_SECONDS = {"raylet": 5.0, "GCS": 45.0}
-"""A cluster may start its GCS again, and Ray ends the driver after 60 s without it; after 15 s without its raylet."""
+"""Patience with a cluster, which may start its GCS again. Ray ends the driver after 60 s without GCS, or 15 s without raylet."""
 
 
 DAEMONS = {"raylet": "raylet", "gcs_server": "GCS"}
-"""Of an embedded Ray, children of the driver, by the names of their processes."""
+"""The daemons of an embedded Ray by process name. They are children of the driver."""
 
 
 class ClusterWatch:
-    """Until `close`, ends this process, at once, when the GCS or this node's raylet has not been reachable for a while."""
+    """Until `close`, watches the GCS and this node's raylet, and ends this process if one has been unreachable for a while."""
 
     def __init__(self, console: Console, *, embedded: bool) -> None:
         context = ray.get_runtime_context()
@@ -47,7 +49,7 @@ class ClusterWatch:
             threading.Thread(target=self._wait_for, args=args, name="cluster", daemon=True).start()
 
     def close(self) -> None:
-        """To be called before the cluster is shut down."""
+        """Stop watching. Call this before the cluster is shut down."""
         self._closed.set()
 
     def _watch(self) -> None:
@@ -60,15 +62,15 @@ class ClusterWatch:
                     self._end(part)
 
     def _wait_for(self, pid: int, part: str) -> None:
-        """At once, so as to be faster than Ray; leaves it to Ray to reap the child."""
+        """Wait for the end of a daemon, to notice it before Ray does. Ray still reaps the child."""
         with suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         if not self._closed.is_set():
             self._end(part)
 
     def _end(self, part: str) -> None:
-        """Without unwinding, which would wait for the cluster: a run can be resumed at any moment, its leases' holder is dead."""
-        with suppress(Exception):  # what is said must not keep it
+        """End the process without unwinding, which would wait for the cluster. A run may be ended at any moment."""
+        with suppress(Exception):  # a message that cannot be printed must not keep the process alive
             self._console.show_cursor(True)
             self._console.print(f"Ray's {part} is gone: ended at once; run the same command again to go on")
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Progress of a run: a live line on a terminal, log lines elsewhere, and `runs/<run>/progress.json` always."""
+"""Progress of a run: a live line on a terminal or else log lines, and always `runs/<run>/progress.json`."""
 
 import sys
 import threading
@@ -23,7 +23,7 @@ from da2ray.storage import Store, printable
 POLL_SECONDS = 0.5
 JSON_SECONDS = 5.0
 HISTORY_SECONDS = 1.0
-"""Least time between two points of a run's history, until there are too many."""
+"""Least time between two points of a run's history, until it has too many points."""
 RATE_WINDOW_SECONDS = 60.0
 
 
@@ -60,19 +60,20 @@ def work_left(plan: Plan, store: Store) -> Totals:
 
 
 class Rate:
-    """Images per second over the last minute, or since the first one where that is later."""
+    """Images per second over the last minute, or since the start of a younger run."""
 
     def __init__(self, window: float = RATE_WINDOW_SECONDS) -> None:
         self._window = window
         self._points: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, done: int) -> None:
-        """Done so far at `now`, in seconds of any steady clock."""
+        """Add the number of images done at `now`, in seconds of any steady clock."""
         self._points.append((now, done))
         while len(self._points) > 2 and self._points[1][0] <= now - self._window:
             self._points.popleft()
 
     def per_second(self) -> float:
+        """The rate; 0 before there are two points."""
         if len(self._points) < 2:
             return 0.0
         (start, before), (end, after) = self._points[0], self._points[-1]
@@ -80,10 +81,10 @@ class Rate:
 
 
 class Progress:
-    """Polls `counts` in a thread and shows them, from `start` to `finish`.
+    """Polls the counts of a run in a thread, and shows them, from `start` to `finish`.
 
     Args:
-        counts: called a few times a second; raises once the cluster is gone, which ends the polling.
+        counts: called twice a second. It raises once the cluster is gone, which ends the polling.
         live: True for a live line, False for log lines.
     """
 
@@ -109,7 +110,7 @@ class Progress:
 
     @property
     def stalled_seconds(self) -> float:
-        """For how long nothing has been begun, labelled or committed, though there is a teacher to do it."""
+        """Seconds since a shard was last begun, labelled or committed, although a teacher is alive; 0 without a teacher."""
         return time.monotonic() - self._moved[1] if self._counts.living else 0.0
 
     def start(self, counts: Callable[[], Counts]) -> None:
@@ -121,7 +122,7 @@ class Progress:
         self._thread.start()
 
     def note(self, counts: Counts) -> None:
-        """The newest counts; where they say that something moved, or that there is no teacher to move it, nothing is stalled."""
+        """Take the newest counts. The run is not stalled if they changed, or if no teacher is alive to change them."""
         work = replace(counts, alive=0, living=0, actors=0)
         if work != self._moved[0] or not (counts.living and self._counts.living):
             self._moved = (work, time.monotonic())
@@ -132,7 +133,7 @@ class Progress:
         self._state = state
 
     def finish(self, state: str, counts: Counts | None = None) -> None:
-        """Stop polling; `counts` are the last word. Writes progress.json a last time."""
+        """Stop polling, and write progress.json a last time. `counts`: the final ones, if known."""
         self._end.set()
         if self._thread:
             self._thread.join()
@@ -153,8 +154,8 @@ class Progress:
             try:
                 self.note(counts())
             except ray.exceptions.GetTimeoutError:
-                continue  # busy; the next answer says it all
-            except Exception:  # noqa: BLE001 - Ray is gone; whoever waits for the run learns why
+                continue  # the coordinator is busy; its next answer has all counts
+            except Exception:  # noqa: BLE001 - Ray is gone; the thread that waits for the run learns why
                 return
             now = time.monotonic()
             self._add(now, self._counts.samples)
@@ -198,7 +199,7 @@ class Progress:
         )
 
     def line(self) -> str:
-        """One line for people."""
+        """The progress as one line for people."""
         now = self.now()
         samples = now.samples
         percent = 100 * samples.done / samples.total if samples.total else 100.0

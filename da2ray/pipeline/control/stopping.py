@@ -12,12 +12,15 @@ from da2ray.console import duration
 from da2ray.pipeline.control.progress import Progress
 
 STALL_SECONDS = 3600.0
-"""Everything that runs has a deadline of its own that is shorter: what is left is a scheduler that does nothing."""
+"""Every task has a shorter deadline of its own, so after this time it must be the scheduler that does nothing."""
 
 
 @contextlib.contextmanager
 def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C finish what is in flight; a second one ends at once. Installed after `ray.init`, which overrides."""
+    """Within this context, SIGTERM or Ctrl-C lets the run finish the shards in flight, and a second one ends it at once.
+
+    Enter it after `ray.init`, which installs handlers of its own.
+    """
     stopping, ended = threading.Event(), threading.Event()
 
     def request(_number: int, _frame: object) -> None:
@@ -25,12 +28,12 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
             raise KeyboardInterrupt
         stopping.set()
 
-    def pass_on() -> None:
+    def watch() -> None:
         while not ended.is_set():
             if progress.stalled_seconds > STALL_SECONDS:
                 progress.say(f"nothing has moved for {duration(STALL_SECONDS)}, ending:")
                 stopping.set()
-                interrupt_main()  # as a second Ctrl-C
+                interrupt_main()  # like a second Ctrl-C
                 return
             if stopping.wait(0.2):
                 progress.say("stopping, finishing what is in flight:")
@@ -39,13 +42,13 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request)
-    # A thread: a signal handler may run inside a Ray call, and must not make another.
-    thread = threading.Thread(target=pass_on, name="stop", daemon=True)
+    # In a thread, because a signal handler may run inside a Ray call, and must not make another one.
+    thread = threading.Thread(target=watch, name="stop", daemon=True)
     thread.start()
     try:
         yield stopping
     finally:
-        # Not what was there before: that is Ray's handler, which would exit 1.
+        # The handler from before is Ray's, which would exit with 1, so it is not restored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         ended.set()

@@ -1,4 +1,4 @@
-"""Many together, or one alone: who is alone waits for those inside, and keeps others out until it is done."""
+"""A gate that lets many coroutines in together, or one alone."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 
 class Gate:
-    """For the coroutines of one event loop. One that waits to be alone goes before those that come after it."""
+    """Admits the coroutines of one event loop. One that asks to be alone goes before those that ask after it."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -16,6 +16,7 @@ class Gate:
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
+        """Be inside with others."""
         async with self._turn:
             self._inside += 1
             self._empty.clear()
@@ -28,6 +29,7 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
+        """Wait for those inside, and keep others out."""
         async with self._turn:
             await self._empty.wait()
             yield

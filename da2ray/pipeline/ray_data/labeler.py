@@ -22,17 +22,17 @@ from da2ray.pipeline.stages.watchdog import end_process
 
 BLOCKS_IN_FLIGHT = 4
 CONCURRENT_BLOCKS = 2
-"""Blocks that wait at an actor, and blocks whose micro-batches it takes in at the same time: the second block's first
-micro-batches are queued at the device while the first block's last ones run (ray-data.md: 1-4 always waiting)."""
+"""At most 4 blocks wait at an actor (ray-data.md: 1 to 4 should always wait). It takes the micro-batches of 2 blocks at the same
+time, so that the second block's first micro-batches are queued at the device while the first block's last ones run."""
 COMPILE_SECONDS = 900.0
-"""The first micro-batch of each size is compiled: up to minutes for a large network."""
+"""Added to the deadline with `--compile`: compiling for the first micro-batch of a size takes minutes for a large network."""
 WATCH_SECONDS = 1.0
 LOCK_SECONDS = 60.0
-"""Beyond the time that a call may take: importing and compiling may keep Python's lock for some seconds."""
+"""Added to the deadline that holds without Python's lock: importing and compiling may keep the lock for some seconds."""
 
 
 class Labeler:
-    """An async UDF for `map_batches(batch_size=1)`: one micro-batch in, its labels out, several in flight.
+    """An async UDF for `map_batches(batch_size=1)`: it takes a micro-batch and yields its labels, with several in flight.
 
     Ray Data keeps the order of the rows and returns a block for each block, so a shard stays whole.
     """
@@ -59,9 +59,8 @@ class Labeler:
 
     async def __call__(self, row: pa.Table) -> AsyncIterator[pa.Table]:
         if is_encoded(row):
-            async with (
-                self._one_encoded
-            ):  # its pixels are in no block, so this process holds those of one image at a time
+            # The image's pixels are not in a block, so this process holds the pixels of one such image at a time.
+            async with self._one_encoded:
                 labelled = await self._labelled(await asyncio.to_thread(self._late.decode, row))
         else:
             labelled = await self._labelled(row)
@@ -84,20 +83,20 @@ class Labeler:
         return labelled_row(row, labelled)
 
     async def _label(self, batch: HostBatch) -> LabelledBatch:
-        """Label a micro-batch; where that breaks the device, end the process.
+        """Label a micro-batch. If that breaks the device, end the process.
 
-        An exception would end the run: Ray tries again, in a new process on a device made anew, only what died.
+        An exception would end the run. If the process dies, Ray retries its blocks in a new process, whose device is fresh.
         """
         try:
             return await asyncio.wrap_future(self._device.submit(batch))
         except Exception:
             if self._device.broken:
-                traceback.print_exc()  # the last that is heard of it
+                traceback.print_exc()  # nothing else tells why the process ends
                 end_process()
             raise
 
     async def _has_died(self, shard: int) -> bool:
-        """Whether another process took up this shard before; asked once a shard."""
+        """Whether another process took up this shard before. Asks the coordinator once for each shard."""
         if shard not in self._died_before:
             died = await self._coordinator.teaching.remote(shard, self._process)
             while len(self._died_before) >= 2 * BLOCKS_IN_FLIGHT:
@@ -106,9 +105,10 @@ class Labeler:
         return self._died_before[shard]
 
     async def _label_alone(self, shard: int, rows: tuple[int, ...], batch: HostBatch) -> LabelledBatch:
-        """Label a micro-batch while nothing else is at the device; one that killed its process before, image by image.
+        """Label a micro-batch while nothing else is at the device.
 
-        Whole at first: as in a run that nothing disturbed, so that its labels are the same to the last bit.
+        It goes whole at first, as in an undisturbed run, so that its labels are the same to the last bit. If a process died while
+        it labelled this micro-batch alone, it goes image by image.
         """
         strikes, reason = await self._coordinator.alone.remote(shard, rows)
         if strikes >= STRIKES and len(batch) == 1:
@@ -125,9 +125,9 @@ class Labeler:
         return labelled
 
     def _watch(self, sample_timeout: float, grace: float) -> None:
-        """End the process when the device is stuck: no other way leads out of a call that does not return.
+        """End the process if the device is stuck: nothing else ends a call that does not return.
 
-        A micro-batch may take `sample_timeout` seconds for each image, and `grace` on top.
+        A micro-batch may take `sample_timeout` seconds for each image, plus `grace`.
         """
         while True:
             self._meter.tell(self._device.busy_seconds)
@@ -135,9 +135,9 @@ class Labeler:
             now, longest = time.monotonic(), max((images for _, images in calls), default=1)
             if any(now - began > grace + sample_timeout * images for began, images in calls):
                 if self._alone:
-                    with contextlib.suppress(Exception):  # unheard, it counts as a crash
+                    with contextlib.suppress(Exception):  # if the report is lost, the end counts as a crash
                         ray.get(self._coordinator.late.remote(*self._alone), timeout=30)
                 end_process()
-            # In case a call keeps Python's lock: then this thread does not run any more either.
+            # If a call keeps Python's lock, this thread does not run either; this timer does.
             faulthandler.dump_traceback_later(grace + sample_timeout * longest + LOCK_SECONDS, exit=True)
             time.sleep(min(WATCH_SECONDS, sample_timeout / 4))

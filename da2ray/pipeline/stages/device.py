@@ -1,8 +1,8 @@
-"""Threads that feed one device, so that it never waits between calls.
+"""The threads that feed one device, so that it never waits between calls.
 
-Callers submit micro-batches and get futures. On CUDA a second thread copies the next micro-batches into pinned memory and on to
-the device on a stream of its own, and the device thread launches a micro-batch before it waits for the one before it: the
-device always has work queued. On CPU there is nothing to overlap: each of a few threads runs one call after another.
+Callers submit micro-batches and get futures. On CUDA a second thread copies the next micro-batches into pinned memory, and from
+there to the device on its own stream. The device thread launches a micro-batch before it waits for the previous one, so the
+device always has work queued. On a CPU nothing can overlap: each of a few threads runs one call after another.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
 MESSAGE_CHARS = 200
 
 MOST_WORKERS = 4
-"""Micro-batches that an actor has at hand, by Ray Data's default for async UDFs; more threads would wait."""
+"""Micro-batches that an actor holds, by Ray Data's default for async UDFs. More threads would idle."""
 
 STAGED = 2
-"""Micro-batches on the device ahead of the one that runs: one is being copied while one is ready."""
+"""Micro-batches on the device ahead of the one that runs: one is copied while another is ready."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class _Work:
     batch: HostBatch
     future: "Future[LabelledBatch]"
     pixels: torch.Tensor | None = None
-    copied: Any = None  # torch.cuda.Event: the pixels are on the device
+    copied: Any = None  # torch.cuda.Event: passed once the pixels are on the device
     outputs: Outputs | None = None
     started: Any = None  # torch.cuda.Event or seconds
     ended: Any = None
@@ -53,9 +53,9 @@ class Device:
     """A teacher behind a queue.
 
     Attributes:
-        busy_seconds: time that the device spent on micro-batches (CUDA events; on CPU wall time, the mean of the threads).
+        busy_seconds: time that the device spent on micro-batches, by CUDA events; on a CPU wall time, averaged over the threads.
         images: images that went through.
-        broken: the device failed, and no image: this process must end, and another may find the device well.
+        broken: the device failed, and not an image. This process must end; a new one may find the device working.
     """
 
     def __init__(
@@ -69,15 +69,23 @@ class Device:
         mask_bits: int = 2,
         opinions: Opinions | None = None,
     ) -> None:
-        """`kind`: of the teacher's depth. `workers`: threads on CPU, each with a micro-batch of its own; more than one only for
-        teachers that allow it.
+        """Start the threads.
+
+        Args:
+            teacher: the loaded teacher.
+            bits: bits of a stored depth value.
+            kind: the kind of the teacher's depth.
+            scaled: pixels were decoded at a reduced scale.
+            workers: threads on a CPU, each with its own micro-batch. More than one only for teachers that allow it.
+            mask_bits: bits of a stored confidence value.
+            opinions: the second opinions to ask for.
         """
         self.busy_seconds = 0.0
         self.images = 0
         self.broken = False
         self._counting = threading.Lock()
         self._calls: dict[int, tuple[float, int]] = {}
-        # Most images that went through at once, for each network size that memory did not suffice for.
+        # For each network size that did not fit in memory: the most images that may go through at once.
         self._ceilings: dict[tuple[int, int], int] = {}
         self._teacher = teacher
         self._inference = Inference(
@@ -102,17 +110,17 @@ class Device:
         """Queue a micro-batch.
 
         Returns:
-            A future of its labels. It raises where the device itself is broken; an image that the teacher cannot label is an
+            A future of its labels. It raises if the device itself is broken. An image that the teacher cannot label becomes an
             entry of `errors` instead.
         """
         future: Future[LabelledBatch] = Future()
         self._submitted.put(_Work(batch, future))
-        if self._fatal is not None:  # the threads are gone, or will not look at the queue again
+        if self._fatal is not None:  # the threads have ended, or will not look at the queue again
             self._refuse_queued()
         return future
 
     def calls(self) -> list[tuple[float, int]]:
-        """What the device works on now: time.monotonic() when each micro-batch was begun, and how many images it has."""
+        """The micro-batches that the device works on now: time.monotonic() at the begin of each, and its number of images."""
         return list(self._calls.values())
 
     def close(self) -> None:
@@ -123,10 +131,10 @@ class Device:
             thread.join()
 
     def _guard(self, loop: Any) -> None:
-        """Run a thread's loop; where it dies, everything queued and everything submitted later says why."""
+        """Run a thread's loop. If it dies, its error is raised by the futures of all work, queued or submitted later."""
         try:
             loop()
-        except BaseException as error:  # noqa: BLE001 - it is handed to every waiting caller
+        except BaseException as error:  # noqa: BLE001 - every waiting caller gets it
             self._fatal = error
             self._refuse_queued()
 
@@ -143,14 +151,14 @@ class Device:
             try:
                 self._copy(work)
             except torch.OutOfMemoryError:
-                # The device thread tries again when what runs now is done, and divides it if it must.
+                # The device thread tries again once the current micro-batch is done, and divides this one if it must.
                 work.pixels = None
             except BaseException as error:
                 self.broken = True
                 work.future.set_exception(error)
                 raise
             self._staged.put(work)
-            if self._fatal is not None:  # the device thread died while this one waited for room
+            if self._fatal is not None:  # the device thread died while this thread waited for room
                 self._refuse_queued()
         self._staged.put(None)
 
@@ -189,7 +197,9 @@ class Device:
             raise
 
     def _finish_first(self, launched: deque[_Work]) -> None:
-        self._finish(launched[0])  # CUDA reports a launch's errors here: until it is done the work stays in sight
+        self._finish(
+            launched[0]
+        )  # CUDA reports a launch's errors here, so the work stays in the queue until it is done
         launched.popleft()
 
     def _launch(self, work: _Work) -> None:
@@ -201,12 +211,12 @@ class Device:
         trouble: Exception | None = None
         try:
             outputs = self._start(work)
-        except Exception as error:  # noqa: BLE001 - one image's trouble must not end the job
+        except Exception as error:  # noqa: BLE001 - an error of one image must not end the job
             trouble = error
         if trouble is None:
             work.outputs = outputs
             return
-        # Outside of `except` and without its traceback, whose frames hold the failed call's tensors on the device.
+        # Outside of `except`, and without the traceback: its frames hold the failed call's tensors on the device.
         trouble.__traceback__ = None
         work.pixels = None
         self._refuse_broken_device(trouble)
@@ -221,16 +231,16 @@ class Device:
             self._label_in_parts(work, 1, trouble)
 
     def _start(self, work: _Work) -> Outputs:
-        """Begin labelling a micro-batch; on CPU that is all of it. The results, in host memory once `ended` has passed."""
+        """Begin to label a micro-batch; on a CPU, label it. The outputs are in host memory once `ended` has passed."""
         if not self._cuda:
-            # Read-only shared memory: nothing writes to it, so the warning that torch gives does not apply.
+            # This may be read-only shared memory. Nothing writes to it, so torch's warning does not apply.
             work.pixels = torch.frombuffer(work.batch.pixels.data, dtype=torch.uint8)
             work.started = time.perf_counter()
             outputs = self._inference.outputs(work.batch, work.pixels)
             work.ended = time.perf_counter()
             return outputs
         stream = torch.cuda.current_stream(self._teacher.device)
-        if work.pixels is None:  # a part, or no memory was free when its turn to be copied came
+        if work.pixels is None:  # this is a part, or no memory was free when it should have been copied
             work.pixels = torch.from_numpy(np.array(work.batch.pixels)).to(self._teacher.device)
         else:
             stream.wait_event(work.copied)
@@ -264,7 +274,7 @@ class Device:
         work.future.set_result(labelled)
 
     def _label_in_parts(self, work: _Work, largest: int, trouble: Exception | None = None) -> None:
-        """Label a micro-batch in smaller ones; after `trouble` image by image, so that only the guilty ones fail."""
+        """Label a micro-batch in smaller parts; after an error (`trouble`) image by image, so that only those at fault fail."""
         parts = []
         for batch in work.batch.parts(largest):
             part = _Work(batch, Future())
@@ -273,11 +283,11 @@ class Device:
             parts.append(part.future.result())
         labelled = LabelledBatch.joined(parts)
         if trouble is not None and all(labelled.errors) and not self.images:
-            raise trouble  # not an image, but the teacher or its machine: no row may say otherwise
+            raise trouble  # the teacher or its machine is at fault, so no row may blame an image
         self._answer(work, labelled)
 
     def _refuse_broken_device(self, error: Exception) -> None:
-        """A CUDA context that a fault has poisoned fails every later call: no image is to blame, the actor must die."""
+        """Raise if the device no longer works. After a CUDA fault every call fails, so the actor must end; no image is at fault."""
         try:
             torch.cuda.empty_cache()
             torch.zeros(1, device=self._teacher.device).item()
@@ -313,8 +323,8 @@ def share_cores(spec: TeacherSpec, options: LoadOptions, processes: int, checker
     """Give this process its share of the machine's cores; Ray gives torch one thread by default.
 
     Returns:
-        Threads that should each run a micro-batch of its own. Two threads with a call each pass through Depth Anything V2 S
-        8 % faster than one call on two threads (2 cores), and one that is interrupted keeps no other waiting.
+        The number of threads that should each run their own micro-batch. Two threads with one call each are 8 % faster than one
+        call on two threads (Depth Anything V2 S, 2 cores), and a thread that is interrupted does not make the other wait.
     """
     cores = max(1, usable_cores() // processes)
     concurrent = spec.concurrent and (checker is None or checker.concurrent)
@@ -325,10 +335,10 @@ def share_cores(spec: TeacherSpec, options: LoadOptions, processes: int, checker
 
 
 def _no_memory(error: Exception) -> bool:
-    """torch raises a plain RuntimeError where the host's memory ends."""
+    """Whether memory ran out. torch raises a plain RuntimeError if the host's memory does."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def _start_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Host memory that holds the same once the device has got that far."""
+    """A copy in host memory, complete once the device has got that far."""
     return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)

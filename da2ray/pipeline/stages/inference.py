@@ -1,6 +1,6 @@
-"""What is made of a micro-batch on the teacher's device: depth as integers, scores, hash, mask and fits, without waiting for it.
+"""Label a micro-batch on the teacher's device: depth as integers, scores, hash, mask and fits, without waiting for the device.
 
-The mask is the teacher's own confidence, else that of the second opinions there are.
+The mask is the teacher's own confidence if it has one, else the confidence from second opinions.
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ from da2ray.teachers.depth_anything.preprocess import preprocess
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Of N images.
+    """The outputs for N images.
 
     Attributes:
-        q, scale, offset: as `Quantised`.
-        finite: bool (N,), False where the image failed for its depth has NaN or infinities.
-        numbers: float32 (N, len(names)), NaN where not measured.
-        phash: int64 (N,), whose bits are the perceptual hash.
-        mask: uint8 (N, h, w), None where nothing gives a confidence.
-        masked: bool (N, len(mask_sources)), whose confidence each image's mask holds: all that are True; no mask where none is.
-            None where `mask` is.
-        far: bool (N, h, w), pixels without a distance; None where the kind of depth has none.
-        names: columns of `NUMBERS` that were measured.
-        mask_sources: "teacher", or second opinions by name.
+        q, scale, offset: as in `Quantised`.
+        finite: bool (N,), False if the image failed because its depth has NaN or infinities.
+        numbers: float32 (N, len(names)), NaN if not measured.
+        phash: int64 (N,); its bits are the perceptual hash.
+        mask: uint8 (N, h, w); None if nothing gives a confidence.
+        masked: bool (N, len(mask_sources)); True for each source whose confidence went into the image's mask. An image without
+            any has no mask. None if `mask` is None.
+        far: bool (N, h, w), True at pixels without a distance; None if the kind of depth has none.
+        names: the columns of `NUMBERS` that were measured.
+        mask_sources: "teacher", or the names of second opinions.
     """
 
     q: Tensor
@@ -54,13 +54,13 @@ class Outputs:
     mask_sources: tuple[str, ...]
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "Outputs":
-        """The same with another tensor in place of each."""
+        """The same outputs with `move` applied to each tensor."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         moved: dict[str, Any] = {name: move(value) for name, value in values if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def to_batch(self) -> LabelledBatch:
-        """As arrays; the tensors must be in host memory."""
+        """The outputs as arrays. The tensors must be in host memory."""
         numbers = np.full((len(self.scale), len(NUMBERS)), np.nan, dtype=np.float32)
         numbers[:, [NUMBERS.get_field_index(name) for name in self.names]] = self.numbers.numpy()
         message = "the depth map has NaN or infinite values"
@@ -83,14 +83,14 @@ class Outputs:
         return ["+".join(name for name, has in image if has) or None for image in chosen]
 
     def _packed_far(self) -> np.ndarray | None:
-        """As `LabelledBatch.fars`: packed, an eighth of the bytes that travel."""
+        """The far maps as in `LabelledBatch.fars`: packed, so that an eighth of the bytes travel."""
         if self.far is None or not self.far.any():
             return None
         return np.packbits(self.far.flatten(1).numpy(), axis=1, bitorder="little")
 
 
 class Inference:
-    """Teacher, second opinions and options; `outputs` is called with autograd off."""
+    """A teacher with its second opinions. Call `outputs` with autograd off."""
 
     def __init__(
         self, teacher: Teacher, kind: Kind, bits: int, *, scaled: bool, mask_bits: int, opinions: Opinions
@@ -103,11 +103,11 @@ class Inference:
         self._opinions = opinions
 
     def outputs(self, batch: HostBatch, pixels: Tensor) -> Outputs:
-        """Label a micro-batch whose pixels are on the device as `pixels`."""
+        """Label a micro-batch. `pixels`: its pixels on the device."""
         pixel_batch = PixelBatch(pixels, batch.shapes, batch.size, self._scaled, batch.focals)
         prediction = self._teacher.predict(pixel_batch)
         flat = prediction.depth.flatten(1)
-        # min and max carry a NaN or an infinity of any pixel.
+        # A NaN or an infinity of any pixel reaches the minimum or the maximum.
         finite = torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
         depth = _blank(prediction.depth, finite)
 
@@ -148,17 +148,17 @@ class Inference:
         )
 
     def _metres(self, depth: Tensor, checked: Prediction | None) -> dict[str, Tensor]:
-        """What makes metres of relative labels, by a checker that knows them."""
+        """The fit that turns relative labels into metres, if the checker gives metres."""
         checker = self._opinions.checker
         if checker is None or checked is None or checker.kind is not Kind.METRIC or self._kind is Kind.METRIC:
             return {}
-        found = fit_metric(depth, self._kind, checked.depth)
-        return {f"metric_{name}": getattr(found, name) for name in ("scale", "shift", "residual")}
+        fit = fit_metric(depth, self._kind, checked.depth)
+        return {f"metric_{name}": getattr(fit, name) for name in ("scale", "shift", "residual")}
 
     def _mask(
         self, prediction: Prediction, answers: Answers, finite: Tensor
     ) -> tuple[tuple[str, ...], Tensor | None, Tensor | None]:
-        """`mask_sources`, `mask` and `masked` of `Outputs`."""
+        """The `mask_sources`, `mask` and `masked` of `Outputs`."""
         if prediction.confidence is not None:
             return ("teacher",), quantise_confidence(prediction.confidence, self._mask_bits), finite[:, None]
         if not answers.comparisons:
@@ -170,7 +170,7 @@ class Inference:
 
 
 def _blank(depth: Tensor, finite: Tensor) -> Tensor:
-    """Zeros in place of the maps that are not finite; on CPU, where looking costs nothing, only if there are any."""
+    """Replace maps that are not finite by zeros. On a CPU a look costs nothing, so there the copy is made only if needed."""
     if depth.device.type == "cpu" and bool(finite.all()):
         return depth
     return torch.where(finite[:, None, None], depth, 0)

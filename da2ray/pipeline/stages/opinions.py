@@ -1,8 +1,9 @@
-"""Second opinions of a micro-batch, each an error map of the labels: what the same teacher says of the mirrored image and of the
-image at a smaller size, and what another teacher says.
+"""Second opinions of a micro-batch: the same teacher's depth of the mirrored image and of the image at a smaller size, and the
+depth of another teacher.
 
-Each costs a pass through a network and goes through `compare`; the mask is made of all of them (`largest_error`). On the device,
-without waiting for it. A focal length is in pixels of the image as it was decoded: neither mirror nor network size changes it.
+Each costs a pass through a network. `compare` makes an error map of the labels from each, and `largest_error` the mask from all.
+All of this runs on the device, without waiting for it. A focal length is in pixels of the image as it was decoded, so neither
+the mirror nor the network's size changes it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from da2ray.teachers.base import Kind, PixelBatch, Prediction, Teacher
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """A second teacher; `kind` is that of its depth."""
+    """A second teacher, and the kind of its depth."""
 
     teacher: Teacher
     kind: Kind
@@ -29,12 +30,12 @@ class Checker:
 
 @dataclass(frozen=True, slots=True)
 class Opinions:
-    """Which ones are asked for.
+    """The second opinions that a run asks for.
 
     Attributes:
-        flip: that of the teacher on the mirrored image, mirrored back.
-        scale_step: where not None that of the teacher at two thirds of the network's size, sides multiples of this.
-        checker: that of a second teacher.
+        flip: ask the teacher for the mirrored image, and mirror its depth back.
+        scale_step: ask the teacher at two thirds of the network's size, with sides that are multiples of this step; None: do not.
+        checker: ask a second teacher; None: do not.
     """
 
     flip: bool = False
@@ -44,11 +45,11 @@ class Opinions:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What was said of N images.
+    """The second opinions of N images.
 
     Attributes:
-        comparisons: of the labels with each opinion, by name: flip, scale, checker, those that were asked for.
-        checked: the checker's own prediction at the labels' size; None where there is no checker.
+        comparisons: the comparison of the labels with each opinion that was asked for, by name: flip, scale, checker.
+        checked: the checker's own prediction at the labels' size; None without a checker.
     """
 
     comparisons: dict[str, Comparison]
@@ -56,47 +57,49 @@ class Answers:
 
 
 def ask(opinions: Opinions, teacher: Teacher, kind: Kind, batch: PixelBatch, host: HostBatch, depth: Tensor) -> Answers:
-    """Ask for the opinions.
+    """Ask for second opinions of a micro-batch.
 
     Args:
-        opinions: which.
-        teacher: that labelled the batch.
-        kind: of its depth.
-        batch: what it labelled.
-        host: the same batch; sizes of the checker's network are there.
-        depth: float32 (N, height, width), finite, what it said.
+        opinions: the opinions to ask for.
+        teacher: the teacher that labelled the batch.
+        kind: the kind of its depth.
+        batch: the images.
+        host: the same batch, with the sizes for the checker's network.
+        depth: the teacher's depth, float32 (N, height, width), finite.
     """
-    found: dict[str, Comparison] = {}
+    comparisons: dict[str, Comparison] = {}
     label = to_disparity(depth, kind)
     if opinions.flip:
         mirrored = teacher.predict(_mirrored(batch)).depth.flip(2)
-        found["flip"] = compare(label, to_disparity(mirrored, kind))
+        comparisons["flip"] = compare(label, to_disparity(mirrored, kind))
     if opinions.scale_step is not None:
         size = smaller(batch.size, opinions.scale_step)
         small = teacher.predict(replace(batch, size=size)).depth
         low_passed = interpolate(label[:, None], size, mode="area")[:, 0]
-        found["scale"] = compare(low_passed, to_disparity(small, kind))
+        comparisons["scale"] = compare(low_passed, to_disparity(small, kind))
     checked = None
     if opinions.checker:
         checked = _predict_at(opinions.checker.teacher, batch, host.checker_sizes)
-        found["checker"] = compare(label, to_disparity(checked.depth, opinions.checker.kind))
-    return Answers(found, checked)
+        comparisons["checker"] = compare(label, to_disparity(checked.depth, opinions.checker.kind))
+    return Answers(comparisons, checked)
 
 
 def smaller(size: tuple[int, int], step: int) -> tuple[int, int]:
-    """(height, width) of a network -> those that the opinion on scale is of: SMALLER times as long, to the nearest step."""
+    """(height, width) of a network -> the smaller size for the opinion on scale: SMALLER times as long, to the nearest step."""
     height, width = (max(round(side * SMALLER / step), 1) * step for side in size)
     return height, width
 
 
 def _mirrored(batch: PixelBatch) -> PixelBatch:
-    """The images with left and right exchanged."""
+    """The batch with left and right exchanged in each image."""
     return replace(batch, pixels=torch.cat([image.flip(1).reshape(-1) for image in batch.images()]))
 
 
 def _predict_at(teacher: Teacher, batch: PixelBatch, sizes: Sequence[tuple[int, int]] | None) -> Prediction:
-    """A teacher's prediction for a micro-batch of another's: each image through its network at the size of its own in
-    `sizes` (None: all at `batch.size`), the depth then resized to `batch.size`, bilinear with align_corners=False.
+    """A teacher's prediction for a micro-batch of another teacher.
+
+    Each image goes through the network at its own size in `sizes` (None: all at `batch.size`). Its depth is then resized to
+    `batch.size`, bilinear with align_corners=False.
     """
     sizes = sizes or [batch.size] * len(batch)
     groups: dict[tuple[int, int], list[int]] = {}
@@ -122,7 +125,7 @@ def _predict_at(teacher: Teacher, batch: PixelBatch, sizes: Sequence[tuple[int, 
 
 
 def _part(batch: PixelBatch, places: Sequence[int], size: tuple[int, int]) -> PixelBatch:
-    """Some of the images, for a network of another size."""
+    """The images at some places of a batch, for a network of another size."""
     images = batch.images()
     return PixelBatch(
         torch.cat([images[place].reshape(-1) for place in places]),

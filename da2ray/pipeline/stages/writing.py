@@ -43,7 +43,7 @@ class Writing:
         store: the dataset.
         plan, format, kind, fingerprint: of the shards.
         mask_bits: bits of a stored confidence value.
-        camera: where a focal length is from that only the teacher gave: "assumed" or "predicted".
+        camera: the source of focal lengths that only the teacher gave: "assumed" or "predicted".
     """
 
     store: Store
@@ -73,12 +73,12 @@ class Writing:
 def assemble(
     block: pa.Table, *, plan: str, kind: str, fingerprint: str, camera: str | None = None
 ) -> tuple[pa.Table, list[np.ndarray | None]]:
-    """The index rows of a shard, in the plan's order, and the uint16 (height, width) map of each, None where it has none.
+    """The index rows of a shard, in the plan's order, and the uint16 (height, width) depth map of each, None if it has none.
 
     Args:
         block: a `LABELLED` table that holds all micro-batches of one shard.
         plan, kind, fingerprint: of the shard.
-        camera: what a focal length is that the teacher said and reading did not know: "assumed" or "predicted".
+        camera: the source of focal lengths that only the teacher gave: "assumed" or "predicted".
 
     Raises:
         IncompleteShardError: rows are missing, doubled, or of more than one shard.
@@ -98,12 +98,12 @@ def assemble(
     columns["message"] = pc.coalesce(_flat(block, "messages"), columns["message"])
     labelled = pc.equal(columns["status"], Status.LABELLED.value)
     columns |= {name: pc.if_else(labelled, numbers.field(name), None) for name in NUMBERS.names if name != "focal"}
-    # How much of it is not finite is what there is to know of a map that failed for that.
+    # A map that failed for its values keeps the share of values that are not finite.
     columns["nonfinite_share"] = numbers.field("nonfinite_share")
     columns["phash"] = pc.if_else(labelled, _flat(block, "phashes"), None)
-    said = pc.if_else(labelled, numbers.field("focal"), None)
-    source = pc.if_else(pc.is_valid(said), pa.scalar(camera, pa.string()), pa.scalar(None, pa.string()))
-    columns["focal"] = pc.coalesce(samples.field("focal"), said)
+    predicted = pc.if_else(labelled, numbers.field("focal"), None)
+    source = pc.if_else(pc.is_valid(predicted), pa.scalar(camera, pa.string()), pa.scalar(None, pa.string()))
+    columns["focal"] = pc.coalesce(samples.field("focal"), predicted)
     columns["focal_source"] = pc.coalesce(samples.field("focal_source"), source)
     columns["mask_source"] = pc.if_else(labelled, _flat(block, "mask_sources"), None)
     columns |= {"scale": pc.if_else(labelled, scales, None), "offset": pc.if_else(labelled, offsets, None)}
@@ -120,19 +120,19 @@ def assemble(
     table = pa.table({name: columns[name].cast(INDEX.field(name).type) for name in INDEX.names}).take(pa.array(order))
     maps = _maps(block, "depths", np.uint16)
     keep = np.asarray(labelled)
-    # The schema goes on last: `object` and the byte range are filled when the shard is built.
+    # The schema is set last: `object` and the byte ranges are filled when the shard is built.
     return table.cast(INDEX), [maps[i] if keep[i] else None for i in order]
 
 
 def masks_of(block: pa.Table, bits: int) -> Masks:
-    """The masks of a shard's rows, in the plan's order; `bits` of each level."""
+    """The masks of a shard's rows, in the plan's order. `bits`: bits of a level."""
     sources, errors = _flat(block, "mask_sources").to_pylist(), _flat(block, "reasons").to_pylist()
     levels = _maps(block, "masks", np.uint8)
     return Masks(bits, [levels[i] if sources[i] and not errors[i] else None for i in _order(block)])
 
 
 def far_of(block: pa.Table) -> list[np.ndarray | None]:
-    """The far class of a shard's rows, in the plan's order: bool (height, width), None where no pixel is far."""
+    """The far maps of a shard's rows, in the plan's order: bool (height, width), None if no pixel is far."""
     failed = pc.is_valid(_flat(block, "reasons")).to_pylist()
     found: list[np.ndarray | None] = []
     for (packed, (height, width)), none in zip(_values(block, "fars", np.uint8), failed, strict=True):
@@ -144,7 +144,7 @@ def far_of(block: pa.Table) -> list[np.ndarray | None]:
 
 
 def _order(block: pa.Table) -> np.ndarray:
-    """Places of the samples in a block, in the plan's order."""
+    """The places in the block of the shard's samples, in the plan's order."""
     return np.argsort(np.asarray(_flat(block, "samples").field("row")))
 
 
@@ -162,8 +162,8 @@ def _maps(block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]) -> list
 def _values(
     block: pa.Table, name: str, dtype: type[np.uint16 | np.uint8]
 ) -> Iterator[tuple[np.ndarray | None, tuple[int, int]]]:
-    """Of each sample in the order of the block: its part of the micro-batch's buffer, 1-D, None where that is empty, and the
-    (height, width) of its maps.
+    """Each sample's part of its micro-batch's buffer (1-D, None if empty), and the (height, width) of its maps, in the order of
+    the block.
     """
     for index in range(block.num_rows):
         row = block.slice(index, 1)
