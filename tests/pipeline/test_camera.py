@@ -1,4 +1,4 @@
-"""Focal lengths on their way: from manifest or EXIF to the teacher, in its pixels, and into the index, as displayed."""
+"""Focal lengths travel from manifest or EXIF to the teacher, in its pixels, and into the index, in pixels as displayed."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A run with a second teacher: scores, masks, metres and focal lengths are in the dataset; what is asked for wrongly is said."""
+"""A run with a second teacher: the dataset has scores, masks, metres and focal lengths; wrong options are refused by name."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs that go wrong early, runs that try failures again, and two runs at once; each on jobs/pseudolabel.py."""
+"""Runs that fail early, runs that retry failures, and two runs at once; each test runs jobs/pseudolabel.py."""
 
 import shlex
 import shutil

@@ -1,4 +1,4 @@
-"""Bad input in bulk: whatever a file holds, it gets its one row, in bounded time and memory, and the job goes on."""
+"""Bad input in bulk: every file gets one row, whatever it holds, in bounded time and memory, and the job goes on."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One image that kills, hangs or starves the process that meets it is found down to its row, and costs no other row."""
+"""One image that kills, hangs or starves the process that meets it costs its own row and no other."""
 
 import shutil
 from functools import partial

@@ -1,4 +1,4 @@
-"""The main job end to end: rows, labels, resume, signals and limits, each on a run of jobs/pseudolabel.py."""
+"""The main job end to end: rows, labels, resume, signals and limits, by runs of jobs/pseudolabel.py."""
 
 import json
 import sys

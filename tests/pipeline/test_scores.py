@@ -1,4 +1,4 @@
-"""A run with `--consistency`: scores, masks, hash and far class are in the dataset; what cannot be had is said before."""
+"""A run with `--consistency`: the dataset has scores, masks, hash and far maps; impossible requests are refused before labelling."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An embedded Ray with nothing but what a run needs, because what a run does not need takes half of its start.
+"""An embedded Ray with the processes that a run needs, and no others.
 
 `ray.init(include_dashboard=False)` still starts a dashboard process (for usage statistics), an autoscaler monitor, a log monitor
 and a full dashboard agent: 4 s of CPU on one core, and `ray.init` waits for the first. An embedded Ray has one node, prints no

@@ -1,4 +1,4 @@
-"""What died is isolated, found and given up after a bounded number of deaths; budgets and stop requests hold."""
+"""The coordinator finds an image that kills processes after a bounded number of deaths; budgets and stop requests hold."""
 
 import pytest
 

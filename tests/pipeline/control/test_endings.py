@@ -1,4 +1,4 @@
-"""What ended a run is told from the exception that a worker raised, however Ray wrapped it."""
+"""The cause of a run's end is found in the exception that a worker raised, however Ray wrapped it."""
 
 import pickle
 

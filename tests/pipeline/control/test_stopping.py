@@ -1,4 +1,4 @@
-"""Signals finish what is in flight, a second one ends at once, and so does a run in which nothing moves."""
+"""A signal lets a run finish the shards in flight, a second one ends it at once, and so does an hour without progress."""
 
 import signal
 import time

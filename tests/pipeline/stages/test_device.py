@@ -1,4 +1,4 @@
-"""The device thread: labels do not depend on company, and one image's trouble stays its own."""
+"""The device thread: labels do not depend on the rest of the batch, and an error of one image fails that image only."""
 
 import threading
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""On the device: confidence becomes a mask; a second teacher gives scores, a mask and metres, for each image by itself."""
+"""Inference: a confidence becomes a mask; a second teacher gives scores, a mask and metres, for each image by itself."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is made of a micro-batch on the device never looks at a value there: that would wait for all that is queued."""
+"""Inference never looks at a value on the device: that would wait for everything that is queued there."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Second opinions on the device: what they say becomes scores and, where the teacher has no confidence of its own, the mask."""
+"""Second opinions become scores and, if the teacher has no confidence of its own, the mask."""
 
 from collections.abc import Sequence
 from dataclasses import replace

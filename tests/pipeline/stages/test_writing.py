@@ -1,4 +1,4 @@
-"""The write stage: a shard is complete, in the plan's order, and says of each sample what the teacher said of it."""
+"""The write stage: a shard is complete, in the plan's order, and holds each sample's own label."""
 
 from collections.abc import Sequence
 from dataclasses import replace
