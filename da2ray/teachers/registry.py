@@ -13,6 +13,7 @@ from da2ray.teachers import luminance
 from da2ray.teachers.base import Kind, LoadOptions, Teacher, TeacherSpec
 from da2ray.teachers.depth_anything import random_tiny
 from da2ray.teachers.depth_anything.configs import PATCH, VITB, VITG, VITL, VITS, VITT, Config
+from da2ray.teachers.depth_anything.published import METRIC
 from da2ray.teachers.depth_anything.size import OfficialSize
 from da2ray.teachers.depth_anything.variant import Variant
 
@@ -29,9 +30,6 @@ of the embedded weights."""
 
 TINY_SIDE = 252
 """Short side in pixels (18 patches) at which the embedded teacher was trained and runs."""
-
-METRIC = {"indoor": 20.0, "outdoor": 80.0}
-"""Largest depth of the metric heads in metres. Indoor was trained on Hypersim, outdoor on Virtual KITTI."""
 
 
 class Family(NamedTuple):

@@ -7,6 +7,7 @@ from da2ray.errors import UserError
 from da2ray.teachers.base import LoadOptions, Teacher
 from da2ray.teachers.depth_anything import checkpoint
 from da2ray.teachers.depth_anything.configs import Config
+from da2ray.teachers.depth_anything.published import check_published
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,11 @@ class Variant:
     weights: str | None
 
     def identify(self, options: LoadOptions) -> str:
-        """The sha256 (hex) of the weights file, after a check that its keys and shapes fit."""
+        """The sha256 (hex) of the weights file, after a check that its keys and shapes, and its config.json, fit."""
         path = checkpoint.locate(self._location(options))
         checkpoint.check(path, self.config, self.name)
+        if options.weights is not None:
+            check_published(options.weights, path, self.config, self.name, self.max_depth)
         return checkpoint.sha256(path)
 
     def load(self, options: LoadOptions) -> Teacher:
