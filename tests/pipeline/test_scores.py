@@ -1,4 +1,4 @@
-"""A run with `--consistency`: the dataset has scores, masks, hash and far maps; impossible requests are refused before labelling."""
+"""A run with `--consistency`: the dataset has scores, masks, hash and far maps; impossible requests are refused early."""
 
 import io
 from pathlib import Path

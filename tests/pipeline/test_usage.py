@@ -1,4 +1,4 @@
-"""Bad usage ends with exit code 2 and one or two lines that say what to change, without a traceback, without Ray, and before any image is read."""
+"""Bad usage ends with exit code 2 and one or two lines that say what to change: no traceback, no Ray, and no image is read."""
 
 import subprocess
 import sys

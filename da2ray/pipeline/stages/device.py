@@ -287,7 +287,7 @@ class Device:
         self._answer(work, labelled)
 
     def _refuse_broken_device(self, error: Exception) -> None:
-        """Raise if the device no longer works. After a CUDA fault every call fails, no image is at fault, and the actor must end."""
+        """Raise if the device no longer works. After a CUDA fault every call fails: the actor must end, no image is at fault."""
         try:
             torch.cuda.empty_cache()
             torch.zeros(1, device=self._teacher.device).item()
