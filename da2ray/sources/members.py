@@ -1,8 +1,8 @@
 """Sources that list their members when they are planned: the base of prefix and manifest.
 
 A shard's specification is its members: an Arrow record batch of schema MEMBERS, serialized and compressed with zstd as one piece
-(75 us and 10 kB for 256 members with MD5 etags; Arrow's own compression, a frame for each buffer, takes 190 us and makes 9 kB). URIs
-that are root + key are left out.
+(75 us and 10 kB for 256 members with MD5 etags; Arrow's own compression, a frame for each buffer, takes 190 us and makes 9 kB).
+URIs that are root + key are left out.
 """
 
 from abc import ABC, abstractmethod
