@@ -202,7 +202,7 @@ def test_a_view_of_no_row_is_an_error_that_names_the_rule(
         (("--view", "v", "--calibration-output", "c.json"), "--calibration-output belongs to --calibrate"),
         (("--view", "v", "--calibrate", "truth"), "stores no view: leave --view out"),
         (("--calibrate", "truth", "--where", "blur > 1", "--dry-run"), "leave --dry-run, --where out"),
-        (("--view", "a/b"), "a view's name is"),
+        (("--view", "a/b"), "a view's name has"),
         (("--view", "v", "--where", "blurr > 1"), "did you mean blur"),
         (("--view", "v", "--where", "scale_p90 < 1"), "--consistency scale"),
         (("--view", "v", "--snapshot", 7), "has no snapshot 7"),
