@@ -256,7 +256,9 @@ def _check_strips(image: TiffImagePlugin.TiffImageFile, length: int) -> None:
     Raises:
         SampleError: `truncated`: a strip or tile ends behind the file. `corrupt`: tiles are far larger than the image.
     """
-    for offsets, counts in ((273, 279), (324, 325)):
+    # Pillow itself notices that uncompressed pixels are missing, and a count may exceed what they need.
+    packed = image.tag_v2.get(259, 1) != 1
+    for offsets, counts in ((273, 279), (324, 325)) if packed else ():
         ends = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(counts, ()), strict=False)
         if any(offset + count > length for offset, count in ends):
             raise SampleError(Reason.TRUNCATED, f"tiff ends at byte {length}, before its pixels do")

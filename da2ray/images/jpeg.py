@@ -59,7 +59,7 @@ def decode_jpeg(data: bytes, components: int, least: tuple[int, int], *, scaled:
 
 def _decode_judged(data: bytes, options: dict[str, object], least: tuple[int, int] | None) -> Pixels:
     """Decode a JPEG that has a warning, or that simplejpeg cannot read; see the module's docstring."""
-    _pillow(data, least)
+    whole = _pillow(data, least)
     bare = pixel_segments(data)
     if _is_readable(bare):
         try:
@@ -69,6 +69,8 @@ def _decode_judged(data: bytes, options: dict[str, object], least: tuple[int, in
                 ended = "premature end" in str(error).lower()
                 raise SampleError(Reason.TRUNCATED if ended else Reason.CORRUPT, f"jpeg: {error}") from error
     pixels = _pillow(bare, least)
+    if not np.array_equal(pixels, whole):
+        raise SampleError(Reason.CORRUPT, "jpeg: an unknown marker among coded pixels")
     if not _is_complete(data, pixels, least):
         raise SampleError(Reason.TRUNCATED, "jpeg: coded pixels end before the image does")
     return pixels
