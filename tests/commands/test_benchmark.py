@@ -33,8 +33,8 @@ def test_a_resume_is_measured_on_a_plan_that_is_three_quarters_done(tmp_path: Pa
 
 
 @pytest.mark.timeout(900)  # a minute where nothing else runs; half of it is Depth Anything V2 S on one core
-def test_quality_is_measured_on_worlds_of_known_depth(tmp_path: Path) -> None:
-    said = run_benchmark(run_script, "--quality", 24, "--work", tmp_path / "work")
+def test_quality_is_measured_on_worlds_of_known_depth(run_alone: RunJob, tmp_path: Path) -> None:
+    said = run_benchmark(run_alone, "--quality", 24, "--work", tmp_path / "work")
     assert "24 worlds" in said
     assert "7 of them degraded" in said
     for word in ("flip_p90", "masks (flip+scale", "strict", "mirror", "lowest level", "scores without passes"):
