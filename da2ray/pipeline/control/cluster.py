@@ -46,7 +46,7 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 def connect(config: PseudolabelConfig) -> None:
     """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
 
-    A bare `ray.init()` would join the cluster that a stale file in /tmp names, and hang (ray-data.md).
+    A bare `ray.init()` would join the cluster that a stale file in /tmp names, and hang.
 
     Raises:
         UserError: the cluster cannot be reached.

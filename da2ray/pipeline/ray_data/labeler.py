@@ -22,7 +22,7 @@ from da2ray.pipeline.stages.watchdog import end_process
 
 BLOCKS_IN_FLIGHT = 4
 CONCURRENT_BLOCKS = 2
-"""At most 4 blocks wait at an actor (ray-data.md: 1 to 4 should always wait). It takes the micro-batches of 2 blocks at the same
+"""At most 4 blocks wait at an actor (so that 1 to 4 always wait). It takes the micro-batches of 2 blocks at the same
 time, so that the second block's first micro-batches are queued at the device while the first block's last ones run."""
 COMPILE_SECONDS = 900.0
 """Added to the deadline with `--compile`: compiling for the first micro-batch of a size takes minutes for a large network."""

@@ -9,7 +9,7 @@ from da2ray.images.headers import Header
 from da2ray.sources.base import Sample, Source
 
 FETCH_AHEAD = 16
-"""Reads in flight for a task: an S3 server gives 16 concurrent readers most of its rate (storage.md)."""
+"""Reads in flight for a task: an S3 server gives 16 concurrent readers most of its rate."""
 
 
 class Access:
