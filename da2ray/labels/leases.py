@@ -153,7 +153,7 @@ class Leases:
         return Lease(holder=self._holder, expires=expires, released=released).model_dump_json().encode()
 
     def _is_mine(self, link: _Link) -> bool:
-        """Whether a create took place whose answer was lost."""
+        """Whether our create succeeded although its answer was lost."""
         lease = self._read(link)
         return lease is not None and lease.holder == self._holder
 

@@ -188,7 +188,7 @@ class _Listing:
                 self._batches = client.list(self._prefix, offset=self._last, chunk_size=self._size)
             metas: Sequence[ObjectMeta] = next(self._batches, [])
         except BaseError:
-            # A page at a time from now on: where each may break off, ten in a row rarely come.
+            # List one page at a time from now on: if each may break off, ten in a row rarely arrive.
             self._batches, self._size = None, LIST_PAGE
             raise
         if metas:

@@ -19,7 +19,7 @@ WORKERS_DIED = (
 
 
 def ending_of(error: Exception) -> CorruptError | ResumableError | None:
-    """The error of ours for what Ray or a store raised while a run labelled, in one line; None if `error` is a bug.
+    """Translate what Ray or a store raised while a run labelled into an error of da2ray, in one line; None if it is a bug.
 
     A CorruptError is not resumable: stored state stays damaged, however often it is read.
     """
