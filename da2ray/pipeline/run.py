@@ -129,9 +129,7 @@ def label_waves(
     try:
         actors = actor_range(job.config, job.load.device)
         teachers = f"{job.spec.name} checked by {job.checker[0].name}" if job.checker else job.spec.name
-        console.print(
-            f"run {run}: {teachers} {job.load.precision} on {job.load.device}, teacher actors: {actors}"
-        )
+        console.print(f"run {run}: {teachers} {job.load.precision} on {job.load.device}, teacher actors: {actors}")
         coordinator = start_coordinator(job.config.max_failed, plan.info.samples)
         # Not before: importing Ray Data takes a second, in which Ray starts its workers.
         from da2ray.pipeline.ray_data.execution import label_wave  # noqa: PLC0415

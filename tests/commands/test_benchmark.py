@@ -19,6 +19,7 @@ def run_benchmark(run: RunJob, *args: object) -> str:
     return finished.stdout
 
 
+@pytest.mark.timeout(900)  # it starts Ray six times
 def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(run_alone: RunJob, tmp_path: Path) -> None:
     said = run_benchmark(
         run_alone, "--make-images", 8, "--decode", "scaled", "--shard-size", 2, "--work", tmp_path / "work"
