@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 from da2ray.errors import UserError
 from da2ray.storage.base import Store
-from da2ray.storage.fsspec import FsspecStore
 from da2ray.storage.local import LocalStore
 from da2ray.storage.objects import SCHEMES, ObjectStore
 from da2ray.storage.redaction import WEB, redact
@@ -36,6 +35,8 @@ def open_store(url: str, client: Client = "auto", retry_s: float | None = None) 
     if redact(url) != url:
         raise UserError(f"{redact(url)} cannot have a query: a signature is for one object, and this is a folder")
     if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
+        from da2ray.storage.fsspec import FsspecStore  # noqa: PLC0415 - 0.2 s in each process, which few stores need
+
         return FsspecStore(url, retry_s)
     if scheme not in SCHEMES:
         raise UserError(
