@@ -22,6 +22,7 @@ from da2ray.commands.benchmark import BenchmarkConfig
 from da2ray.errors import UserError
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
+from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.device import share_cores
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.plan.plan import make_plan
@@ -90,13 +91,13 @@ def _stages(config: BenchmarkConfig, images: str, mode: DecodeMode, options: Loa
     plan = make_plan(
         source, store, shard_size=config.shard_size, shard_bytes=64 << 20, limit=limit, fingerprint="benchmark"
     )
-    reading = Reading(source, spec.size_rule, Limits(), mode, config.batch_size)
+    reading = Reading(source, spec.size_rule, Limits(), Decoding(mode), config.batch_size)
     shards = list(plan.shards(np.arange(plan.info.shards)))
     bits = default_bits(spec.kind)
     workers = share_cores(spec, options, processes=1)
     decoded, blocks = decode_only(reading, shards, store)
     labelled, labels = teacher_only(
-        spec.load(options), spec.kind, bits, blocks, scaled=mode is DecodeMode.SCALED, workers=workers
+        spec.load(options), spec.kind, bits, blocks, scaled=reading.decoding.scaled, workers=workers
     )
     written = write_only(labels, store, kind=spec.kind.value, format=config.format)
     return [decoded, labelled, written]

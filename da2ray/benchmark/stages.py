@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from da2ray.labels.commits import commit_shard
 from da2ray.labels.shards.base import ShardFormat
-from da2ray.labels.shards.formats import build_shard
 from da2ray.pipeline.stages.batches import host_batch, labelled_row
 from da2ray.pipeline.stages.device import Device
 from da2ray.pipeline.stages.reading import Reading
-from da2ray.pipeline.stages.writing import assemble, far_of
+from da2ray.pipeline.stages.writing import Writing
 from da2ray.plan.plan import Shard
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, Teacher
@@ -78,8 +76,7 @@ def teacher_only(
 def write_only(blocks: Sequence[pa.Table], store: Store, *, kind: str, format: ShardFormat) -> Measured:  # noqa: A002
     """Measure encoding, PUT and commit, one shard after another."""
     began, cpu, images = time.perf_counter(), time.process_time(), 0
-    for number, block in enumerate(blocks):
-        rows, depths = assemble(block, plan="benchmark", kind=kind, fingerprint="benchmark")
-        commit_shard(store, "benchmark", number, build_shard(rows, depths, format, far=far_of(block)), "benchmark")
-        images += len(depths)
+    writing = Writing(store, "benchmark", format, kind, "benchmark", mask_bits=2, camera=None)
+    for block in blocks:
+        images += sum(writing.write(block).statuses.values())
     return Measured("encode + write only", images, time.perf_counter() - began, time.process_time() - cpu, 1)

@@ -44,7 +44,9 @@ class BenchmarkConfig(CommandConfig):
         group=HOW,
     )
 
-    resume_shards: int | None = option(None, "how fast a resume finds what is left of N shards", group=ELSE, ge=1)
+    resume_shards: int | None = option(
+        None, "how fast a resume finds the shards without a commit among N", group=ELSE, ge=1
+    )
     quality: int | None = option(
         None,
         "how well scores, masks and presets find true errors, on N rendered worlds (such as 300), 30% of them degraded. "

@@ -9,7 +9,6 @@ A name begins with the time at which its run began, so names sort by age. A run 
 import json
 import secrets
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -18,6 +17,7 @@ from pydantic import PlainSerializer
 
 from da2ray.errors import CorruptError
 from da2ray.labels.stored import Stored
+from da2ray.parallel import look_ahead
 from da2ray.storage import Store, redacted
 
 THREADS: Final = 16
@@ -123,8 +123,7 @@ def read_runs(store: Store) -> list[Run]:
         progress = _read_progress(store, name) if _progress_key(name) in there else None
         return Run(name, config, progress)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="runs") as pool:
-        return list(pool.map(read, sorted({key.split("/")[1] for key in there})))
+    return list(look_ahead(read, sorted({key.split("/")[1] for key in there}), THREADS, "runs"))
 
 
 def newest_progress(store: Store) -> RunProgress | None:

@@ -11,6 +11,7 @@ from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import CheckedBy, DatasetInfo, check_same, open_dataset
 from da2ray.pipeline.control.cluster import gpu_count, resolve_device
+from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.labelling import Labelling
 from da2ray.pipeline.stages.reading import Reading, uses_camera
 from da2ray.pipeline.stages.writing import Writing
@@ -65,7 +66,7 @@ class Job:
             load=self.load,
             bits=self.dataset.codec.bits,
             mask_bits=self.dataset.codec.mask_bits,
-            scaled=self.reading.mode is DecodeMode.SCALED,
+            decoding=self.reading.decoding,
             sample_timeout=self.config.sample_timeout,
             processes=processes,
             checker=self.checker,
@@ -131,13 +132,12 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     if stored:
         check_same(stored, dataset, store.url)
     load = LoadOptions(config.weights, device, precision, config.compile, config.trust_remote_code)
-    mode = DecodeMode(config.decode)
-    size_of_checker = checker and checker[0].size_rule
+    decoding = Decoding(DecodeMode(config.decode), checker and checker[0].size_rule)
     return Job(
         config,
         spec,
         load,
-        Reading(source, spec.size_rule, limits, mode, config.batch_size, size_of_checker, with_focals),
+        Reading(source, spec.size_rule, limits, decoding, config.batch_size, with_focals),
         store,
         stored or dataset,
         checker and (checker[0], replace(load, weights=config.checker_weights)),

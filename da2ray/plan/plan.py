@@ -288,7 +288,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
             numbers = pa.array(np.arange(shards, shards + group.num_rows))
             lengths = pc.binary_length(group["spec"])
             columns = [numbers, group["samples"], group["bytes"], lengths, group["spec"]]
-            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=group.num_rows)
+            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=GROUP_SHARDS)
             shards += group.num_rows
             samples += pc.sum(group["samples"]).as_py()
             exact = exact and pc.all(group["exact"]).as_py()
@@ -304,7 +304,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
 
 
 def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows of schema SHARDS as the row groups of a plan."""
+    """Rows of schema SHARDS as the row groups of a plan. One of more than GROUP_SHARDS rows is split when it is written."""
     pending: list[pa.RecordBatch] = []
     size = rows = 0
     for batch in batches:
@@ -312,15 +312,10 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         size += batch.nbytes
         rows += batch.num_rows
         if size >= GROUP_BYTES or rows >= GROUP_SHARDS:
-            yield from _of_at_most(GROUP_SHARDS, pa.Table.from_batches(pending))
+            yield pa.Table.from_batches(pending)
             pending, size, rows = [], 0, 0
     if pending:
-        yield from _of_at_most(GROUP_SHARDS, pa.Table.from_batches(pending))
-
-
-def _of_at_most(rows: int, table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, rows):
-        yield table.slice(start, rows)
+        yield pa.Table.from_batches(pending)
 
 
 def _spec_offsets(metadata: pq.FileMetaData, lengths: np.ndarray) -> np.ndarray:

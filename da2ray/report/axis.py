@@ -15,6 +15,14 @@ STRETCH = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """A number or a time below an axis, at `x` of the drawing."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Axis:
     """An axis from `low` to `high`, low < high. Both are above 0 if it is logarithmic."""
 

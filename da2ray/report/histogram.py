@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from da2ray.report.axis import Tick
 from da2ray.report.formats import number
 from da2ray.report.survey import Distribution
 
@@ -11,14 +12,6 @@ HEIGHT: Final = 128
 TOP: Final = 16
 FLOOR: Final = 104
 SIDE: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A number below the axis at `x`."""
-
-    x: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,6 @@ def _reasons(facts: Facts, status: str) -> tuple[ReasonRow, ...]:
 
 
 def _card(facts: Facts, distribution: Distribution) -> ScoreCard:
-
     score = distribution.score
     notes = [
         f"worse if {score.bad}" if score.bad else "neither end is worse",

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from da2ray.console import duration
-from da2ray.report.axis import Axis
+from da2ray.report.axis import Axis, Tick
 from da2ray.report.formats import number
 from da2ray.report.throughput import Idle, Run
 
@@ -29,14 +29,6 @@ class RateTick:
     """A horizontal line at `y`, and its rate."""
 
     y: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class TimeTick:
-    """A time below the axis at `x`."""
-
-    x: float
     text: str
 
 
@@ -73,7 +65,7 @@ class ThroughputChart:
     rates: tuple[RateTick, ...]
     idle: tuple[IdleBand, ...]
     runs: tuple[RunLine, ...]
-    times: tuple[TimeTick, ...]
+    times: tuple[Tick, ...]
 
 
 def throughput_chart(runs: Sequence[Run], idle: Sequence[Idle]) -> ThroughputChart | None:
@@ -133,7 +125,7 @@ class _TimeScale:
     def x(self, time: float) -> float:
         return LEFT + (RIGHT - LEFT) * _interpolate(time, self._times, self._places) / self._places[-1]
 
-    def ticks(self) -> list[TimeTick]:
+    def ticks(self) -> list[Tick]:
         """Evenly spread times, without those that fall into an idle time."""
         ticks = []
         length = self._times[-1] - self._times[0]
@@ -143,7 +135,7 @@ class _TimeScale:
             time = _interpolate(self._places[-1] * share, self._places, self._times)
             if not any(gap.start < time < gap.end for gap in self._idle):
                 ticks.append(
-                    TimeTick(round(LEFT + (RIGHT - LEFT) * share, 1), f"{datetime.fromtimestamp(time, UTC):{form}}")
+                    Tick(round(LEFT + (RIGHT - LEFT) * share, 1), f"{datetime.fromtimestamp(time, UTC):{form}}")
                 )
         return ticks
 

@@ -14,6 +14,7 @@ from da2ray.errors import Reason, UserError
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.schema import INDEX, NUMBERS
 from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row
+from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.pipeline.stages.writing import assemble
 from da2ray.sources import Cut, members_of, open_source
@@ -62,7 +63,7 @@ def spec_of(source: ManifestSource) -> bytes:
 
 
 def reading(source: ManifestSource, mode: DecodeMode = DecodeMode.EXACT, *, with_focals: bool = True) -> Reading:
-    return Reading(source, OfficialSize(), Limits(), mode, 8, with_focals=with_focals)
+    return Reading(source, OfficialSize(), Limits(), Decoding(mode), 8, with_focals=with_focals)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -18,6 +18,7 @@ import da2ray
 from da2ray.errors import Reason, SampleError, Status
 from da2ray.images.decode import DecodeMode, Limits, admit, decode_pixels, read_header
 from da2ray.pipeline.stages.arena import Arena
+from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.plan.plan import make_plan
 from da2ray.sources import open_source
@@ -139,7 +140,7 @@ def test_a_read_task_gives_every_file_its_row(folder: Path, tmp_path: Path) -> N
     source = open_source(str(folder))
     store = open_store(str(tmp_path))
     plan = make_plan(source, store, shard_size=SHARD, limit=None, fingerprint="f")
-    reading = Reading(source, OfficialSize(), Limits(), DecodeMode.SCALED, batch_size=16)
+    reading = Reading(source, OfficialSize(), Limits(), Decoding(DecodeMode.SCALED), batch_size=16)
     arena, seen = Arena(), []
     for shard in plan.shards(np.arange(len(plan))):
         block = reading.read(shard.number, shard.spec(store), arena)

@@ -1,4 +1,4 @@
-"""How often Ray tries again what died."""
+"""How often Ray retries a task, a teacher or a shard whose process died."""
 
 TASK_RETRIES = 3
 """Retries of a read or write task whose worker died. Ray Data's default is to retry for ever: an image that kills its process

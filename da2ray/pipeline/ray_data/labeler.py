@@ -40,7 +40,7 @@ class Labeler:
     def __init__(self, labelling: Labelling, coordinator: "ray.actor.ActorHandle") -> None:
         from da2ray.pipeline.stages.device import start_device  # noqa: PLC0415 - torch, which the driver does without
 
-        self._with_focals, self._checker_size = labelling.with_focals, labelling.checker_size
+        self._with_focals, self._checker_size = labelling.with_focals, labelling.decoding.checker_size
         self._device = start_device(labelling)
         self._late = LateDecoder(labelling.decoding, labelling.sample_timeout)
         self._one_encoded = asyncio.Lock()

@@ -27,6 +27,11 @@ class Decoding:
     mode: DecodeMode
     checker_size: SizeRule | None = None
 
+    @property
+    def scaled(self) -> bool:
+        """Whether images are decoded at a reduced size."""
+        return self.mode is DecodeMode.SCALED
+
     def needed(self, header: Header, network: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that no reduced decoding may go below. `network`: the teacher's, for this image."""
         if self.checker_size is None:

@@ -308,7 +308,7 @@ def start_device(labelling: Labelling) -> Device:
         spec.load(labelling.load),
         labelling.bits,
         kind=spec.kind,
-        scaled=labelling.scaled,
+        scaled=labelling.decoding.scaled,
         workers=workers,
         mask_bits=labelling.mask_bits,
         opinions=Opinions(

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from da2ray.errors import SampleError, Status
-from da2ray.images.decode import DecodeMode, Header, Limits, admit, read_header
+from da2ray.images.decode import Header, Limits, admit, read_header
 from da2ray.images.headers import read_focal
 from da2ray.images.jpeg_quality import read_jpeg_quality
 from da2ray.pipeline.stages.access import Access
@@ -87,21 +87,15 @@ class Reading:
 
     Attributes:
         size_rule: the teacher's; images of one network size share a micro-batch.
-        checker_size: see `Decoding`.
         with_focals: a teacher uses the focal length, so it is read from EXIF if the source does not know it.
     """
 
     source: Source
     size_rule: SizeRule
     limits: Limits
-    mode: DecodeMode
+    decoding: Decoding
     batch_size: int
-    checker_size: SizeRule | None = None
     with_focals: bool = False
-
-    @property
-    def decoding(self) -> Decoding:
-        return Decoding(self.mode, self.checker_size)
 
     def read(self, shard: int, spec: bytes, arena: Arena | None = None, access: Access | None = None) -> pa.Table:
         """Read, decode and group a shard.

@@ -33,7 +33,7 @@ SIZE_RULE = OfficialSize()
 def make_reading(
     folder: Path, mode: DecodeMode = DecodeMode.EXACT, batch_size: int = 4, size_rule: SizeRule = SIZE_RULE
 ) -> Reading:
-    return Reading(open_source(str(folder)), size_rule, LIMITS, mode, batch_size)
+    return Reading(open_source(str(folder)), size_rule, LIMITS, Decoding(mode), batch_size)
 
 
 def spec_of(folder: Path) -> bytes:
