@@ -187,7 +187,9 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
         image = _PLUGINS[header.format](io.BytesIO(data))
         turned = header.format is Format.TIFF  # the only format whose orientation Pillow applies by itself
         size = (header.width, header.height)
-        if image.size != (size if turned or header.orientation < 5 else size[::-1]):
+        stored = size if header.orientation < 5 else size[::-1]
+        # Pillow may read another orientation of a TIFF than libtiff, which decides.
+        if image.size != stored and not (turned and image.size == stored[::-1]):
             # Pillow would allocate memory for a size that `admit` has not seen.
             raise SampleError(Reason.CORRUPT, f"{header.format}: the header says {size}, the image data {image.size}")
         if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -203,6 +205,8 @@ def _decode_pillow(data: bytes, header: Header) -> Pixels:
         else:
             straight = image.convert(_STRAIGHT_ALPHA[image.mode]) if image.mode in _STRAIGHT_ALPHA else image
             pixels = np.asarray(straight if straight.mode == "RGB" else straight.convert("RGB"))
+    if turned and pixels.shape[:2] != size[::-1]:
+        raise SampleError(Reason.CORRUPT, f"{header.format}: decoders find different orientations")
     return pixels if turned else _turn(pixels, header.orientation)
 
 

@@ -11,7 +11,7 @@ where they differ, cv2 wins:
 - The structure must begin with 42 in either byte order. In a PNG or WebP, it must not have the prefix `Exif` of a JPEG.
 - Orientations in XMP, or in a PNG's text chunk "Raw profile type exif", are ignored.
 
-In a TIFF, libtiff reads the tag for both.
+In a TIFF, libtiff reads the tag for cv2: the first entry counts, if it is one whole number.
 """
 
 import math
@@ -66,6 +66,23 @@ _TEXTS = frozenset({0x10E, 0x10F, 0x110, 0x131, 0x132, 0x8298})
 _FRACTIONS = {0x11A: 1, 0x11B: 1, 0x13E: 2, 0x13F: 6, 0x211: 3, 0x214: 6}
 # Resolutions, white point, primaries, YCbCr coefficients, reference black and white, with their number of fractions.
 _NUMBERS = frozenset({0x128, 0x213})
+
+
+def read_tiff_orientation(tiff: bytes) -> int:
+    """The orientation, 1 to 8, that libtiff finds in a TIFF's first directory. It is 1 if there is none that makes sense."""
+    order = _byte_order(tiff)
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number = struct.unpack_from(order + "HHI", tiff, at)
+            if tag == ORIENTATION:
+                whole = number == 1 and len(_TYPES.get(kind, "II")) == 1
+                (value,) = struct.unpack_from(order + _TYPES[kind], tiff, at + 8) if whole else (1,)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
 
 
 def read_focal_length(blocks: Sequence[bytes], width: int, height: int) -> float | None:

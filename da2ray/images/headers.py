@@ -14,7 +14,13 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from da2ray.errors import Reason, SampleError
-from da2ray.images.exif import ORIENTATION, PREFIX, first_directory, read_focal_length, read_orientation
+from da2ray.images.exif import (
+    PREFIX,
+    first_directory,
+    read_focal_length,
+    read_orientation,
+    read_tiff_orientation,
+)
 
 
 class Format(StrEnum):
@@ -270,8 +276,7 @@ def _parse_tiff(data: bytes) -> _Parsed:
     tags = first_directory(data)
     if not tags:
         raise IndexError  # the data end before the directory
-    orientation = int(tags.get(ORIENTATION, 1))
-    return int(tags.get(256, 0)), int(tags.get(257, 0)), orientation if 1 <= orientation <= 8 else 1, 0
+    return int(tags.get(256, 0)), int(tags.get(257, 0)), read_tiff_orientation(data), 0
 
 
 _PARSERS = {

@@ -23,7 +23,9 @@ from PIL import Image, ImageOps
 
 from da2ray.errors import Reason, SampleError
 from da2ray.images.decode import DecodeMode, Limits, decode
+from da2ray.images.headers import png_chunks
 from da2ray.teachers.depth_anything.size import OfficialSize
+from tests.fuzz import PNG_SIGNATURE
 from tests.images.mutants import mutant
 
 CLASSES = {
@@ -39,6 +41,9 @@ CLASSES = {
     "(GIF, PNG). Pillow has checked that the pixels are whole.",
     "Pillow alone, refused": "Pillow does not need the last chunk of a PNG or a header at its place, or it enlarges a GIF's "
     "screen. The file is cut off, or its size is not the declared one.",
+    "animated PNG, decoded": "cv2 shows the first frame of the animation, or black if that frame is missing. Pillow and da2ray "
+    "show the default image, as a viewer does that knows no animations.",
+    "animated PNG, refused": "the first frame is smaller than the image should be: Pillow and cv2 fill the rest with black.",
     "neither, decoded": "a PNG whose ancillary chunks are damaged: Pillow and cv2 give up on metadata, and the pixels are whole.",
 }
 """The classes of agreement and disagreement, with reasons."""
@@ -68,7 +73,12 @@ def judge(data: bytes) -> tuple[str, str]:  # noqa: PLR0911 - a return for each 
     pillow, official = by_pillow(data), by_cv2(data)
     if pillow is not None and official is not None:
         if ours is not None:
-            return ("same" if np.array_equal(ours, official) else "unexplained: other pixels"), said
+            if np.array_equal(ours, official):
+                return "same", said
+            animated = is_animated_png(data) and np.array_equal(ours, pillow_default(data))
+            return ("animated PNG, decoded" if animated else "unexplained: other pixels"), said
+        if is_animated_png(data) and reason is Reason.TRUNCATED:
+            return "animated PNG, refused", said
         damaged = data[:2] == b"\xff\xd8" and reason in {Reason.TRUNCATED, Reason.CORRUPT}
         return ("jpeg damaged pixels" if damaged and "jpeg:" in said else "unexplained: refused"), said
     if official is not None:
@@ -91,6 +101,15 @@ def by_pillow(data: bytes) -> np.ndarray | None:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:  # noqa: BLE001 - Pillow raises nearly anything
         return None
+
+
+def is_animated_png(data: bytes) -> bool:
+    return data[:8] == PNG_SIGNATURE and any(name == b"acTL" for name, _, _ in png_chunks(data))
+
+
+def pillow_default(data: bytes) -> np.ndarray:
+    """The default image of an animated PNG as stored: cv2 does not turn one, so neither does da2ray."""
+    return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB"))
 
 
 def by_cv2(data: bytes) -> np.ndarray | None:
