@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.console import Console
 
-from da2ray.console import run_command
+from da2ray.console import did_you_mean, run_command
 from da2ray.errors import Exit, UserError
 
 COMMANDS: Final = {
@@ -40,4 +40,5 @@ def _help(words: Sequence[str], console: Console) -> int:
         console.print("\nda2ray COMMAND --help lists the options of a command.")
         return Exit.DONE
     problem = f"{words[0]} is not a command" if words else "no command given"
-    raise UserError(f"{problem}: choose from {', '.join(COMMANDS)}\nsee da2ray --help")
+    like = did_you_mean(words[0], COMMANDS) if words else ""
+    raise UserError(f"{problem}: choose from {', '.join(COMMANDS)}{like}\nsee da2ray --help")

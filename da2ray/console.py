@@ -1,11 +1,13 @@
 """What all commands share: a console, progress, and the end of a command as an exit code."""
 
 import contextlib
+import difflib
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 
@@ -95,6 +97,21 @@ def progress(what: str, unit: str) -> Iterator[OnProgress]:
 def number(count: int, *, exact: bool) -> str:
     """A count of images, or an estimate, which says that it is one: "1,234" or "about 1,234"."""
     return f"{count:,}" if exact else f"about {count:,}"
+
+
+def counted(count: int, noun: str, *, exact: bool = True) -> str:
+    """A count and its noun in the singular or plural: "1 shard", "3,200 shards", "about 1,000 images"."""
+    return f"{number(count, exact=exact)} {noun}{'' if count == 1 else 's'}"
+
+
+def to_seconds(moment: str) -> str:
+    """A time in ISO 8601 without its fraction of a second."""
+    return re.sub(r"\.\d+", "", moment)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to add to a message about an unknown word: "; did you mean --teacher?". Empty if no known word is like it."""
+    return "".join(f"; did you mean {like}?" for like in difflib.get_close_matches(word, list(known), n=1))
 
 
 def duration(seconds: float) -> str:

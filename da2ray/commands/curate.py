@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, storage_client_option
-from da2ray.console import progress
+from da2ray.console import counted, progress
 from da2ray.errors import Exit, Status, UserError
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.snapshots import Snapshot, open_snapshot
@@ -175,8 +175,8 @@ def _calibrate(config: CurateConfig, truth: str, console: Console) -> int:
 def _print(store: Store, snapshot: Snapshot, choice: Choice, console: Console) -> None:
     labelled = snapshot.by_status[Status.LABELLED.value]
     console.print(
-        f"{store.url}, snapshot {snapshot.number}: {snapshot.rows:,} rows, of which {labelled:,} are labelled; "
-        f"the other {snapshot.rows - labelled:,} are in no view"
+        f"{store.url}, snapshot {snapshot.number}: {counted(snapshot.rows, 'row')}, {labelled:,} of them labelled; "
+        f"views leave out the other {snapshot.rows - labelled:,}"
     )
     duplicates = choice.duplicates
     if choice.rules or duplicates:
@@ -193,8 +193,8 @@ def _print(store: Store, snapshot: Snapshot, choice: Choice, console: Console) -
         console.print(f"skipped rule {each.name}: {each.why}")
     if duplicates:
         console.print(
-            f"{duplicates.found.clusters:,} clusters of look-alikes; not compared: {duplicates.plain:,} images of nearly one "
-            f"colour, {duplicates.unhashed:,} without a hash"
+            f"{counted(duplicates.found.clusters, 'cluster')} of look-alikes; not compared: "
+            f"{counted(duplicates.plain, 'image')} of nearly one colour, {duplicates.unhashed:,} without a hash"
         )
     share = f" ({choice.kept / labelled:.1%} of labelled)" if labelled else ""
     console.print(f"kept {choice.kept:,}{share}: {choice.by_split[TRAIN]:,} train, {choice.by_split[VAL]:,} val")

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
-from da2ray.console import progress
+from da2ray.console import counted, progress
 from da2ray.errors import Exit
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.upkeep.garbage import collect
@@ -46,8 +46,8 @@ def gc(config: GcConfig, console: Console) -> int:
     console.print(table)
     if collected.young.objects:
         console.print(
-            f"kept {collected.young.objects:,} objects ({collected.young.bytes:,} bytes) that no commit names, "
-            f"because they are younger than --grace {config.grace:g} hours"
+            f"kept {counted(collected.young.objects, 'object')} ({counted(collected.young.bytes, 'byte')}) that no commit "
+            f"names, younger than --grace {config.grace:g} hours"
         )
     for key in collected.unreadable:
         console.print(f"kept all objects of the shards of {key}, which cannot be read: run `da2ray verify {store.url}`")

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 from rich.console import Console
 
-from da2ray.console import run_command
+from da2ray.console import did_you_mean, run_command
 from da2ray.errors import Exit, UserError
 
 Model = TypeVar("Model", bound="CommandConfig")
@@ -134,7 +134,7 @@ def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) ->
         UserError: an option is unknown, missing or out of range, or the file cannot be read.
         SystemExit: after `--help` (code 0).
     """
-    given = vars(_parser(model, prog).parse_intermixed_args(argv))
+    given = vars(_parser(model, prog).parse(argv))
     path = given.pop("config", None)
     values = (_read_yaml(Path(path)) if path else {}) | given
     try:
@@ -144,8 +144,16 @@ def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) ->
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        given, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+            like = did_you_mean(option.replace("_", "-"), self._option_string_actions)
+            self.error(f"{_short('unrecognized arguments: ' + ' '.join(unknown))}{like}")
+        return given
+
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{_short(' '.join(message.split()))}\nsee {self.prog} --help")
+        raise UserError(f"{_short(' '.join(message.split()), 2 * MESSAGE_CHARS)}\nsee {self.prog} --help")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -172,7 +180,7 @@ class _Formatter(argparse.HelpFormatter):
         return super()._format_action_invocation(action)
 
 
-def _parser(model: type[CommandConfig], prog: str | None) -> argparse.ArgumentParser:
+def _parser(model: type[CommandConfig], prog: str | None) -> _Parser:
     parser = _Parser(
         prog=prog,
         usage=_usage(model),
@@ -273,8 +281,26 @@ def _plain_type(annotation: Any) -> Any:
 class _TextLoader(yaml.SafeLoader):
     """YAML whose scalars are texts, except null, so that an option means what it means on the command line.
 
-    YAML 1.1 reads `actors: 1:2` as 62, `view: no` as False and `limit: 010` as 8.
+    YAML 1.1 reads `actors: 1:2` as 62, `view: no` as False and `limit: 010` as 8. PyYAML keeps the last value of a key that
+    stands twice in one mapping; this loader refuses it.
     """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Here, because a merge (`<<`) may later put a key beside one of the same name.
+        node = super().compose_mapping_node(anchor)
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise _TwiceError(
+                        f"{_short(key.value, VALUE_CHARS)} is given twice (line {key.start_mark.line + 1})"
+                    )
+                keys.add(key.value)
+        return node
+
+
+class _TwiceError(ValueError):
+    """A mapping has one key twice."""
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -295,13 +321,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(), _TextLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
+    except _TwiceError as error:
+        raise UserError(f"--config {path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())[:160]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected `option: value` lines, found a {type(values).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
+    options: dict[str, Any] = {}
+    for name, value in values.items():
+        option = str(name).replace("-", "_")
+        if option in options:
+            raise UserError(f"--config {path}: {_short(str(name), VALUE_CHARS)} is given twice, with - and with _")
+        options[option] = value
+    return options
 
 
 _WORDS = {
@@ -323,7 +357,8 @@ def _explain(model: type[CommandConfig], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{shown} is required"
     if problem["type"] == "extra_forbidden":
-        return f"{_short(shown, VALUE_CHARS)} is not an option of this command"
+        like = did_you_mean(shown, (_flag(each, field) for each, field in model.model_fields.items()))
+        return f"{_short(shown, VALUE_CHARS)} is not an option of this command{like}"
     text = problem["msg"]
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)

@@ -5,6 +5,7 @@ from rich.console import Console
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import Share, StorageClient, dataset_url_option, sample_option, storage_client_option
 from da2ray.commands.verify import print_report, verified
+from da2ray.console import counted
 from da2ray.errors import Exit
 from da2ray.labels.upkeep.repair import Repaired
 from da2ray.labels.upkeep.repair import repair as mend
@@ -38,13 +39,15 @@ def repair(config: RepairConfig, console: Console) -> int:
 def _print(store: Store, repaired: Repaired, console: Console, *, dry_run: bool) -> None:
     would = "would remove" if dry_run else "removed"
     if repaired.shards:
-        console.print(f"{would} {len(repaired.shards):,} commits: the next run labels their shards again")
+        console.print(f"{would} {counted(len(repaired.shards), 'commit')}: the next run labels what they name again")
     if repaired.rewritten:
-        console.print(f"wrote {len(repaired.rewritten):,} parts of the index again")
+        console.print(f"wrote {counted(len(repaired.rewritten), 'part')} of the index again")
     if repaired.lost and not dry_run:
-        console.print(f"{len(repaired.lost):,} parts of the index are lost; the next snapshot writes new ones")
+        console.print(
+            f"lost: {counted(len(repaired.lost), 'part')} of the index; the next snapshot writes the index anew"
+        )
     if repaired.lost and dry_run:
-        console.print(f"would write {len(repaired.lost):,} parts of the index again")
+        console.print(f"would write {counted(len(repaired.lost), 'part')} of the index again")
     if repaired.snapshots:
         numbers = ", ".join(str(number) for number in repaired.snapshots)
         console.print(f"snapshots never change, so rows of broken objects stay broken in these: {numbers}")

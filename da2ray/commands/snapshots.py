@@ -5,6 +5,7 @@ from rich.table import Column, Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
+from da2ray.console import to_seconds
 from da2ray.errors import Exit
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
@@ -30,7 +31,7 @@ def snapshots(config: SnapshotsConfig, console: Console) -> int:
     for number in list_snapshots(store):
         found = open_snapshot(store, number)
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(found.by_status.items()))
-        table.add_row(str(number), found.created, f"{found.rows:,}", counts, str(len(found.parts)))
+        table.add_row(str(number), to_seconds(found.created), f"{found.rows:,}", counts, str(len(found.parts)))
     console.print(table)
     return Exit.DONE
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
-from da2ray.console import duration, number
+from da2ray.console import counted, duration, number, to_seconds
 from da2ray.errors import Exit
 from da2ray.labels.dataset import DatasetInfo, require_dataset
 from da2ray.labels.runs import RunProgress, newest_progress
@@ -108,13 +108,13 @@ def _print(store: Store, found: DatasetStatus, console: Console) -> None:
             pace += f", ETA {duration(run.eta_seconds)}"
         console.print(
             f"run {run.run}: {run.state}, {run.samples.done:,} of "
-            f"{number(run.samples.total, exact=run.samples.exact)} images, "
+            f"{counted(run.samples.total, 'image', exact=run.samples.exact)}, "
             f"{pace}, updated {run.updated.isoformat(timespec='seconds')}"
         )
     if snapshot := found.snapshot:
-        console.print(f"snapshot {snapshot.number} of {snapshot.created}: {snapshot.rows:,} rows")
-        for indent, counted in (("", snapshot.by_status), ("  ", snapshot.by_reason)):
-            for name, count in sorted(counted.items()):
+        console.print(f"snapshot {snapshot.number} of {to_seconds(snapshot.created)}: {counted(snapshot.rows, 'row')}")
+        for indent, counted_by in (("", snapshot.by_status), ("  ", snapshot.by_reason)):
+            for name, count in sorted(counted_by.items()):
                 console.print(f"  {indent}{name}: {count:,}")
     else:
         console.print("no snapshot yet: the run that finishes makes one")

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import Share, StorageClient, dataset_url_option, sample_option, storage_client_option
-from da2ray.console import progress
+from da2ray.console import counted, progress
 from da2ray.errors import Exit
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.upkeep.verify import Report
@@ -59,11 +59,12 @@ def print_report(report: Report, console: Console) -> None:
             shard = "" if found.shard is None else str(found.shard)
             table.add_row(found.plan or "", shard, found.object, found.what.value, found.detail)
         console.print(table)
-    views = f"{report.views:,} views, " if report.views else ""
+    views = f"{counted(report.views, 'view')}, " if report.views else ""
     console.print(
-        f"{report.shards_checked:,} of {report.shards:,} shards and {report.parts_checked:,} of {report.parts:,} parts "
-        f"of the newest snapshot's index checked, {views}{report.bytes:,} bytes read: "
-        + (f"{len(report.findings):,} findings" if report.findings else "nothing is wrong")
+        f"{report.shards_checked:,} of {counted(report.shards, 'shard')} and {report.parts_checked:,} of "
+        f"{counted(report.parts, 'part')} of the newest snapshot's index checked, {views}"
+        f"{counted(report.bytes, 'byte')} read: "
+        + (counted(len(report.findings), "finding") if report.findings else "nothing is wrong")
     )
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import ray
 from rich.console import Console
 
-from da2ray.commands.dry_run import show_plan
 from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.console import Ticker, number
+from da2ray.console import Ticker, counted
 from da2ray.errors import Exit, Status, UnavailableError, UserError
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.runs import new_run_name, write_config
@@ -19,7 +18,8 @@ from da2ray.pipeline.control.coordinator import Counts, counts_of, last_counts, 
 from da2ray.pipeline.control.endings import ending_of
 from da2ray.pipeline.control.lost import ClusterWatch
 from da2ray.pipeline.control.progress import Progress, Totals, work_left
-from da2ray.pipeline.control.stopping import stop_on_signals
+from da2ray.pipeline.control.stopping import StopRequest, stop_on_signals
+from da2ray.pipeline.dry_run import show_plan
 from da2ray.pipeline.prepare import Job, prepare
 from da2ray.plan.plan import Plan, list_plans, make_plan, open_plan
 from da2ray.storage import open_store
@@ -41,8 +41,8 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     totals = work_left(plan, job.store)
     if totals.shards_before:
         console.print(
-            f"resuming: {totals.shards_before:,} of {totals.shards:,} shards are committed "
-            f"({number(totals.samples_before, exact=totals.exact)} images)"
+            f"resuming: {totals.shards_before:,} of {counted(totals.shards, 'shard')} committed "
+            f"({counted(totals.samples_before, 'image', exact=totals.exact)})"
         )
     try:
         counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
@@ -52,11 +52,11 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         if counts.over_budget:
             failed = counts.by_status[Status.FAILED.value]
             console.print(
-                f"{failed:,} of {counts.samples:,} samples failed, more than --max-failed {config.max_failed}: "
-                f"stopped with {left:,} shards left\nraise it and run again to go on"
+                f"{failed:,} of {counted(counts.samples, 'sample')} failed, more than --max-failed {config.max_failed}: "
+                f"stopped with {counted(left, 'shard')} left\nraise it and run again to go on"
             )
             return Exit.WRONG
-        console.print(f"stopped with {left:,} shards left; run the same command again to go on")
+        console.print(f"stopped with {counted(left, 'shard')} left; run the same command again to go on")
     except UserError:
         raise
     except Exception as error:
@@ -93,10 +93,10 @@ def stored_plan(job: Job, console: Console) -> Plan:
             source,
             job.store,
             **job.plan_options,
-            on_progress=lambda samples: ticker.tick(f"listing {source.url}: {samples:,} images"),
+            on_progress=lambda samples: ticker.tick(f"listing {source.url}: {counted(samples, 'image')}"),
         )
-    images = number(plan.info.samples, exact=plan.info.exact)
-    console.print(f"plan {plan.id}: {images} images in {plan.info.shards:,} shards")
+    images = counted(plan.info.samples, "image", exact=plan.info.exact)
+    console.print(f"plan {plan.id}: {images} in {counted(plan.info.shards, 'shard')}")
     return plan
 
 
@@ -116,7 +116,7 @@ def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
     if claims.others:
         theirs = work_left(plan, job.store).shards_before - before.shards_before - counts.shards
         if theirs > 0:
-            console.print(f"{theirs:,} shards were committed meanwhile by {', '.join(sorted(claims.others))}")
+            console.print(f"{', '.join(sorted(claims.others))} committed {counted(theirs, 'shard')} meanwhile")
     return counts
 
 
@@ -139,9 +139,9 @@ def label_waves(
         store = open_store(job.config.output, job.config.storage_client, retry_s=PROGRESS_RETRY_SECONDS)
         progress = Progress(store, run, totals, console, live=live)
         progress.start(lambda: counts_of(coordinator, timeout=30))
-        state = "failed"
+        state, stopping = "failed", StopRequest()
         try:
-            with stop_on_signals(coordinator, progress) as stopping:
+            with stop_on_signals(coordinator, progress, stopping):
                 while wave.size:
                     label_wave(job, list(plan.shards(wave)), coordinator)
                     if counts_of(coordinator, timeout=30).over_budget:
@@ -149,7 +149,7 @@ def label_waves(
                     wave = claims.next(wave_size(job.config, plan), stopping)
             state = "stopped" if stopping.is_set() else "labelled"
         finally:
-            progress.finish(state, last_counts(coordinator))
+            progress.finish("stopped" if stopping.forced else state, last_counts(coordinator))
     finally:
         watch.close()
         ray.shutdown()
@@ -179,15 +179,15 @@ def publish(job: Job, console: Console) -> Exit:
         job.store,
         lambda: [stored.id for stored in list_plans(job.store)],
         job.fingerprint,
-        on_progress=lambda done, of: ticker.tick(f"snapshot: {done:,} of {of:,} shards"),
+        on_progress=lambda done, of: ticker.tick(f"snapshot: {done:,} of {counted(of, 'shard')}"),
     )
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(snapshot.by_status.items()))
-    console.print(f"snapshot {snapshot.number}: {snapshot.rows:,} rows ({counts})")
+    console.print(f"snapshot {snapshot.number}: {counted(snapshot.rows, 'row')} ({counts})")
     for reason, count in sorted(snapshot.by_reason.items()):
         console.print(f"  {reason}: {count:,}")
     console.print(f"labels: da2ray.open_labels({job.store.url!r})")
     failed = snapshot.by_status.get(Status.FAILED.value, 0)
     if job.config.max_failed.exceeded(failed, snapshot.rows, snapshot.rows):
-        console.print(f"{failed:,} samples failed, more than --max-failed {job.config.max_failed}")
+        console.print(f"{counted(failed, 'sample')} failed, more than --max-failed {job.config.max_failed}")
         return Exit.WRONG
     return Exit.DONE

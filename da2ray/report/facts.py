@@ -10,7 +10,7 @@ from da2ray.plan.plan import PlanInfo
 from da2ray.report.pictures import Shown
 from da2ray.report.survey import Survey
 from da2ray.report.thresholds import Threshold
-from da2ray.report.throughput import Idle, Run
+from da2ray.report.throughput import Idle, PacedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Facts:
     rules: Rules
     survey: Survey
     plans: Mapping[str, PlanInfo]
-    runs: tuple[Run, ...]
+    runs: tuple[PacedRun, ...]
     idle: tuple[Idle, ...]
     shown: Mapping[int, Shown]
     versions: Mapping[str, str]

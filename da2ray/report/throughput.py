@@ -1,13 +1,13 @@
 """Images per second over time for all runs, from the histories in their progress.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from da2ray.labels import runs as stored
-from da2ray.labels.runs import RunProgress
+from da2ray.labels.runs import Run, RunProgress
 from da2ray.storage import Store
 
 LONG_GAP: Final = 0.04
@@ -19,16 +19,13 @@ STRETCH_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run and its pace; `config` is empty and `progress` None if the run wrote no such file.
+class PacedRun(Run):
+    """A run and its pace.
 
     Attributes:
         points: UTC time in seconds since 1970, and images that this run had done by then; ascending; at least two, or none.
     """
 
-    name: str
-    config: Mapping[str, Any]
-    progress: RunProgress | None
     points: tuple[tuple[float, int], ...]
 
     def rates(self) -> list[tuple[float, float, float]]:
@@ -51,12 +48,12 @@ class Idle:
     shown: float
 
 
-def read_runs(store: Store) -> list[Run]:
+def read_runs(store: Store) -> list[PacedRun]:
     """All runs of the dataset, oldest first."""
-    return [Run(run.name, run.config, run.progress, _points(run.progress)) for run in stored.read_runs(store)]
+    return [PacedRun(run.name, run.config, run.progress, _points(run.progress)) for run in stored.read_runs(store)]
 
 
-def idle_times(runs: Sequence[Run]) -> list[Idle]:
+def idle_times(runs: Sequence[PacedRun]) -> list[Idle]:
     """The times between the first and the last point in which no run was at work, oldest first."""
     spans = sorted((run.points[0][0], run.points[-1][0]) for run in runs if run.points)
     gaps: list[tuple[float, float]] = []

@@ -10,7 +10,7 @@ import numpy as np
 from da2ray.console import duration
 from da2ray.report.axis import Axis, Tick
 from da2ray.report.formats import number
-from da2ray.report.throughput import Idle, Run
+from da2ray.report.throughput import Idle, PacedRun
 
 WIDTH: Final = 1000
 HEIGHT: Final = 240
@@ -68,7 +68,7 @@ class ThroughputChart:
     times: tuple[Tick, ...]
 
 
-def throughput_chart(runs: Sequence[Run], idle: Sequence[Idle]) -> ThroughputChart | None:
+def throughput_chart(runs: Sequence[PacedRun], idle: Sequence[Idle]) -> ThroughputChart | None:
     """A line for each run, idle times as bands; None if no run has a history."""
     runs = [run for run in runs if run.points]
     if not runs:
@@ -81,7 +81,7 @@ def throughput_chart(runs: Sequence[Run], idle: Sequence[Idle]) -> ThroughputCha
     def y(rate: float) -> float:
         return round(FLOOR - (FLOOR - TOP) * axis.share(rate), 1)
 
-    def line(run: Run, rates: Sequence[tuple[float, float, float]]) -> RunLine:
+    def line(run: PacedRun, rates: Sequence[tuple[float, float, float]]) -> RunLine:
         steps = "".join(f"L{time.x(start):.1f} {y(rate):.1f}H{time.x(end):.1f}" for start, end, rate in rates)
         first, last = time.x(run.points[0][0]), time.x(run.points[-1][0])
         return RunLine(run.name, f"M{steps[1:]}", f"M{first:.1f} {FLOOR}{steps}L{last:.1f} {FLOOR}z")
@@ -107,7 +107,7 @@ def _band(time: "_TimeScale", gap: Idle) -> IdleBand:
 class _TimeScale:
     """Time -> x. Idle times are as wide as `Idle.shown` says."""
 
-    def __init__(self, runs: Sequence[Run], idle: Sequence[Idle]) -> None:
+    def __init__(self, runs: Sequence[PacedRun], idle: Sequence[Idle]) -> None:
         start = min(run.points[0][0] for run in runs)
         end = max(run.points[-1][0] for run in runs)
         # Knots of a line from time to place; it is straight between two of them.

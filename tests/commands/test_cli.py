@@ -1,6 +1,7 @@
 """`da2ray status` and `da2ray snapshots` say what a run left behind."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_status_tells_plans_run_snapshot_and_reasons(command: Command, dataset: 
     (plan,) = [line.split() for line in said.splitlines() if "/photos" in line]
     assert plan[2:] == [str(len(REASONS)), "3", "3", "0"]  # samples, shards, committed, left
     assert f"labelled, {len(REASONS)} of {len(REASONS)} images" in said
-    assert f"{len(REASONS)} rows" in said
+    assert re.search(rf"snapshot 1 of [-0-9]+T[0-9]+:[0-9]+:[0-9]+\+00:00: {len(REASONS)} rows", said)
     for count in (f"labelled: {LABELLED}", "failed: 4", "rejected: 1", "truncated: 1", "too_small: 1"):
         assert count in said
 
@@ -64,6 +65,7 @@ def test_snapshots_are_listed_and_made_of_what_is_committed_now(command: Command
     code, said, _ = command("snapshots", dataset)
     assert code == 0
     assert f"4 failed, {LABELLED} labelled, 1 rejected" in said
+    assert not re.search(r"\d\.\d", said), "times to the second"
 
     assert command("snapshots", "--create", dataset)[0] == 0
     assert list_snapshots(store) == [1], "nothing changed, so there is nothing to make"
@@ -92,6 +94,7 @@ def test_a_command_that_does_not_exist_is_exit_2_and_help_lists_those_that_do(
     assert command("paint") == (
         2, "", f"error: paint is not a command: choose from {', '.join(COMMANDS)}\nsee da2ray --help\n"
     )  # fmt: skip
+    assert command("statsu")[2].splitlines()[0].endswith("; did you mean status?")
     assert command()[0] == 2
     monkeypatch.setattr(sys, "argv", ["da2ray", "--help"])
     assert main() == 0

@@ -76,7 +76,7 @@ def test_a_view_holds_what_the_rules_keep_and_the_table_says_what_each_removed(c
     rules = ("--where", "blur >= 10", "flip_p90 below p90", "blur >= 10 AND blur < 38")
     code, said, err = curating("--dataset", store.url, "--view", "clean", "--preset", "none", *rules)
     assert (code, err) == (0, "")
-    assert "snapshot 1: 44 rows, of which 40 are labelled; the other 4 are in no view" in said
+    assert "snapshot 1: 44 rows, 40 of them labelled; views leave out the other 4" in said
     lines = {line.strip()[:7]: line.split()[-3:] for line in said.splitlines() if line.startswith(" where")}
     # p90 of flip_p90 lies between rows 3 and 4: rows 0 to 3 go, which other rules remove too.
     assert lines == {"where 1": ["10", "0", "30"], "where 2": ["4", "0", "30"], "where 3": ["12", "2", "28"]}
@@ -106,7 +106,7 @@ def test_of_look_alikes_the_largest_stays_and_plain_images_are_no_look_alikes(cu
     arguments = ("--dataset", store.url, "--preset", "none", "--dedupe", 4)
     code, said, _ = curating(*arguments, "--view", "all")
     assert code == 0
-    assert "1 clusters of look-alikes; not compared: 2 images of nearly one colour, 1 without a hash" in said
+    assert "1 cluster of look-alikes; not compared: 2 images of nearly one colour, 1 without a hash" in said
     assert kept_numbers(store, "all") == [number for number in range(COUNT) if number not in (10, 11)]
     found = open_view(store, "all").dedupe
     assert found is not None

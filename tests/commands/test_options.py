@@ -77,7 +77,11 @@ def test_every_field_has_a_description_and_stands_in_the_help(
         ([*NEEDED, "--actors", "0"], "--actors"),
         ([*NEEDED, "--max-failed", "5 %"], "--max-failed: must be a count such as 100, or a share such as 2%"),
         ([*NEEDED, "--format", "csv"], "--format: must be 'parquet' or 'zarr'; got 'csv'"),
-        ([*NEEDED, "--teach", "luminance"], "--teach"),  # no abbreviations: a later option would change their meaning
+        # An abbreviation is not accepted: a later option would change its meaning.
+        ([*NEEDED, "--teach", "luminance"], "unrecognized arguments: --teach luminance; did you mean --teacher?"),
+        ([*NEEDED, "--no-dry-rnu"], "--no-dry-rnu; did you mean --no-dry-run?"),
+        ([*NEEDED, "--shard_siez=8"], "--shard_siez=8; did you mean --shard-size?"),
+        ([*NEEDED, "--" + "x" * 300], "…\nsee pseudolabel.py --help"),
         ([*NEEDED, "stray"], "stray"),
     ],
 )
@@ -91,7 +95,13 @@ def test_a_mistake_on_the_command_line_names_its_option(argv: list[str], said: s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colour: red\n", "--colour is not an option"),
+        ("colour: red\n", "--colour is not an option of this command"),
+        ("shardsize: 8\n", "--shardsize is not an option of this command; did you mean --shard-size?"),
+        ("limit: 8\nlimit: 9\n", "limit is given twice (line 2)"),
+        ("limit: 8\nimages: i\nlimit: 8\n", "limit is given twice (line 3)"),
+        ("shard-size: 8\nshard_size: 8\n", "shard_size is given twice, with - and with _"),
+        ("teacher-option: {steps: 4, steps: 5}\n", "steps is given twice (line 1)"),
+        ("? limit\n: 8\n'limit': 9\n", "limit is given twice (line 3)"),
         ("shard-size: many\n", "--shard-size"),
         ("shard-size: 0\n", "--shard-size"),
         ("- images\n", "expected `option: value` lines, found a list"),
@@ -106,6 +116,12 @@ def test_a_mistake_in_the_yaml_file_names_the_option_or_the_file(tmp_path: Path,
         load(PseudolabelConfig, [*NEEDED, "--config", str(file)])
     assert said in str(error.value)
     assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_merged_mapping_in_yaml_may_repeat_a_key(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("<<: &usual {limit: 8, shard-size: 4}\nlimit: 9\n")
+    config = load(PseudolabelConfig, [*NEEDED, "--config", str(tmp_path / "job.yaml")])
+    assert (config.limit, config.shard_size) == (9, 4)
 
 
 def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 def test_verify_repair_run_and_verify_again(command: Command, store: Store) -> None:
     code, said, err = command("verify", store.url)
     assert (code, err) == (0, "")
-    assert said.startswith("4 of 4 shards and 1 of 1 parts of the newest snapshot's index checked")
+    assert said.startswith("4 of 4 shards and 1 of 1 part of the newest snapshot's index checked")
     assert said.endswith("nothing is wrong\n")
     assert command("repair", store.url)[:2] == (0, said)
 
@@ -41,11 +41,11 @@ def test_verify_repair_run_and_verify_again(command: Command, store: Store) -> N
     assert f"da2ray repair {store.url}" in said
 
     code, said, _ = command("repair", store.url, "--dry-run")
-    assert (code, "would remove 1 commits" in said) == (0, True)
+    assert (code, "would remove 1 commit:" in said) == (0, True)
     code, said, _ = command("repair", store.url)
     assert code == 0
     assert gone in said
-    for line in ("removed 1 commits", "stay broken in these: 1", "next: run the same job again"):
+    for line in ("removed 1 commit:", "stay broken in these: 1", "next: run the same job again"):
         assert line in said
     assert label(store, "parquet") == [2]
     assert command("verify", store.url)[0] == 0
@@ -55,9 +55,9 @@ def test_a_broken_part_and_a_broken_snapshot(command: Command, store: Store) -> 
     (part,) = open_snapshot(store).parts
     store.put(part.key, b"broken")
     assert f"{part.key} " in command("verify", store.url)[1]
-    assert "would write 1 parts of the index again" in command("repair", "--dry-run", store.url)[1]
+    assert "would write 1 part of the index again" in command("repair", "--dry-run", store.url)[1]
     code, said, _ = command("repair", store.url)
-    assert (code, "wrote 1 parts of the index again" in said) == (0, True)
+    assert (code, "wrote 1 part of the index again" in said) == (0, True)
     assert command("verify", store.url)[0] == 0
 
     store.put(snapshot_key(1), b"broken")
@@ -73,7 +73,7 @@ def test_a_broken_view_is_said_and_exits_1_until_it_is_made_again(command: Comma
     snapshot = open_snapshot(store)
     made = View(name="clean", created="", snapshot=snapshot.number, rows=snapshot.rows, rules=(), val_share=0)
     made = write_view(store, made, row)
-    assert "index checked, 1 views, " in command("verify", store.url)[1]
+    assert "index checked, 1 view, " in command("verify", store.url)[1]
     store.delete([made.object])
     code, said, _ = command("verify", store.url)
     assert (code, "views/clean.json" in said, made.object in said) == (1, True, True)
@@ -114,7 +114,7 @@ def test_gc_counts_by_folder(command: Command, store: Store) -> None:
     store.put(orphan, b"12345")
     code, said, _ = command("gc", store.url)
     assert code == 0
-    assert "kept 1 objects (5 bytes) that no commit names, because they are younger than --grace 24 hours" in said
+    assert "kept 1 object (5 bytes) that no commit names, younger than --grace 24 hours" in said
     os.utime(Path(store.url) / orphan, (0, 0))
 
     def rows(said: str) -> list[list[str]]:

@@ -115,5 +115,5 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
     proxy.set("none")
     resumed = label(run_job, bucket, output, proxy)
     assert resumed.code == 0, resumed
-    assert f"resuming: {committed} of {SHARDS} shards are committed" in resumed.stdout
+    assert f"resuming: {committed} of {SHARDS} shards committed" in resumed.stdout
     assert_same_dataset(store, undisturbed)

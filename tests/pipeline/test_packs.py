@@ -52,7 +52,7 @@ def test_a_job_labels_what_its_source_did_not_know_when_it_was_planned_and_retri
     write_packs(tmp_path / "mended", [4, 2, 3], iter([*crops[:5], b"", *crops[6:]]))
     (tmp_path / "mended/001.pack").replace(packs / "001.pack")
     (packs / "000.pack").unlink()
-    assert "2 images in 1 shards" in label("--retry-failed")
+    assert "2 images in 1 shard" in label("--retry-failed")
     again = da2ray.open_labels(output)
     assert sorted(label.key for label in again) == keys
     assert {label.key: label.reason for label in again if label.reason} == {"001.pack/1": "empty"}

@@ -129,7 +129,7 @@ def test_the_same_command_again_labels_nothing_and_makes_no_new_snapshot(
     objects = shard_objects(labels.store)
     again = run_job(*photos_command)
     assert again.code == 0, again
-    assert f"resuming: 4 of 4 shards are committed ({len(REASONS)} images)" in again.stdout
+    assert f"resuming: 4 of 4 shards committed ({len(REASONS)} images)" in again.stdout
     assert shard_objects(labels.store) == objects
     assert list_snapshots(labels.store) == [1]
 
@@ -167,7 +167,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
 
     resumed = run_job(*command)
     assert resumed.code == 0, resumed
-    assert f"resuming: {committed} of {CROPS // 2} shards are committed" in resumed.stdout
+    assert f"resuming: {committed} of {CROPS // 2} shards committed" in resumed.stdout
     assert progress_of(store).shards.this_run == CROPS // 2 - committed
     assert_same_dataset(store, undisturbed)
 
@@ -215,7 +215,7 @@ def test_limit_labels_that_many_and_max_failed_ends_with_1_after_the_snapshot(
     labels = da2ray.open_labels(str(output))
     assert [label.key for label in labels] == list(REASONS)[:5]
     assert finished.code == 1, finished
-    assert "1 samples failed, more than --max-failed 0" in finished.stdout
+    assert "1 sample failed, more than --max-failed 0" in finished.stdout
     assert run_job(*command, "--max-failed", "20%").code == 0
     assert run_job(*command, "--max-failed", "19%").code == 1
     assert list_snapshots(labels.store) == [1]

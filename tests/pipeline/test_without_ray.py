@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent.parent / "da2ray"
 WITH_RAY = {
     "pipeline/run.py",
     "pipeline/prepare.py",  # asks the cluster for its GPUs
-    "commands/dry_run.py",  # prints what `prepare` found
+    "pipeline/dry_run.py",  # prints what `prepare` found
     "benchmark/plain_ray.py",  # the plain Ray Data script that da2ray is compared with
 }
 """Files outside the two folders that may need Ray."""
@@ -55,6 +55,17 @@ def test_ray_is_imported_in_its_two_folders_and_the_main_flow_only() -> None:
     files = {file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py") if "ray" in imports(file)}
     elsewhere = {file for file in files if not file.startswith(("pipeline/ray_data/", "pipeline/control/"))}
     assert elsewhere <= WITH_RAY
+
+
+def test_the_pipeline_takes_nothing_but_the_options_of_the_main_job_from_the_commands() -> None:
+    taken = {
+        (node.module, alias.name)
+        for file in (PACKAGE / "pipeline").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("da2ray.commands")
+        for alias in node.names
+    }
+    assert taken == {("da2ray.commands.pseudolabel", "PseudolabelConfig")}
 
 
 @pytest.mark.parametrize("part", WITHOUT_RAY)

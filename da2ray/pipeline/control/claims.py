@@ -6,7 +6,7 @@ from types import TracebackType
 import numpy as np
 from rich.console import Console
 
-from da2ray.console import Ticker
+from da2ray.console import Ticker, counted
 from da2ray.labels.leases import SPAN, Holder, Leases
 from da2ray.plan.plan import Plan
 from da2ray.storage import Store, printable
@@ -84,7 +84,7 @@ class Claims:
 
     def _report(self, other: Holder, left: int, ticker: Ticker) -> None:
         name = f"run {other.run} on {other.host}"
-        text = f"{name} labels the {left:,} shards that are left; waiting for it"
+        text = f"{name} labels {counted(left, 'remaining shard')}; waiting for it"
         if name in self.others:
             ticker.tick(text)
         else:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from da2ray.console import LINE_SECONDS, duration, number
+from da2ray.console import LINE_SECONDS, counted, duration
 from da2ray.labels.runs import RunProgress, SampleCounts, ShardCounts, write_progress
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.history import History
@@ -204,7 +204,7 @@ class Progress:
         samples = now.samples
         percent = 100 * samples.done / samples.total if samples.total else 100.0
         parts = [
-            f"{self._state} {samples.done:,}/{number(samples.total, exact=samples.exact)} images ({percent:.1f} %)",
+            f"{self._state} {samples.done:,}/{counted(samples.total, 'image', exact=samples.exact)} ({percent:.1f} %)",
             f"{now.images_per_second:.1f}/s",
         ]
         if now.eta_seconds is not None and samples.done < samples.total:

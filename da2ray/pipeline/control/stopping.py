@@ -15,16 +15,23 @@ STALL_SECONDS = 3600.0
 """Every task has a shorter deadline of its own, so after this time it must be the scheduler that does nothing."""
 
 
+class StopRequest(threading.Event):
+    """Set once a run is to stop. `forced`: a second signal ended it before the shards in flight were done."""
+
+    forced = False
+
+
 @contextlib.contextmanager
-def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) -> Iterator[threading.Event]:
+def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress, stopping: StopRequest) -> Iterator[None]:
     """Within this context, SIGTERM or Ctrl-C lets the run finish the shards in flight, and a second one ends it at once.
 
     Enter it after `ray.init`, which installs handlers of its own.
     """
-    stopping, ended = threading.Event(), threading.Event()
+    ended, stalled = threading.Event(), threading.Event()
 
     def request(_number: int, _frame: object) -> None:
         if stopping.is_set():
+            stopping.forced = not stalled.is_set()
             raise KeyboardInterrupt
         stopping.set()
 
@@ -32,6 +39,7 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
         while not ended.is_set():
             if progress.stalled_seconds > STALL_SECONDS:
                 progress.say(f"nothing has moved for {duration(STALL_SECONDS)}, ending:")
+                stalled.set()
                 stopping.set()
                 interrupt_main()  # like a second Ctrl-C
                 return
@@ -46,7 +54,7 @@ def stop_on_signals(coordinator: "ray.actor.ActorHandle", progress: Progress) ->
     thread = threading.Thread(target=watch, name="stop", daemon=True)
     thread.start()
     try:
-        yield stopping
+        yield
     finally:
         # The handler from before is Ray's, which would exit with 1, so it is not restored.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ import pytest
 from da2ray.pipeline.control import stopping
 from da2ray.pipeline.control.coordinator import Counts
 from da2ray.pipeline.control.progress import Progress, Totals
-from da2ray.pipeline.control.stopping import stop_on_signals
+from da2ray.pipeline.control.stopping import StopRequest, stop_on_signals
 from da2ray.storage import open_store
 
 
@@ -42,20 +42,23 @@ def wait_for(condition) -> None:
 
 
 def test_the_first_signal_asks_and_the_second_ends() -> None:
-    run = Stopping()
-    with stop_on_signals(run, run) as asked:
+    run, request = Stopping(), StopRequest()
+    with stop_on_signals(run, run, request):
         signal.raise_signal(signal.SIGTERM)
-        assert asked.is_set()
+        assert request.is_set()
+        assert not request.forced
         wait_for(lambda: run.asked == ["stop"])
         assert "finishing what is in flight" in run.said[0]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+    assert request.forced
 
 
 def test_a_run_in_which_nothing_moves_ends_with_a_message() -> None:
-    run = Stopping(stalled=stopping.STALL_SECONDS + 1)
-    with pytest.raises(KeyboardInterrupt), stop_on_signals(run, run):
+    run, request = Stopping(stalled=stopping.STALL_SECONDS + 1), StopRequest()
+    with pytest.raises(KeyboardInterrupt), stop_on_signals(run, run, request):
         time.sleep(10)
+    assert not request.forced, "a stalled run is `failed`, not `stopped`"
     assert run.said == ["nothing has moved for 1h 0m, ending:"]
 
 

@@ -1,10 +1,10 @@
-"""`--dry-run`: print what a run would do, and write nothing to the output."""
+"""Print what a run would do, for `--dry-run`; nothing is written to the output."""
 
 import tempfile
 
 from rich.console import Console
 
-from da2ray.console import number
+from da2ray.console import counted, number
 from da2ray.pipeline.control.progress import work_left
 from da2ray.pipeline.prepare import Job
 from da2ray.plan.plan import make_plan, open_plan
@@ -24,12 +24,12 @@ def show_plan(job: Job, console: Console) -> None:
     left = totals.samples - totals.samples_before
     console.print(f"plan {job.plan_id} of {redact(config.images)}; nothing was written")
     console.print(f"  samples    {number(totals.samples, exact=totals.exact)}")
-    console.print(f"  shards     {totals.shards:,} of up to {config.shard_size:,} samples")
-    before = number(totals.samples_before, exact=totals.exact)
-    console.print(f"  committed  {before} samples in {totals.shards_before:,} shards, to be skipped")
-    console.print(
-        f"  to label   {number(left, exact=totals.exact)} samples in {totals.shards - totals.shards_before:,} shards"
-    )
+    console.print(f"  shards     {totals.shards:,} of up to {counted(config.shard_size, 'sample')}")
+    for head, samples, shards, note in (
+        ("committed", totals.samples_before, totals.shards_before, ", to be skipped"),
+        ("to label ", left, totals.shards - totals.shards_before, ""),
+    ):
+        console.print(f"  {head}  {counted(samples, 'sample', exact=totals.exact)} in {counted(shards, 'shard')}{note}")
     console.print(f"  passes     {_passes(job)}")
     console.print(f"  bytes out  about {left * _bytes_per_label(job) / 1e9:,.2f} GB, if images are 4:3")
 
