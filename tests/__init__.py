@@ -6,5 +6,6 @@ Whether Ray asks for one by itself depends on the machine; so heads of tests alw
 import os
 import secrets
 
-AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# A process that a test starts keeps the token of the test.
+AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
 os.environ.update(AUTH)

@@ -14,8 +14,9 @@ from tests.jobs import Command, RunJob, RunningJob, StartJob, joined, run_here, 
 from tests.photos import write_photos
 from tests.ray_head import RayHead
 from tests.s3_server import S3Server
+from tests.small_head import SmallHead
 
-MARKS = {"ray_head": "ray", "own_ray": "ray", "s3": "server"}
+MARKS = {"small_head": "ray", "ray_head": "ray", "own_ray": "ray", "s3": "server"}
 """Fixtures, and the marker of each test that uses one, itself or through another fixture."""
 
 
@@ -64,8 +65,16 @@ def s3() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
+def small_head(s3: S3Server) -> Iterator[SmallHead]:
+    """A Ray node that drivers join, one for all tests of this process; its workers have the environment of `s3`."""
+    head = SmallHead()
+    yield head
+    head.close()
+
+
+@pytest.fixture(scope="session")
 def ray_head(s3: S3Server) -> Iterator[RayHead]:
-    """A small Ray cluster, one for all tests of this process; its workers have the environment of `s3`."""
+    """A Ray head with a job server, as `ray start` makes it; its workers have the environment of `s3`."""
     head = RayHead()
     yield head
     head.close()
@@ -73,19 +82,19 @@ def ray_head(s3: S3Server) -> Iterator[RayHead]:
 
 @pytest.fixture(scope="session")
 def own_ray() -> None:
-    """Mark a test that starts a Ray of its own; it says why it does not join `ray_head`."""
+    """Mark a test that starts a Ray of its own; it says why it does not join `small_head`."""
 
 
 @pytest.fixture(scope="session")
-def run_job(ray_head: RayHead) -> RunJob:
-    """Run the main job to its end, in this process, on `ray_head`; `env` is added to its environment and its workers'."""
-    return partial(run_here, ray_head.driver_env)
+def run_job(small_head: SmallHead) -> RunJob:
+    """Run the main job to its end, in this process, on `small_head`; `env` is added to its environment and its workers'."""
+    return partial(run_here, small_head.driver_env)
 
 
 @pytest.fixture(scope="session")
-def start_job(ray_head: RayHead) -> StartJob:
-    """Start the main job as a process, on `ray_head`; `env` is added to its environment and its workers'."""
-    return lambda *args, env=None: RunningJob(*args, env=joined(ray_head.driver_env, env))
+def start_job(small_head: SmallHead) -> StartJob:
+    """Start the main job as a process, on `small_head`; `env` is added to its environment and its workers'."""
+    return lambda *args, env=None: RunningJob(*args, env=joined(small_head.driver_env, env))
 
 
 @pytest.fixture(scope="session")

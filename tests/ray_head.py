@@ -1,4 +1,7 @@
-"""A Ray head of our own, on free ports and in a folder of its own, as a small cluster for tests."""
+"""A Ray head of our own, on free ports and in a folder of its own, for tests of the job server.
+
+Tests whose drivers only join a cluster use `tests.small_head`.
+"""
 
 import os
 import shutil
@@ -27,7 +30,6 @@ class RayHead:
     Attributes:
         client: of its job API.
         env: what `ray job submit` needs in its environment to reach it.
-        driver_env: what a driver needs in its environment to join it.
     """
 
     def __init__(self) -> None:
@@ -58,7 +60,6 @@ class RayHead:
         )
         address = f"http://127.0.0.1:{dashboard}"
         self.env = {"RAY_ADDRESS": address, **AUTH}
-        self.driver_env = {"RAY_ADDRESS": f"127.0.0.1:{gcs}", **AUTH}
         try:
             self.client = _connected(address, {"Authorization": f"Bearer {AUTH['RAY_AUTH_TOKEN']}"})
         except BaseException:
