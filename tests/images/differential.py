@@ -77,7 +77,7 @@ def judge(data: bytes) -> tuple[str, str]:  # noqa: PLR0911 - a return for each 
                 return "same", said
             animated = is_animated_png(data) and np.array_equal(ours, pillow_default(data))
             return ("animated PNG, decoded" if animated else "unexplained: other pixels"), said
-        if is_animated_png(data) and reason is Reason.TRUNCATED:
+        if is_animated_png(data) and reason in {Reason.TRUNCATED, Reason.CORRUPT}:
             return "animated PNG, refused", said
         damaged = data[:2] == b"\xff\xd8" and reason in {Reason.TRUNCATED, Reason.CORRUPT}
         return ("jpeg damaged pixels" if damaged and "jpeg:" in said else "unexplained: refused"), said
