@@ -9,7 +9,9 @@ The tree of errors that this package raises on purpose:
       OSError
         StoreError         a store failed; FileNotFoundError and PermissionError stand beside it
           UnavailableError   the same call may succeed later
-          OutageError        a store of images is down
+          RejectedError      the same call fails again until the configuration changes
+          OutageError        a store of images is down, or refuses access that it gave before
+            NothingReadError   a store gave none of the images that were asked for
         CorruptError       stored state is not what was written
 
 `Exit.of` gives the exit code of a command that an error ended.
@@ -37,8 +39,35 @@ class UnavailableError(StoreError):
     """A store gave no answer, a broken one, or one that asks to come again (5xx, 409, 429). The same call may succeed later."""
 
 
+class RejectedError(StoreError):
+    """A store answered that it cannot do this, or its certificate is not trusted: a wrong region, a missing feature, a wrong
+    endpoint. Waiting does not help.
+    """
+
+
 class OutageError(StoreError):
-    """A store of images is down. The run ends, and can be resumed when the store is back."""
+    """A store of images is down, or refuses access that it gave before. The run ends, and can be resumed when the store is back
+    or the credentials are renewed.
+    """
+
+
+class NothingReadError(OutageError):
+    """A store failed for each image that was asked for, and this process has read nothing with these credentials before.
+
+    So nothing tells yet whether the images or the store are at fault, or whether waiting helps; a read task of a run finds out.
+
+    Attributes:
+        root: the store's URL.
+        cause: why the first image could not be read.
+    """
+
+    def __init__(self, root: str, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.root = root
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type["NothingReadError"], tuple[str, OSError]]:
+        return NothingReadError, (self.root, self.cause)
 
 
 class CorruptError(OSError):

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ def look_ahead(
     *,
     ahead: int | None = None,
     wait: bool = True,
-) -> Iterator[Out]:
+) -> Generator[Out]:
     """Yield the results of `work` in the order of `items`, which may be endless.
 
     Args:

@@ -34,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ class FaultProxy:
     Attributes:
         endpoint: `http://127.0.0.1:<port>`.
         applies: the fault is for requests that this says yes to.
+        refuses: the status and the code that a request is answered with instead; None for requests that meet the modes.
         faults: how many requests were failed, by method; `by_mode` by how.
         requests: how many there were.
     """
@@ -90,6 +92,7 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._port: Future[int] = Future()
         self.applies: Callable[[Request], bool] = lambda _: True
+        self.refuses: Callable[[Request], tuple[int, str] | None] = lambda _: None
         self.set(mode, share=share)
 
     def set(self, *modes: Mode, share: float | None = None) -> None:
@@ -144,6 +147,14 @@ class FaultProxy:
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Answer, or fail to; True where the connection can go on."""
         self.requests += 1
+        if refusal := self.refuses(request):
+            status, code = refusal
+            writer.write(_error(f"{status} {HTTPStatus(status).phrase}", code, "Refused by the test.", request))
+            await writer.drain()
+            return True
+        return await self._fail_or_forward(request, writer)
+
+    async def _fail_or_forward(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         fault = self._fault(request)
         if fault != "none":
             self.faults[request.method] += 1
@@ -251,6 +262,10 @@ def _refusal(fault: Mode, request: Request) -> bytes:
             "A conflicting conditional operation is in progress.",
         ),
     }[fault]
+    return _error(status, code, message, request)
+
+
+def _error(status: str, code: str, message: str, request: Request) -> bytes:
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
     return (head if request.method == "HEAD" else head + body).encode()

@@ -1,12 +1,17 @@
 """The checked configuration of a run. Nothing is written before it is complete."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from da2ray.commands.pseudolabel import PseudolabelConfig
-from da2ray.errors import UserError
+from da2ray.errors import UnavailableError, UserError
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import CheckedBy, DatasetInfo, check_same, open_dataset
@@ -95,25 +100,34 @@ class Job:
 
 
 def prepare(config: PseudolabelConfig, console: Console) -> Job:
-    """Check everything that a user can get wrong, cheapest first: teacher, weights, source, output, cluster, fingerprint.
+    """Check everything that a user can get wrong, cheapest first: places, teacher, weights, cluster, fingerprint.
 
     Raises:
         UserError: something is wrong.
     """
+    # Before a hub is asked for a teacher or its weights.
+    opened = partial(open_source, config.images, config.storage_client, config.allow_scheme)
+    source = opened()
+    store = open_store(config.output, config.storage_client)
+    check_output(store)
+    stored = open_dataset(store)
     spec = resolve(config.teacher, config.teacher_option)
     console.print(licence_line(spec), highlight=False)
-    sha256 = spec.identify(
-        LoadOptions(config.weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
-    )
-    checker = prepare_checker(config, spec, sha256, console)
     check_consistency(config, spec)
-    with_focals = uses_camera(spec, checker and checker[0])
-    source = open_source(config.images, config.storage_client, config.allow_scheme, with_focals=with_focals)
-    store = open_store(config.output, config.storage_client)
+    checker_spec = resolve_checker(config, console)
+    with_focals = uses_camera(spec, checker_spec)
+    if with_focals:
+        source = opened(with_focals=True)
     if config.retry_failed is not None:
         source = failed_samples(source, store, config.retry_failed)
     require_samples(source)  # before anything is written
-    device, precision = resolve_device(config, gpu_count(config), console)
+    sha256 = spec.identify(
+        LoadOptions(config.weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
+    )
+    checker = None
+    if checker_spec:
+        checker = checker_spec, identify_checker(config, checker_spec, spec, sha256)
+    device, precision = resolve_device(config, gpu_count(config, console), console)
     limits = Limits(config.min_side, config.max_aspect, config.max_tokens, config.max_pixels)
     bits = default_bits(spec.kind)
     dataset = DatasetInfo.make(
@@ -128,7 +142,6 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         checker=checker and checker[1],
         consistency=own_opinions(config),
     )
-    stored = open_dataset(store)
     if stored:
         check_same(stored, dataset, store.url)
     load = LoadOptions(config.weights, device, precision, config.compile, config.trust_remote_code)
@@ -163,26 +176,66 @@ def check_consistency(config: PseudolabelConfig, spec: TeacherSpec) -> None:
         )
 
 
-def prepare_checker(
-    config: PseudolabelConfig, spec: TeacherSpec, sha256: str, console: Console
-) -> tuple[TeacherSpec, CheckedBy] | None:
-    """The checker of the teacher `spec`, whose weights have the hash `sha256`; None without `--checker`.
+def check_output(store: Store) -> None:
+    """Check that a dataset can be at the store: a bucket exists, a folder can be made. Nothing is written.
 
     Raises:
-        UserError: no teacher has that name, its weights do not fit, or it is the teacher itself.
+        UserError: it cannot.
+        UnavailableError: the store does not answer.
+    """
+    problem: object = None
+    if store.url.startswith("/"):
+        nearest = next(each for each in (Path(store.url), *Path(store.url).parents) if each.exists())
+        if not nearest.is_dir():
+            problem = f"{nearest} is not a folder"
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            problem = f"no permission to write in {nearest}"
+    else:
+        try:
+            next(iter(store.list("snapshots")), None)
+        except UnavailableError:
+            raise
+        except OSError as error:
+            problem = error
+    if problem:
+        raise UserError(f"cannot write to {store.url}: {problem}\nchoose another --output or mend its permissions")
+
+
+def resolve_checker(config: PseudolabelConfig, console: Console) -> TeacherSpec | None:
+    """The spec of `--checker`; None without it.
+
+    Raises:
+        UserError: no teacher has that name.
     """
     if config.checker is None:
         if config.checker_weights is not None:
             raise UserError("--checker-weights: give --checker too, or drop it")
         return None
-    options = LoadOptions(config.checker_weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
-    try:
+    with _checker_options():
         checker = resolve(config.checker)
-        console.print(licence_line(checker), highlight=False)
+    console.print(licence_line(checker), highlight=False)
+    return checker
+
+
+def identify_checker(config: PseudolabelConfig, checker: TeacherSpec, spec: TeacherSpec, sha256: str) -> CheckedBy:
+    """What decides the opinions of a checker of the teacher `spec`, whose weights have the hash `sha256`.
+
+    Raises:
+        UserError: its weights do not fit, or it is the teacher itself.
+    """
+    options = LoadOptions(config.checker_weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
+    with _checker_options():
         checked_by = CheckedBy.make(checker, checker.identify(options))
-    except UserError as error:  # name the options that chose the checker
-        said = str(error).replace("--teacher", "--checker").replace("--weights", "--checker-weights")
-        raise UserError(said) from error
     if (checker.name, checked_by.weights_sha256) == (spec.name, sha256):
         raise UserError(f"--checker {checker.name} is the teacher itself, and would agree with it: choose another one")
-    return checker, checked_by
+    return checked_by
+
+
+@contextmanager
+def _checker_options() -> Iterator[None]:
+    """Let an error name the options that chose the checker instead of those that choose the teacher."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error).replace("--teacher", "--checker").replace("--weights", "--checker-weights")
+        raise UserError(message) from error

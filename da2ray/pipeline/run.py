@@ -37,14 +37,14 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         show_plan(job, console)
         return Exit.DONE
     create_dataset(job)
-    plan = stored_plan(job, console)
-    totals = work_left(plan, job.store)
-    if totals.shards_before:
-        console.print(
-            f"resuming: {totals.shards_before:,} of {counted(totals.shards, 'shard')} committed "
-            f"({counted(totals.samples_before, 'image', exact=totals.exact)})"
-        )
     try:
+        plan = stored_plan(job, console)
+        totals = work_left(plan, job.store)
+        if totals.shards_before:
+            console.print(
+                f"resuming: {totals.shards_before:,} of {counted(totals.shards, 'shard')} committed "
+                f"({counted(totals.samples_before, 'image', exact=totals.exact)})"
+            )
         counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
         left = len(plan.remaining(job.store))
         if not left:
@@ -124,7 +124,7 @@ def label_waves(
     job: Job, plan: Plan, run: str, totals: Totals, claims: Claims, wave: np.ndarray, console: Console
 ) -> Counts:
     """Label a first wave of shard numbers, and then whatever else can be claimed, with progress and signals."""
-    connect(job.config)
+    connect(job.config, console)
     watch = ClusterWatch(console, embedded=not cluster_address(job.config))
     try:
         actors = actor_range(job.config, job.load.device)

@@ -1,14 +1,20 @@
 """Reading members by their URIs: what sources of loose files share."""
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from typing import Final, TypeVar
 
-from da2ray.errors import OutageError, Reason, SampleError, UnavailableError, UserError
+from da2ray.errors import NothingReadError, OutageError, Reason, SampleError, UserError
 from da2ray.parallel import look_ahead
 from da2ray.sources.allowed import Allowed, must_be_regular
 from da2ray.sources.base import Member, Sample
-from da2ray.sources.outage import PROBE_RETRY_S, Outages
+from da2ray.sources.outage import EVIDENCE, Failure, Judge
 from da2ray.storage import Client, Store, open_store, printable, split_uri
+
+Body = TypeVar("Body")
 
 MOST_BYTES: Final = 2 << 30
 """Largest file that is read: above the 1.6 GB that the 200 megapixels of `--max-pixels` take uncompressed at 8 bytes each. A
@@ -21,8 +27,9 @@ def fetch(
     """Read members, `concurrency` GETs at a time, and yield them in order.
 
     At most `concurrency` bodies are held, the yielded one among them, so the largest bodies bound the memory. If one member
-    fails, its body is a `SampleError` and the others go on. If a store is down, all of them fail. A caller that stops early does
-    not wait for GETs in flight.
+    fails, its body is a `SampleError` and the others go on. If a store is down or refuses access that it gave before, the
+    reading ends. Until a first object is read, failures wait for it with the bodies of other roots: up to `concurrency` more. A
+    caller that stops early does not wait for GETs in flight.
 
     Args:
         members: taken as the results are; may be endless.
@@ -31,19 +38,51 @@ def fetch(
         allowed: what may be read, if others wrote the URIs. Any other URI is `forbidden`, and no request is made.
 
     Raises:
-        OutageError: a store does not answer any more, not about any object. Web servers never raise it.
+        UserError: a store cannot be used with this process's configuration.
+        OutageError: a store is down, or refuses access that it gave before. Web servers never raise it.
+        NothingReadError: a store failed for all members so far, and this process has read nothing of it before.
     """
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1; got {concurrency}")
     stores = _Stores(client, allowed)
-    return look_ahead(
-        lambda member: Sample(member, _read(stores, member)),
+    read = look_ahead(
+        lambda member: (member, _read(stores, member)),
         members,
         concurrency,
         "da2ray-fetch",
         ahead=concurrency - 1,
         wait=False,
     )
+    return _settled(stores, read, concurrency)
+
+
+def _settled(
+    stores: "_Stores", read: Generator[tuple[Member, bytes | SampleError | Failure]], most: int
+) -> Iterator[Sample]:
+    """The samples in order. A failure that nothing could explain when it happened waits until an object of its store is read.
+
+    Raises:
+        NothingReadError: none is read, and `most` samples wait or there are no more.
+    """
+    waiting: deque[tuple[Member, bytes | SampleError | Failure]] = deque()
+    with contextlib.closing(read):
+        for each in read:
+            waiting.append(each)
+            try:
+                while waiting:
+                    yield _sample(stores, *waiting[0])
+                    waiting.popleft()
+            except NothingReadError:
+                if len(waiting) >= most:
+                    raise
+        for each in waiting:
+            yield _sample(stores, *each)
+
+
+def _sample(stores: "_Stores", member: Member, body: bytes | SampleError | Failure) -> Sample:
+    if isinstance(body, Failure):
+        return Sample(member, _outcome(partial(stores.judge.read_again, body)))
+    return Sample(member, body)
 
 
 class _Stores:
@@ -53,25 +92,38 @@ class _Stores:
         self._client = client
         self._allowed = allowed
         self._open: dict[tuple[str, float | None], Store] = {}
-        self._outages = Outages()
+        self.judge = Judge(self._at)
 
-    def get(self, member: Member) -> bytes:
-        if self._allowed:
-            self._allowed.check(member.uri)
-        root, key = split_uri(member.uri)
+    def get(self, member: Member) -> bytes | Failure:
+        """The bytes of a member, or a failure that cannot be judged yet."""
+        try:
+            if self._allowed:
+                self._allowed.check(member.uri)
+            root, key = split_uri(member.uri)
+            store = self._at(root)
+        except (ValueError, UserError) as error:  # not a URI, or of a scheme that nothing serves
+            raise SampleError(Reason.UNREADABLE, printable(error)) from error
         if root == "/":
             must_be_regular(f"/{key}")
         try:
-            store, size = self._at(root), member.size
+            size = member.size
             if size is None and root == "/":  # elsewhere it would cost one more request for each member
                 size = store.stat(key).size
             if size is not None and size > MOST_BYTES:
                 raise SampleError(
                     Reason.OUT_OF_MEMORY, f"{size} bytes: files of more than {MOST_BYTES >> 30} GiB are not read"
                 )
-            return store.get(key)
-        except UnavailableError as error:
-            return self._outages.get_again(error, root, key, lambda: self._at(root, PROBE_RETRY_S))
+            data = store.get(key)
+        except OSError as error:
+            if not self.judge.concerns(root, error):
+                raise
+            failure = Failure(root, key, error, time.monotonic())
+            try:
+                return self.judge.read_again(failure)
+            except NothingReadError:
+                return failure
+        EVIDENCE.add(root, key)
+        return data
 
     def _at(self, root: str, retry_s: float | None = None) -> Store:
         if (root, retry_s) not in self._open:
@@ -85,9 +137,18 @@ class _Stores:
         return open_store(root, self._client, retry_s)
 
 
-def _read(stores: _Stores, member: Member) -> bytes | SampleError:
+def _read(stores: _Stores, member: Member) -> bytes | SampleError | Failure:
+    return _outcome(partial(stores.get, member))
+
+
+def _outcome(read: Callable[[], Body]) -> Body | SampleError:
+    """What a call reads, or the error that becomes its sample's row.
+
+    Raises:
+        OutageError, UserError: as the call does; neither is about one sample.
+    """
     try:
-        return stores.get(member)
+        return read()
     except OutageError:
         raise
     except SampleError as error:
@@ -98,6 +159,5 @@ def _read(stores: _Stores, member: Member) -> bytes | SampleError:
         return SampleError(Reason.FORBIDDEN, printable(error))
     except MemoryError:
         return SampleError(Reason.OUT_OF_MEMORY, "no memory for its bytes")
-    except (OSError, ValueError, UserError) as error:
-        # ValueError and UserError: text in a manifest that cannot be a URI, or a scheme that nothing serves.
+    except (OSError, ValueError) as error:  # ValueError: a key that no object can have
         return SampleError(Reason.UNREADABLE, printable(error))

@@ -1,70 +1,181 @@
-"""Tells a store that is down from an object that cannot be read.
+"""Tells a store that is down, or credentials that are refused, from an object that cannot be read.
 
-A store that is down must not fail samples: it would fail all of them, and their rows would stay.
+A store that is down must not fail samples: it would fail all of them, and their rows would stay. The same holds for credentials
+that expire while images are read. So after a failure an object is read again that this process has read before. If that fails
+too, the store or the access to it is at fault, and the run ends. If it succeeds, the failure is the sample's own.
+
+An object that was read is evidence for its root (a bucket, a host), and, if nothing of the root was read, for all roots of its
+scheme, which share the credentials of this process. A process that has read nothing yet has no evidence: see NothingReadError.
 """
 
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
 
-from da2ray.errors import OutageError, UnavailableError
+from da2ray.errors import NothingReadError, OutageError, RejectedError, UnavailableError, UserError
 from da2ray.storage import Store
 from da2ray.storage.redaction import WEB
 
 PROBE_RETRY_S: Final = 5.0
-"""How long a store that did not answer for `RETRY_S` is asked whether it answers at all."""
-ANSWER_HOLDS_S: Final = 30.0
-"""How long its answer counts for other samples."""
-ABSENT: Final = ".da2ray-is-the-store-there"
+"""How long the object that was read before is asked for."""
+KEPT: Final = 4
+"""Objects that are remembered for each root, because one of them may be deleted meanwhile."""
+ABSENT: Final = ".da2ray-is-the-mount-there"
 
 
-class Outages:
-    """Asks a store once for all samples that fail at the same time. Threads may share it."""
+class Evidence:
+    """The objects that this process has read last, by root. Threads may share it.
+
+    Attributes:
+        on_first: called with a scheme when the first object of it is read.
+    """
 
     def __init__(self) -> None:
+        self.on_first: Callable[[str], object] | None = None
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, bool]] = {}
+        self._read: dict[str, deque[str]] = defaultdict(partial(deque, maxlen=KEPT))
+        self._schemes: set[str] = set()
 
-    def get_again(self, error: UnavailableError, root: str, key: str, impatient: Callable[[], Store]) -> bytes:
-        """Read once more an object that could not be read, since the outage may be over.
+    def add(self, root: str, key: str) -> None:
+        """Note that an object was read. Local paths are not noted: they have no credentials."""
+        if root == "/":
+            return
+        scheme = scheme_of(root)
+        with self._lock:
+            self._read[root].append(key)
+            first = scheme not in self._schemes
+            self._schemes.add(scheme)
+        if first and self.on_first:
+            self.on_first(scheme)
 
-        Args:
-            error: why the object could not be read.
-            root: the store's URL.
-            key: the object's key.
-            impatient: opens the store at `root` with PROBE_RETRY_S.
+    def discard(self, root: str, key: str) -> None:
+        """Forget an object, which no longer exists."""
+        with self._lock:
+            self._read[root] = deque((each for each in self._read[root] if each != key), maxlen=KEPT)
+
+    def objects(self, root: str) -> list[tuple[str, str]]:
+        """The (root, key) of objects that were read, the latest first: of this root, or else of others with its scheme."""
+        with self._lock:
+            roots = [root] if self._read.get(root) else [each for each in self._read if same_scheme(each, root)]
+            return [(each, key) for each in roots for key in reversed(self._read[each])]
+
+
+EVIDENCE = Evidence()
+"""Of this process. A worker process belongs to one run, so its credentials stay those of one run."""
+
+
+class Opener(Protocol):
+    """Opens the store at a root. `retry_s` as for `open_store`."""
+
+    def __call__(self, root: str, retry_s: float | None = None) -> Store: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An object that could not be read, and for which the store may be at fault.
+
+    Attributes:
+        at: when it failed, as `time.monotonic` says.
+    """
+
+    root: str
+    key: str
+    error: OSError
+    at: float
+
+
+class Judge:
+    """Decides for one reading whether failures are their objects' own. Threads may share it."""
+
+    def __init__(self, open_at: Opener) -> None:
+        self._open_at = open_at
+        self._lock = threading.Lock()
+        self._well: dict[str, float] = {}
+        self._fault: dict[str, OSError] = {}
+
+    def concerns(self, root: str, error: OSError) -> bool:
+        """Whether the store, rather than the object, may be at fault.
+
+        Web servers never are: a manifest names many, one of them may be gone for good, and a signature is for one object. The
+        permissions of local files are their own.
+        """
+        if scheme_of(root) in WEB:
+            return False
+        kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError)
+        return isinstance(error, kinds)
+
+    def read_again(self, failure: Failure) -> bytes:
+        """Read an object once more, since the store works.
 
         Raises:
-            OutageError: the store does not answer at all.
-            OSError: the store answers, but not for this object; or it is a web server. A manifest names many web servers, and one
-                of them may be gone for good.
+            UserError: the store rejects an object that it gave before, or its certificate is not trusted any more.
+            OutageError: the store is down, or refuses an object that it gave before.
+            NothingReadError: nothing was read before, so nothing tells whose fault it is.
+            OSError: the store works, but does not give this object.
         """
-        if root.partition("://")[0] in WEB:
-            raise error
-        store = impatient()
-        if not self._is_there(store, root, key):
-            raise OutageError(str(error)) from None
-        return store.get(key)
-
-    def _is_there(self, store: Store, root: str, key: str) -> bool:
-        folder = key.rpartition("/")[0]
-        # Local paths share one root and lie on many mounts.
-        place = f"/{folder}" if root == "/" else root
         with self._lock:
-            asked, answers = self._known.get(place, (float("-inf"), False))
-            if time.monotonic() - asked >= ANSWER_HOLDS_S:
-                answers = _answers(store, f"{folder}/{ABSENT}" if folder else ABSENT)
-                self._known[place] = (time.monotonic(), answers)
-            return answers
+            self._check(failure)
+        data = self._open_at(failure.root, PROBE_RETRY_S).get(failure.key)
+        EVIDENCE.add(failure.root, failure.key)
+        return data
+
+    def _check(self, failure: Failure) -> None:
+        # Local paths share one root and lie on many mounts.
+        folder = failure.key.rpartition("/")[0]
+        place = f"/{folder}" if failure.root == "/" else failure.root
+        if place not in self._fault:
+            # An answer from before the failure proves nothing: credentials may have expired between the two.
+            if self._well.get(place, float("-inf")) >= failure.at:
+                return
+            began = time.monotonic()
+            fault = self._mount_fault(folder) if failure.root == "/" else self._store_fault(failure)
+            if fault is None:
+                self._well[place] = began
+                return
+            self._fault[place] = fault
+        fault = self._fault[place]
+        if isinstance(fault, PermissionError):
+            raise OutageError(
+                f"{failure.error}; access worked before, and an object that was read then is refused now: "
+                "renew the credentials"
+            )
+        if isinstance(fault, RejectedError):
+            raise UserError(str(fault))
+        raise OutageError(str(failure.error))
+
+    def _store_fault(self, failure: Failure) -> OSError | None:
+        """Why an object that was read before cannot be read now; None if it can."""
+        for root, key in EVIDENCE.objects(failure.root):
+            try:
+                self._open_at(root, PROBE_RETRY_S).get(key)
+            except FileNotFoundError:  # deleted since, which tells nothing of the access
+                EVIDENCE.discard(root, key)
+            except OSError as error:
+                return error
+            else:
+                return None
+        raise NothingReadError(failure.root, failure.error)
+
+    def _mount_fault(self, folder: str) -> OSError | None:
+        """Why a folder does not answer; None if it answers, if only that it lacks a file."""
+        try:
+            self._open_at("/", PROBE_RETRY_S).stat(f"{folder}/{ABSENT}" if folder else ABSENT)
+        except UnavailableError as error:
+            return error
+        except OSError:
+            return None
+        return None
 
 
-def _answers(store: Store, key: str) -> bool:
-    """Whether the store answers, if only that there is no such object or that permission is missing."""
-    try:
-        store.stat(key)
-    except UnavailableError:
-        return False
-    except OSError:
-        return True
-    return True
+def scheme_of(root: str) -> str:
+    """The scheme of a store's URL; empty for local paths."""
+    return root.partition("://")[0] if "://" in root else ""
+
+
+def same_scheme(one: str, other: str) -> bool:
+    """Whether two stores share credentials."""
+    return scheme_of(one) == scheme_of(other)

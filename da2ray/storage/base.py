@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from da2ray.errors import StoreError
+from da2ray.errors import RejectedError, StoreError, UnavailableError
 from da2ray.storage.redaction import printable
 
 LIST_SCHEMA = pa.schema(
@@ -133,9 +133,72 @@ def unquoted(etag: str | None) -> str | None:
     return etag.strip('"') if etag else None
 
 
+REFUSALS = frozenset(
+    {
+        *("AccessDenied", "AccountProblem", "AllAccessDisabled", "AuthFailure", "AuthenticationFailed"),
+        *("CredentialsNotSupported", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId"),
+        *("InvalidAuthenticationInfo", "InvalidClientTokenId", "InvalidSecurity", "InvalidToken"),
+        *("MissingAuthenticationToken", "MissingSecurityElement", "MissingSecurityHeader", "NotSignedUp"),
+        *("RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired"),
+        *("UnauthorizedAccess", "UnrecognizedClientException"),
+    }
+)
+"""Codes by which S3 and Azure refuse access. Some come with status 400, among them those of credentials that expired
+(https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html)."""
+PASSING = frozenset({"IncompleteBody", "PriorRequestNotComplete", "RequestTimeout", "RequestTimeoutException"})
+"""Codes of S3 with status 400 that a second request does not meet."""
+ELSEWHERE = frozenset(
+    {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "Redirect"}
+)
+"""Codes of S3 for a bucket in another region."""
+
+
+def answer_error(uri: str, status: int, code: str | None, message: str) -> OSError:
+    """The error of `da2ray.storage` for an HTTP answer that is not a success.
+
+    Args:
+        uri: what was asked for.
+        status: of the answer.
+        code: the code in its body, such as "NoSuchKey"; None if it has none.
+        message: the answer in one line, for the error's message.
+    """
+    text = f"{uri}: {message}"
+    # An upload in parts took effect but its answer was lost, so its second completion finds no upload.
+    if status in {408, 409, 425, 429} or code in PASSING or code == "NoSuchUpload":
+        return UnavailableError(text)
+    if status in {301, 302, 307, 308} or code in ELSEWHERE:
+        return RejectedError(f"{text}; the bucket may be in another region: set AWS_REGION")
+    if status in {401, 403} or code in REFUSALS:
+        return PermissionError(text)
+    if status == 404:
+        return FileNotFoundError(text)
+    if status >= 500 and status not in LASTING:
+        return UnavailableError(text)
+    return RejectedError(text)
+
+
+LASTING = frozenset({501, 505, 506, 507, 508, 510, 511})
+"""Statuses of the 5xx kind that say what the server cannot do, or that its disk is full."""
+CERTIFICATE = re.compile(r"certificate|ssl|tls", re.IGNORECASE)
+"""What clients say if they do not trust a server, or if it does not speak TLS."""
+
+
+def untrusted(uri: str, message: str) -> RejectedError:
+    """The error for a server whose certificate the client rejects."""
+    return RejectedError(
+        f"{uri}: {message}; give the certificates to trust by AWS_CA_BUNDLE, or check that the endpoint speaks TLS"
+    )
+
+
 _CODE = re.compile(r"<Code>(.*?)</Code>", re.DOTALL)
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3} [A-Za-z -]+)")
+
+
+def code_of(text: str) -> str | None:
+    """The code in the body of an S3 error, such as "NoSuchKey"."""
+    found = _CODE.search(text)
+    return found[1].strip() if found else None
 
 
 def short_message(text: str) -> str:

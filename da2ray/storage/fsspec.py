@@ -15,7 +15,7 @@ import fsspec.asyn
 import pyarrow as pa
 
 from da2ray.errors import StoreError, UnavailableError, UserError
-from da2ray.storage import base
+from da2ray.storage import aws, base
 from da2ray.storage.base import LIST_BATCH, Stat, check_length, listing, short_message, unquoted
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
@@ -54,6 +54,7 @@ class FsspecStore:
         self._retry_s = retry_seconds() if retry_s is None else retry_s
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
+        self._process = os.getpid()
         try:
             fsspec.get_filesystem_class(self._scheme)
         except (ImportError, ValueError) as error:
@@ -193,19 +194,18 @@ class FsspecStore:
             cause = error.__cause__
             if self._scheme in WEB and isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
                 # When asked for a size, fsspec reports every failure of a web server as a missing file.
-                raise _kind(cause)(f"{uri}: {_message(cause)}") from None
-            code = _s3_code(error)
-            # An upload in parts took effect but its answer was lost, so its second completion finds no upload.
-            kind = UnavailableError if code == "NoSuchUpload" else FileNotFoundError
-            raise kind(f"{uri}: {code or 'no such object'}") from None
-        except PermissionError as error:
-            raise PermissionError(f"{uri}: {_message(error)}") from None
+                raise _translated(uri, cause) from None
+            if _s3_status(error) is None:
+                raise FileNotFoundError(f"{uri}: no such object") from None
+            raise _translated(uri, error) from None
         except (MemoryError, ValueError, NotImplementedError):
             raise
         except Exception as error:  # noqa: BLE001  Each file system has errors of its own: botocore, aiohttp, ...
-            raise _kind(error)(f"{uri}: {_message(error)}") from None
+            raise _translated(uri, error) from None
 
     def _filesystem(self) -> tuple[Any, str]:
+        if self._process != os.getpid():  # forked: the parent's loop, its connections and maybe a held lock
+            self._lock, self._made, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._made is None:
                 # A cached instance would keep the credentials of an earlier environment, and a cached listing would hide new
@@ -291,8 +291,15 @@ def _modified(info: dict[str, Any]) -> datetime | None:
 
 
 def _s3_options(retry_s: float) -> dict[str, Any]:
+    """What s3fs is given. Its session is aiobotocore's, with the variables of `aws_config`."""
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # noqa: PLC0415 - only S3 needs it
+
+    config = aws.aws_config(AioSession)
     return {
-        "anon": os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "yes", "on"},
+        "anon": config.anonymous,
+        "endpoint_url": config.endpoint,
+        "session": config.session,
+        "client_kwargs": {"region_name": config.region, "verify": config.ca_bundle},
         "config_kwargs": {
             "connect_timeout": base.CONNECT_TIMEOUT_S,
             "read_timeout": base.REQUEST_TIMEOUT_S,
@@ -313,21 +320,36 @@ def web_timeout() -> Any:
 
 _TRANSPORT = frozenset({"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError"})
 """The names of botocore's errors for a connection or a broken answer; all its other errors are about configuration."""
+_UNTRUSTED = frozenset({"SSLError", "ClientSSLError", "ClientConnectorCertificateError", "SSLCertVerificationError"})
+"""The names of errors of botocore, aiohttp and Python for a certificate that is not trusted, or a server without TLS."""
+_NO_CREDENTIALS = frozenset(
+    {
+        "NoCredentialsError",
+        "CredentialRetrievalError",
+        "TokenRetrievalError",
+        "SSOError",
+        "RefreshWithMFAUnsupportedError",
+    }
+)
+"""The names of botocore's errors for credentials that it does not find or cannot renew."""
 
 
-def _kind(error: Exception) -> type[OSError]:
-    """The error class of `da2ray.storage` for an error of a file system."""
-    name = type(error).__name__
+def _translated(uri: str, error: Exception) -> OSError:
+    """The error of `da2ray.storage` for an error of a file system."""
     status = _s3_status(error) or getattr(error, "status", None)
-    if status in {401, 403} or name == "NoCredentialsError":
-        return PermissionError
     if isinstance(status, int):
-        return UnavailableError if status in {408, 409, 429} or status >= 500 else StoreError
+        return base.answer_error(uri, status, _s3_code(error), _message(error))
+    text = f"{uri}: {_message(error)}"
+    names = {each.__name__ for each in type(error).__mro__}
+    if isinstance(error, PermissionError) or _NO_CREDENTIALS & names:
+        return PermissionError(text)
+    if _UNTRUSTED & names:
+        return base.untrusted(uri, _message(error))
     if isinstance(error, TypeError | AttributeError | LookupError):
-        return StoreError
-    if type(error).__module__.startswith("botocore"):
-        return UnavailableError if _TRANSPORT & {each.__name__ for each in type(error).__mro__} else StoreError
-    return UnavailableError
+        return StoreError(text)
+    if type(error).__module__.startswith("botocore") and not _TRANSPORT & names:
+        return StoreError(text)
+    return UnavailableError(text)
 
 
 def _s3_status(error: BaseException) -> int | None:

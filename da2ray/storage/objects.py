@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,15 +22,14 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from da2ray.errors import StoreError, UnavailableError
-from da2ray.storage import base
+from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
+from da2ray.storage import aws, base
 from da2ray.storage.base import LIST_BATCH, Stat, check_key, check_length, listing, short_message, unquoted
 from da2ray.storage.retry import retry_seconds, settled
 
 if TYPE_CHECKING:
-    import botocore.credentials  # type: ignore[import-untyped]
     from obstore import ObjectMeta
-    from obstore.store import ClientConfig, RetryConfig, S3Credential
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 SCHEMES = frozenset({"s3", "gs", "az", "azure", "adl", "abfs", "abfss"})
 
@@ -41,8 +40,6 @@ SLOWEST_BYTES_PER_S = 1_500_000
 PART_BYTES = 64 << 20
 LIST_PAGE = 1000
 """The number of keys in one answer to a listing, at most, on S3."""
-CREDENTIAL_LIFE = timedelta(minutes=15)
-"""How long a credential is used before botocore is asked again, which renews those of a role or an instance in time."""
 
 Client = S3Store | GCSStore | AzureStore
 T = TypeVar("T")
@@ -56,7 +53,7 @@ class ObjectStore:
         self.url = url
         self._retry_s = retry_seconds() if retry_s is None else retry_s
         self._lock = threading.Lock()
-        self._clients: dict[float, Client] = {}
+        self._clients: dict[tuple[float, float], Client] = {}
 
     def __reduce__(self) -> "tuple[type[ObjectStore], tuple[str, float]]":
         return ObjectStore, (self.url, self._retry_s)
@@ -85,7 +82,11 @@ class ObjectStore:
 
     def put_file(self, key: str, path: Path) -> None:
         # In parts, each with its own retries; the object appears when the last call completes the upload.
-        self._call(key, lambda client: client.put(check_key(key), path, chunk_size=PART_BYTES, max_concurrency=4))
+        self._call(
+            key,
+            lambda client: client.put(check_key(key), path, chunk_size=PART_BYTES, max_concurrency=4),
+            client_retry_s=self._retry_s,
+        )
 
     def create(self, key: str, data: bytes) -> bool:
         return self._create(key, data)
@@ -141,35 +142,78 @@ class ObjectStore:
 
         return self._call(key, create, timeouts * base.REQUEST_TIMEOUT_S)
 
-    def _call(self, key: str, call: Callable[[Client], T], timeout_s: float | None = None) -> T:
+    def _call(
+        self, key: str, call: Callable[[Client], T], timeout_s: float | None = None, client_retry_s: float = 0
+    ) -> T:
         """The result of `call` with the client, repeated while the store is unavailable."""
 
         def attempt() -> T:
-            with self._normalised(key, timeout_s or base.REQUEST_TIMEOUT_S) as client:
+            with self._normalised(key, timeout_s or base.REQUEST_TIMEOUT_S, client_retry_s) as client:
                 return call(client)
 
         return settled(attempt, self._retry_s)
 
     @contextlib.contextmanager
-    def _normalised(self, key: str, timeout_s: float) -> Iterator[Client]:
-        """The client; its errors are turned into those of `da2ray.storage`."""
+    def _normalised(self, key: str, timeout_s: float, client_retry_s: float) -> Iterator[Client]:
+        """The client; its errors are turned into those of `da2ray.storage`.
+
+        Raises:
+            UserError: obstore was used before this process was forked, and would hang.
+        """
         uri = f"{self.url}/{key}" if key else self.url
+        Fork.check(self.url)
         try:
-            yield self._client(timeout_s)
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise PermissionError(f"{uri}: {short_message(str(error))}") from None
-        except FileNotFoundError as error:
-            raise _missing(uri, str(error)) from None
+            yield self._client(timeout_s, client_retry_s)
         except InvalidPathError as error:
             raise StoreError(f"{uri}: {short_message(str(error))}; --storage-client fsspec reads such names") from None
-        except BaseError as error:
-            raise _other(uri, error) from None
+        except (BaseError, FileNotFoundError) as error:
+            raise _translated(uri, error) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # pyo3_runtime's class cannot be imported
+                raise
+            raise RejectedError(
+                f"{uri}: obstore cannot work with this configuration: {short_message(str(error))}"
+            ) from None
 
-    def _client(self, timeout_s: float) -> Client:
+    def _client(self, timeout_s: float, client_retry_s: float) -> Client:
         with self._lock:
-            if timeout_s not in self._clients:
-                self._clients[timeout_s] = _make_client(self.url, timeout_s, self._retry_s)
-            return self._clients[timeout_s]
+            if (timeout_s, client_retry_s) not in self._clients:
+                Fork.used = True
+                self._clients[timeout_s, client_retry_s] = _make_client(self.url, timeout_s, client_retry_s)
+            return self._clients[timeout_s, client_retry_s]
+
+
+class Fork:
+    """What obstore's threads make of forks: they do not live in a forked child, where each call would wait for them for ever.
+
+    A child that never calls obstore, and a process whose parent never called it, are not affected.
+    """
+
+    used = False
+    """This process has made a client."""
+    crossed = False
+    """This process was forked from one that had made a client."""
+
+    @classmethod
+    def check(cls, url: str) -> None:
+        """Check that obstore works in this process.
+
+        Raises:
+            UserError: it would hang.
+        """
+        if cls.crossed:
+            raise UserError(
+                f"{url}: this process was forked after obstore was used, and obstore would hang in it: start processes with "
+                'multiprocessing_context="spawn" or "forkserver" (DataLoader and multiprocessing), or use client="fsspec"'
+            )
+
+    @classmethod
+    def in_child(cls) -> None:
+        """Note a fork; runs in each forked child."""
+        cls.crossed = cls.crossed or cls.used
+
+
+os.register_at_fork(after_in_child=Fork.in_child)
 
 
 class _Listing:
@@ -207,48 +251,50 @@ _TROUBLE = {
     "Decode": "the answer broke off",
 }
 """Messages by object_store's HttpErrorKind, which obstore gives only in the text of its errors."""
+_CERTIFICATE = re.compile(r"(?:invalid peer certificate|received fatal alert|received corrupt message)[^\"\n)]*")
+"""What rustls says about a server that it does not trust, or that does not speak TLS."""
 
 
-def _status(error: BaseError) -> int | None:
+def _status(error: Exception) -> int | None:
     """The HTTP status of the answer; None if there was no whole answer."""
     found = _STATUS.search(str(error))
     return int(found[1]) if found else None
 
 
-def _missing(uri: str, text: str) -> OSError:
-    # An upload in parts took effect but its answer was lost, so its second completion finds no upload.
-    kind = UnavailableError if "NoSuchUpload" in text else FileNotFoundError
-    return kind(f"{uri}: {short_message(text)}")
-
-
-def _other(uri: str, error: BaseError) -> OSError:
-    """The error of `da2ray.storage` for an error of obstore, told from its text, because obstore has no class of error for the
+def _translated(uri: str, error: BaseError | FileNotFoundError) -> OSError:
+    """The error of `da2ray.storage` for an error of obstore. Its text decides, because obstore has no class of error for the
     answer to a listing, nor for a lost answer.
     """
     text, status = str(error), _status(error)
-    message = f"{uri}: {short_message(text)}"
-    if status in {401, 403}:
-        return PermissionError(message)
-    if status == 404:
-        return FileNotFoundError(message)
-    if status == 301:
-        return StoreError(f"{message}; the bucket is in another region: set AWS_REGION")
-    if status in {408, 409, 429} or (status is not None and status >= 500):
-        return UnavailableError(message)
+    if status is not None:
+        return base.answer_error(uri, status, base.code_of(text), short_message(text))
+    return _without_answer(uri, error, text)
+
+
+def _without_answer(uri: str, error: BaseError | FileNotFoundError, text: str) -> OSError:
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return PermissionError(f"{uri}: {short_message(text)}")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{uri}: {short_message(text)}")
+    if aws.NO_CREDENTIALS in text:
+        return PermissionError(f"{uri}: {short_message(text[text.index(aws.NO_CREDENTIALS) :])}")
+    if certificate := _CERTIFICATE.search(text):
+        return base.untrusted(uri, short_message(certificate[0]))
     transport = _TRANSPORT.search(text.partition("\n")[0])
-    if status is None and transport and isinstance(error, GenericError):
+    if transport and isinstance(error, GenericError):
         kind = _KIND.search(text)
         trouble = _TROUBLE.get(kind[1] if kind else "", transport[2])
         return UnavailableError(f"{uri}: {trouble} ({transport[1]})" if transport[1] else f"{uri}: {trouble}")
-    return StoreError(message)
+    return StoreError(f"{uri}: {short_message(text)}")
 
 
 def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
+    """A client. It retries by itself for `retry_s` seconds; 0 leaves retries to `settled`, which knows what waiting can mend."""
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
     prefix = path or None
     retry: RetryConfig = {
-        "max_retries": 1000,  # The limit is the time.
+        "max_retries": 1000 if retry_s else 0,  # The limit is the time.
         "retry_timeout": timedelta(seconds=retry_s),
         "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=15), "base": 2},
     }
@@ -270,55 +316,28 @@ def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
 
 
 def _s3_client(bucket: str, prefix: str | None, options: "ClientConfig", retry: "RetryConfig") -> S3Store:
-    """An S3 client. obstore itself reads the AWS_* variables; botocore supplies what a profile says."""
-    provider = region = None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if "AWS_ACCESS_KEY_ID" not in os.environ and not _is_true(os.environ.get("AWS_SKIP_SIGNATURE")):
-        import botocore.session  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        session = botocore.session.get_session()
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise PermissionError(
-                f"s3://{bucket}: no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
-                "or AWS_SKIP_SIGNATURE=true for a public bucket"
-            )
-        provider = _BotocoreCredentials(credentials)
-        region = session.get_config_variable("region")
-        endpoint = endpoint or session.get_scoped_config().get("endpoint_url")
-    if endpoint:
-        options["allow_http"] = endpoint.startswith("http://")
-    config: dict[str, str] = {"endpoint": endpoint} if endpoint else {}
-    if region:
-        config["region"] = region
+    """An S3 client whose whole configuration `aws_config` decides, so that obstore takes none from the environment itself."""
+    config = aws.aws_config()
+    try:
+        credentials = None if config.anonymous else config.credentials()
+    except PermissionError as error:
+        raise PermissionError(f"s3://{bucket}: {error}") from None
+    bucket_url = config.bucket_url(bucket)
+    options["allow_http"] = config.url.startswith("http://")
+    if (certificates := config.root_certificates()) is not None:
+        options["root_certificate"] = certificates
+    chosen: S3Config = {
+        "aws_endpoint_url_s3": bucket_url or config.url,
+        "region": config.region,
+        "skip_signature": config.anonymous,
+    }
+    if bucket_url:
+        chosen["virtual_hosted_style_request"] = True
     return S3Store(
         bucket,
         prefix=prefix,
+        config=chosen,
         client_options=options,
         retry_config=retry,
-        credential_provider=provider,
-        **config,  # type: ignore[arg-type]
+        credential_provider=credentials,
     )
-
-
-class _BotocoreCredentials:
-    """obstore's credential provider over botocore's chain: profiles, SSO, roles, containers, instances.
-
-    obstore ships one, but it imports boto3, which s3fs does not bring along.
-    """
-
-    def __init__(self, credentials: "botocore.credentials.Credentials") -> None:
-        self._credentials = credentials
-
-    def __call__(self) -> "S3Credential":
-        frozen = self._credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + CREDENTIAL_LIFE,
-        }
-
-
-def _is_true(value: str | None) -> bool:
-    return value is not None and value.lower() in {"1", "true", "yes", "on"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from da2ray.errors import OutageError, Reason, SampleError
+from da2ray.errors import NothingReadError, OutageError, Reason, SampleError
 from da2ray.sources import Member, outage
 from da2ray.sources.fetch import fetch
 from da2ray.storage import open_store
@@ -46,18 +46,33 @@ def members(root: str) -> list[Member]:
 
 
 @pytest.mark.parametrize("mode", ["down", "refused"])
-def test_a_store_that_is_down_ends_the_reading_and_is_asked_once(
-    bucket: str, proxy: FaultProxy, client: Client, mode: Mode
+@pytest.mark.parametrize("read_before", [0, 2])
+def test_a_store_that_is_down_ends_the_reading(
+    bucket: str, proxy: FaultProxy, client: Client, mode: Mode, read_before: int
 ) -> None:
+    reading = fetch(members(bucket), 1, client)
+    assert [next(reading).body for _ in range(read_before)] == list(BODIES.values())[:read_before]
     asked: list[str] = []
     proxy.applies = lambda request: asked.append(request.target) or True
     proxy.set(mode)
-    given: list[object] = []
     with pytest.raises(OutageError, match=bucket) as caught:
-        given += fetch(members(bucket), 8, client)
-    assert given == []
+        next(reading)
+    assert isinstance(caught.value, NothingReadError) == (read_before == 0)
     assert "\n" not in str(caught.value)
-    assert len({target for target in asked if outage.ABSENT in target}) == 1
+    if mode == "down":
+        read_again = {target.partition("?")[0].rpartition("/")[2] for target in asked} - {f"{read_before}.jpg"}
+        assert read_again == ({f"{read_before - 1}.jpg"} if read_before else set())
+
+
+def test_threads_that_fail_at_the_same_time_ask_once(bucket: str, proxy: FaultProxy, client: Client) -> None:
+    assert next(fetch(members(bucket)[:1], 1, client)).body == BODIES["0.jpg"]
+    probes: list[str] = []
+    proxy.applies = lambda request: probes.append(request.target) or True
+    proxy.set("down")
+    with pytest.raises(OutageError):
+        list(fetch(members(bucket)[1:], 7, client))
+    alone = len(probes)
+    assert 0 < sum("0.jpg" in target for target in probes) < alone / 2
 
 
 def test_one_object_that_cannot_be_read_is_its_own_trouble(bucket: str, proxy: FaultProxy, client: Client) -> None:
@@ -71,16 +86,18 @@ def test_one_object_that_cannot_be_read_is_its_own_trouble(bucket: str, proxy: F
 
 
 def test_what_an_outage_delayed_is_read_once_it_is_over(bucket: str, proxy: FaultProxy, client: Client) -> None:
+    assert next(fetch(members(bucket)[:1], 1, client)).body == BODIES["0.jpg"]
     over = False
 
     def until_asked(request: Request) -> bool:
         nonlocal over
-        over = over or outage.ABSENT in request.target
+        over = over or "0.jpg" in request.target
         return not over
 
     proxy.applies = until_asked
     proxy.set("down")
-    assert {sample.member.key: sample.body for sample in fetch(members(bucket), 8, client)} == BODIES
+    read = {sample.member.key: sample.body for sample in fetch(members(bucket)[1:], 8, client)}
+    assert {"0.jpg": BODIES["0.jpg"], **read} == BODIES
 
 
 def test_a_web_server_that_is_gone_is_its_samples_trouble(tmp_path: Path) -> None:

@@ -43,13 +43,13 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "dxg", "kfd")
 """Device files of the drivers that `torch.cuda` works with: NVIDIA's, Tegra's, WSL 2's and AMD's."""
 
 
-def connect(config: PseudolabelConfig) -> None:
+def connect(config: PseudolabelConfig, console: Console) -> None:
     """Join the cluster that RAY_ADDRESS or --ray-address names, else start an embedded Ray.
 
     A bare `ray.init()` would join the cluster that a stale file in /tmp names, and hang.
 
     Raises:
-        UserError: the cluster cannot be reached.
+        UserError: the cluster cannot be reached, or an embedded Ray has no folder for its files.
         ray.exceptions.GetTimeoutError: an embedded Ray does not start in time.
     """
     if ray.is_initialized():
@@ -75,7 +75,7 @@ def connect(config: PseudolabelConfig) -> None:
             ) from None
     else:
         try:
-            init_embedded(object_store_memory=_embedded_store(), **quiet)
+            init_embedded(console, object_store_memory=_embedded_store(), **quiet)
         except Exception as error:
             # Ray raises a plain Exception after 30 seconds, which is not configurable.
             if "timed out during startup" not in str(error):
@@ -100,10 +100,10 @@ def cluster_address(config: PseudolabelConfig) -> str | None:
     return config.ray_address or os.environ.get("RAY_ADDRESS") or None
 
 
-def gpu_count(config: PseudolabelConfig) -> int:
+def gpu_count(config: PseudolabelConfig, console: Console) -> int:
     """The number of GPUs that a run can use: the cluster's if it joins one, else this machine's, without starting Ray."""
     if cluster_address(config):
-        connect(config)
+        connect(config, console)
         return int(ray.cluster_resources().get("GPU", 0))
     return _local_gpus()
 

@@ -87,6 +87,7 @@ class Coordinator:
         self._in_flight: set[int] = set()
         self._done: set[int] = set()
         self._stopping = False
+        self._readable: set[str] = set()
         self._counts = Counts()
         self._devices: dict[str, tuple[float, float]] = {}
         self._heard: dict[str, float] = {}
@@ -98,6 +99,14 @@ class Coordinator:
         died_before = shard in self._in_flight
         self._in_flight.add(shard)
         return Begin.ISOLATE if died_before else Begin.GO
+
+    def readable(self, scheme: str) -> None:
+        """Note that a process read an image from a store of this scheme."""
+        self._readable.add(scheme)
+
+    def was_readable(self, scheme: str) -> bool:
+        """Whether any process of this run read an image from a store of this scheme."""
+        return scheme in self._readable
 
     def teaching(self, shard: int, process: str) -> bool:
         """Note that a teacher process takes up a shard. True if another process did before, and died before the commit."""

@@ -2,9 +2,10 @@
 
 import ray
 
-from da2ray.errors import CorruptError, ResumableError
+from da2ray.errors import CorruptError, OutageError, ResumableError, UnavailableError, UserError
 from da2ray.pipeline.control.retries import TASK_RETRIES
 from da2ray.storage import printable
+from da2ray.storage.local import UNAVAILABLE
 
 WORKERS_DIED = (
     ray.exceptions.WorkerCrashedError,
@@ -18,22 +19,33 @@ WORKERS_DIED = (
 )
 
 
-def ending_of(error: Exception) -> CorruptError | ResumableError | None:
+def ending_of(error: Exception) -> CorruptError | ResumableError | UserError | None:
     """Translate what Ray or a store raised while a run labelled into an error of da2ray, in one line; None if it is a bug.
 
-    A CorruptError is not resumable: stored state stays damaged, however often it is read.
+    Only what waiting can mend is resumable. Stored state stays damaged, however often it is read, and a store that rejects a
+    request or is full goes on to do so.
     """
     if cause := cause_of(error, CorruptError):
         return CorruptError(str(cause))
+    if cause := cause_of(error, UserError):
+        return UserError(str(cause))
     if cause := cause_of(error, ray.exceptions.GetTimeoutError):  # also an OSError
         return ResumableError(f"the cluster does not answer: {_first_line(cause)}")
     if cause := cause_of(error, OSError):
-        return ResumableError(f"a store failed: {printable(cause)}")
+        return _store_ending(cause)
     if (cause := cause_of(error, WORKERS_DIED)) and not getattr(cause, "actor_init_failed", False):
         return ResumableError(
             f"workers died, and died again when their shard was retried {TASK_RETRIES} times: {_first_line(cause)}"
         )
     return None
+
+
+def _store_ending(error: BaseException) -> ResumableError | UserError:
+    """What an OSError means for a run. Each store worked when the run began, so access that is refused now has expired."""
+    passing = isinstance(error, UnavailableError | OutageError | PermissionError | ConnectionError | TimeoutError)
+    if passing or getattr(error, "errno", None) in UNAVAILABLE:
+        return ResumableError(f"a store failed: {printable(error)}")
+    return UserError(f"a store failed: {printable(error)}")
 
 
 def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:

@@ -13,10 +13,12 @@ from ray.data.datasource import Datasource, ReadTask
 from da2ray.pipeline.control.coordinator import Begin, Stopped
 from da2ray.pipeline.stages.arena import Arena
 from da2ray.pipeline.stages.batches import READ
+from da2ray.pipeline.stages.evidence import read_with_evidence
 from da2ray.pipeline.stages.isolation import IsolatedAccess
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.pipeline.stages.watchdog import FETCH_SECONDS, WatchedAccess, ends_process_after
 from da2ray.plan.plan import Shard
+from da2ray.sources.outage import EVIDENCE
 from da2ray.storage import Store
 
 ARENA = Arena()
@@ -30,12 +32,14 @@ class ReadTasks:
     Attributes:
         store: the dataset, whose plan holds the shards' specifications.
         timeout: seconds that decoding one image may take.
+        witnesses: some shards, spread over those to label (`read_with_evidence`).
     """
 
     reading: Reading
     store: Store
     timeout: float
     coordinator: "ray.actor.ActorHandle"
+    witnesses: Sequence[Shard]
 
     def read(self, shard: Shard) -> Iterator[pa.Table]:
         """The shard's block, if the coordinator lets it begin."""
@@ -48,8 +52,14 @@ class ReadTasks:
         with ends_process_after(FETCH_SECONDS):
             spec = shard.spec(self.store)
         access = IsolatedAccess(self.timeout) if begin is Begin.ISOLATE else WatchedAccess(self.timeout)
+        EVIDENCE.on_first = self.coordinator.readable.remote
         try:
-            block = self.reading.read(shard.number, spec, ARENA, access)
+            block = read_with_evidence(
+                lambda: self.reading.read(shard.number, spec, ARENA, access),
+                self.reading.source,
+                lambda: [each.spec(self.store) for each in self.witnesses if each != shard],
+                lambda scheme: bool(ray.get(self.coordinator.was_readable.remote(scheme))),
+            )
         finally:
             access.close()
         yield block

@@ -16,6 +16,7 @@ from da2ray.pipeline.ray_data.alone import without_shared_actors
 from da2ray.pipeline.ray_data.datasink import ShardSink
 from da2ray.pipeline.ray_data.datasource import ReadTasks, ShardDatasource
 from da2ray.pipeline.ray_data.labeler import BLOCKS_IN_FLIGHT, CONCURRENT_BLOCKS, Labeler
+from da2ray.pipeline.stages.evidence import WITNESSES
 from da2ray.plan.plan import Shard
 
 NO_PROGRESS_SECONDS = 24 * 3600
@@ -43,7 +44,16 @@ def label_wave(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandl
 def _execute(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandle") -> None:
     actors = actor_range(job.config, job.load.device)
     labels = ray.data.read_datasource(
-        ShardDatasource(shards, ReadTasks(job.reading, job.store, job.config.sample_timeout, coordinator)),
+        ShardDatasource(
+            shards,
+            ReadTasks(
+                job.reading,
+                job.store,
+                job.config.sample_timeout,
+                coordinator,
+                witnesses=shards[:: max(1, len(shards) // WITNESSES)][:WITNESSES],
+            ),
+        ),
         override_num_blocks=len(shards),
         num_cpus=task_cpus(job.reading.source.url),
         ray_remote_args={"max_retries": TASK_RETRIES},
