@@ -26,9 +26,9 @@ def ending_of(error: Exception) -> CorruptError | ResumableError | UserError | N
     request or is full goes on to do so.
     """
     if cause := cause_of(error, CorruptError):
-        return CorruptError(str(cause))
+        return CorruptError(message_of(cause))
     if cause := cause_of(error, UserError):
-        return UserError(str(cause))
+        return UserError(message_of(cause))
     if cause := cause_of(error, ray.exceptions.GetTimeoutError):  # also an OSError
         return ResumableError(f"the cluster does not answer: {_first_line(cause)}")
     if cause := cause_of(error, OSError):
@@ -42,10 +42,17 @@ def ending_of(error: Exception) -> CorruptError | ResumableError | UserError | N
 
 def _store_ending(error: BaseException) -> ResumableError | UserError:
     """What an OSError means for a run. Each store worked when the run began, so access that is refused now has expired."""
-    passing = isinstance(error, UnavailableError | OutageError | PermissionError | ConnectionError | TimeoutError)
-    if passing or getattr(error, "errno", None) in UNAVAILABLE:
-        return ResumableError(f"a store failed: {printable(error)}")
-    return UserError(f"a store failed: {printable(error)}")
+    number = getattr(error, "errno", None)
+    passing = isinstance(error, UnavailableError | OutageError | ConnectionError | TimeoutError)
+    # A local file's mode has an errno, and does not expire.
+    if passing or number in UNAVAILABLE or (isinstance(error, PermissionError) and number is None):
+        return ResumableError(f"a store failed: {printable(message_of(error))}")
+    return UserError(f"a store failed: {printable(message_of(error))}")
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error that a task raised, without the advice on retries that Ray Data adds to its end."""
+    return str(error).partition("\nFailed to apply UDF transform")[0]
 
 
 def cause_of(error: BaseException | None, kind: type[Exception] | tuple[type[Exception], ...]) -> BaseException | None:

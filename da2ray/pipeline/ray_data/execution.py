@@ -9,7 +9,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from da2ray.errors import UserError
 from da2ray.pipeline.control.cluster import actor_range, cluster_address
 from da2ray.pipeline.control.coordinator import Stopped
-from da2ray.pipeline.control.endings import cause_of
+from da2ray.pipeline.control.endings import cause_of, message_of
 from da2ray.pipeline.control.retries import LABEL_RETRIES, LOAD_RETRIES, TASK_RETRIES
 from da2ray.pipeline.prepare import Job
 from da2ray.pipeline.ray_data.alone import without_shared_actors
@@ -37,7 +37,7 @@ def label_wave(job: Job, shards: list[Shard], coordinator: "ray.actor.ActorHandl
         if cause_of(error, Stopped):
             return
         if mistake := cause_of(error, UserError):
-            raise UserError(str(mistake)) from None
+            raise UserError(message_of(mistake)) from None
         raise
 
 
