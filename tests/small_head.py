@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 
+from rich.console import Console
+
 from da2ray.pipeline.control.cluster import WORKER_ENVIRONMENT
 from da2ray.pipeline.control.embedded import init_embedded
 from tests import AUTH
@@ -52,7 +54,10 @@ class SmallHead:
 def main() -> None:
     import ray
 
-    init_embedded(num_cpus=CPUS, object_store_memory=STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR)
+    console = Console(stderr=True)
+    init_embedded(
+        console, num_cpus=CPUS, object_store_memory=STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR
+    )
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 

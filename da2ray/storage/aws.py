@@ -61,15 +61,14 @@ class AwsConfig:
         if self.endpoint:
             return self.endpoint
         with _user_errors():
-            variants = {
-                name: bool(self.session.get_config_variable(name))
-                for name in ("use_dualstack_endpoint", "use_fips_endpoint")
-            }
-            resolver = self.session.get_component("endpoint_resolver")
-            found = resolver.construct_endpoint("s3", self.region, **variants)
-        if not found:
-            raise UserError(f"AWS region {printable(self.region)}: no such region: change AWS_REGION")
-        return f"https://{found['hostname']}"
+            # The keys are not used; without them botocore would look for some.
+            client = self.session.create_client(
+                "s3",
+                region_name=self.region,
+                aws_access_key_id="-",
+                aws_secret_access_key="-",  # noqa: S106
+            )
+        return str(client.meta.endpoint_url)
 
     def bucket_url(self, bucket: str) -> str | None:
         """The URL of a bucket if the bucket is part of the host name; else None."""

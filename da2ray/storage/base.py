@@ -179,8 +179,6 @@ def answer_error(uri: str, status: int, code: str | None, message: str) -> OSErr
 
 LASTING = frozenset({501, 505, 506, 507, 508, 510, 511})
 """Statuses of the 5xx kind that say what the server cannot do, or that its disk is full."""
-CERTIFICATE = re.compile(r"certificate|ssl|tls", re.IGNORECASE)
-"""What clients say if they do not trust a server, or if it does not speak TLS."""
 
 
 def untrusted(uri: str, message: str) -> RejectedError:

@@ -251,8 +251,11 @@ _TROUBLE = {
     "Decode": "the answer broke off",
 }
 """Messages by object_store's HttpErrorKind, which obstore gives only in the text of its errors."""
-_CERTIFICATE = re.compile(r"(?:invalid peer certificate|received fatal alert|received corrupt message)[^\"\n)]*")
-"""What rustls says about a server that it does not trust, or that does not speak TLS."""
+_UNTRUSTED = re.compile(
+    r"error: (InvalidCertificate|InvalidMessage|NoCertificatesPresented|PeerIncompatible|PeerMisbehaved|UnsupportedNameType)"
+    r"(?:\(\s*(\w+))?"
+)
+"""What rustls says about a server that it does not trust, or that does not speak TLS (rustls::Error)."""
 
 
 def _status(error: Exception) -> int | None:
@@ -278,8 +281,9 @@ def _without_answer(uri: str, error: BaseError | FileNotFoundError, text: str) -
         return FileNotFoundError(f"{uri}: {short_message(text)}")
     if aws.NO_CREDENTIALS in text:
         return PermissionError(f"{uri}: {short_message(text[text.index(aws.NO_CREDENTIALS) :])}")
-    if certificate := _CERTIFICATE.search(text):
-        return base.untrusted(uri, short_message(certificate[0]))
+    if untrusted := _UNTRUSTED.search(text):
+        what = "certificate not trusted" if untrusted[1] == "InvalidCertificate" else "no connection by TLS"
+        return base.untrusted(uri, f"{what} ({untrusted[2] or untrusted[1]})")
     transport = _TRANSPORT.search(text.partition("\n")[0])
     if transport and isinstance(error, GenericError):
         kind = _KIND.search(text)
