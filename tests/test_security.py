@@ -145,7 +145,7 @@ def test_a_signed_uri_keeps_its_signature_to_be_read_and_its_key_has_none(tmp_pa
         "s3://b/a?.jpg",
         "a.jpg?x",
     ]
-    assert members[1].uri == f"https://h/a1.jpg?next=/../b&sig={SECRET}"
+    assert members[1].uri == uris[1]
     for body in (sample.body for sample in source.fetch(members, 2)):
         assert SECRET not in str(body)
     path = tmp_path / "twice.jsonl"

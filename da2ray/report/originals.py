@@ -8,7 +8,7 @@ from da2ray.errors import SampleError, UnavailableError, UserError
 from da2ray.images.decode import DecodeMode, Pixels, decode_pixels, read_header
 from da2ray.plan.plan import PlanInfo
 from da2ray.sources.allowed import Allowed, must_be_regular
-from da2ray.storage import Client, Store, canonical_url, join, open_store, printable, split_uri
+from da2ray.storage import Client, Store, join, open_store, printable, split_uri
 
 RETRY_S: Final = 10.0
 """Seconds to retry a store that does not answer. People wait for the page, and it can do without a picture."""
@@ -59,17 +59,16 @@ class Originals:
             raise MissingError(printable(error)) from error
 
     def _get(self, plan: str, uri: str) -> bytes:
-        uri = canonical_url(uri)
         if plan not in self._plans:
             raise MissingError(f"plans/{plan}.parquet is missing; it says where the images may be read")
         allowed = self._allowed.get(plan)
+        root, key = split_uri(uri)
         if allowed:
             allowed.check(uri)
-        elif not uri.startswith(join(self._plans[plan].root, "")):
+        elif not join(root, key).startswith(join(self._plans[plan].root, "")):
             raise MissingError(f"the image is not below {self._plans[plan].root}, the root of its plan")
-        root, key = split_uri(uri)
         if root == "/":
-            must_be_regular(uri)
+            must_be_regular(f"/{key}")
         place = (plan if allowed else "", root)
         if place in self._down:
             raise MissingError(self._down[place])

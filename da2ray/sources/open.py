@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from da2ray.errors import UnavailableError, UserError
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import Source
-from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
+from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource, part_keys
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
-from da2ray.storage import Client, canonical_url, open_store, redact, split_uri
+from da2ray.storage import Client, canonical_url, is_web, open_store, redact, split_uri
+
+LOOKED_AT: Final = 10_000
+"""Files of a folder that are looked at to tell what it holds: ten pages of a listing. The first image ends the look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,11 @@ class _Request:
 
 
 def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *, with_focals: bool = False) -> Source:
-    """Open the source at a URL. Its suffix decides the kind (the table `KINDS`); a URL without a known suffix is a prefix.
+    """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, or the parts of a
+    manifest.
 
     Args:
-        url: a manifest's may be a signed http URL; the signature is not part of the source.
+        url: a URL or a path. A manifest's may be a signed http URL; the signature is not part of the source.
         client: see `open_store`.
         allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
         with_focals: a teacher uses focal lengths, so a manifest's are read.
@@ -42,36 +47,62 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *,
     suffix = _suffix(shown)
     # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
     request = _Request(url, bool(suffix) and _is_file(url, client), client, allow, with_focals)
-    if suffix in MANIFEST_SUFFIXES or (request.is_file and suffix in KINDS):
+    if request.is_file and suffix in KINDS:
         return KINDS[suffix](request)
     if request.is_file:
         known = " ".join(sorted(KINDS))
         raise UserError(
             f"{shown} is a file of a kind that is not known here; give a folder or a file that ends in {known}"
         )
-    return _open_prefix(request)
+    return _open_folder(request, must_be_manifest=suffix in MANIFEST_SUFFIXES)
 
 
 def _open_manifest(request: _Request) -> Source:
-    if not request.is_file:
-        raise UserError(f"no such manifest: {redact(request.url)}")
-    allowed = Allowed.of(request.url, request.allow)
-    manifest = ManifestSource(request.url, request.client, allowed, with_focals=request.with_focals)
+    manifest = ManifestSource(
+        request.url,
+        request.client,
+        Allowed.of(request.url, request.allow),
+        with_focals=request.with_focals,
+        is_folder=not request.is_file,
+    )
     manifest.check()
     return manifest
 
 
-def _open_prefix(request: _Request) -> Source:
-    if redact(request.url) != request.url:
-        raise UserError(f"{redact(request.url)} has a query: put signed URLs of images into a manifest")
-    prefix = PrefixSource(request.url, request.client, is_file=request.is_file)
-    prefix.check()
+def _open_image(request: _Request) -> Source:
+    return PrefixSource(_unsigned(request.url), request.client, is_file=True)
+
+
+def _open_folder(request: _Request, *, must_be_manifest: bool) -> Source:
+    """A folder is a manifest if files that can be parts of one, and no images, are among the first that it lists."""
+    local = request.url.startswith("/")
+    if must_be_manifest and (is_web(request.url) or (local and not Path(request.url).is_dir())):
+        raise UserError(f"no such manifest: {redact(request.url)}")
+    prefix = PrefixSource(_unsigned(request.url), request.client)
+    files, parts = 0, False
+    for listed in prefix.listed():
+        if prefix.images(listed).num_rows:
+            return prefix
+        files += listed.num_rows
+        parts = parts or bool(part_keys(listed.column("key")))
+        if files >= LOOKED_AT:
+            break
+    if parts:
+        return _open_manifest(request)
+    if must_be_manifest:
+        raise UserError(f"no such manifest: {request.url}")
     return prefix
+
+
+def _unsigned(url: str) -> str:
+    if redact(url) != url:
+        raise UserError(f"{redact(url)} has a query: put signed URLs of images into a manifest")
+    return url
 
 
 KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
     **dict.fromkeys(MANIFEST_SUFFIXES, _open_manifest),
-    **dict.fromkeys(IMAGE_SUFFIXES, _open_prefix),
+    **dict.fromkeys(IMAGE_SUFFIXES, _open_image),
 }
 """Suffix of a file -> what opens it."""
 

@@ -13,8 +13,10 @@ from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")$"
-_HIDDEN = r"(^|/)\."
+_IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
+"""An object may be named `a.jpg/`. Stores leave out those without bytes, which stand for folders."""
+_HIDDEN = r"(^|/)\.([^./]|\.[^/])"
+"""`.` and `..` are parts of object keys like others."""
 
 
 class PrefixSource(MemberSource):
@@ -34,43 +36,20 @@ class PrefixSource(MemberSource):
         self.root = self.root or "/"
         self._client: Client = client
 
-    def check(self) -> None:
-        """Contact the source.
-
-        Raises:
-            UserError: it does not exist or may not be listed.
-            UnavailableError: its store does not answer.
-        """
-        try:
-            if not self._name and self.url.startswith("/"):
-                if not Path(self.url).is_dir():
-                    raise UserError(f"no such folder: {self.url}")
-            elif not self._name:
-                next(iter(self._store().list()), None)
-        except UnavailableError:
-            raise
-        except OSError as error:
-            raise UserError(f"cannot list {self.url}: {error}") from error
-
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url}
 
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         left = limit
-        try:
-            for listed in self._listed():
-                batch = self._images(listed)
-                if left is not None:
-                    batch = batch.slice(0, left)
-                    left -= batch.num_rows
-                if batch.num_rows:
-                    yield batch
-                if left == 0:
-                    return
-        except UnavailableError:
-            raise
-        except OSError as error:
-            raise UserError(f"cannot list {self.url}: {error}") from error
+        for listed in self.listed():
+            batch = self.images(listed)
+            if left is not None:
+                batch = batch.slice(0, left)
+                left -= batch.num_rows
+            if batch.num_rows:
+                yield batch
+            if left == 0:
+                return
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         return fetch(members, concurrency, self._client)
@@ -78,15 +57,29 @@ class PrefixSource(MemberSource):
     def _store(self) -> Store:
         return open_store(self.root, self._client)
 
-    def _listed(self) -> Iterator[pa.RecordBatch]:
-        if not self._name:
-            yield from self._store().list()
-            return
-        stat = self._store().stat(self._name)
-        rows = [{"key": self._name, "size": stat.size, "etag": stat.etag}]
-        yield pa.RecordBatch.from_pylist(rows, schema=LIST_SCHEMA)
+    def listed(self) -> Iterator[pa.RecordBatch]:
+        """All files below the URL, in batches of LIST_SCHEMA; they need not be images.
 
-    def _images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
+        Raises:
+            UserError: the URL does not exist or may not be listed.
+            UnavailableError: its store does not answer.
+        """
+        try:
+            if self._name:
+                stat = self._store().stat(self._name)
+                rows = [{"key": self._name, "size": stat.size, "etag": stat.etag}]
+                yield pa.RecordBatch.from_pylist(rows, schema=LIST_SCHEMA)
+                return
+            if self.url.startswith("/") and not Path(self.url).is_dir():
+                raise UserError(f"no such folder: {self.url}")
+            yield from self._store().list()
+        except UnavailableError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot list {self.url}: {error}") from error
+
+    def images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
+        """The image files of a listing, as rows of schema MEMBERS."""
         keys = listed.column("key")
         if not self._name:
             image = pc.match_substring_regex(keys, _IMAGE)

@@ -176,14 +176,17 @@ class FsspecStore:
         if self._scheme not in {"s3", "gs", "memory", "az", "abfs", "abfss"}:
             fs.makedirs(fs._parent(path), exist_ok=True)
 
+    def _check(self, key: str) -> None:
+        if "\0" in key or ".." in key.split("/"):
+            raise ValueError(f"not a key: {key!r}")
+
     def _uri(self, key: str) -> str:
         return redact(f"{self.url}{'' if self.url.endswith('/') else '/'}{key}") if key else self.url
 
     @contextlib.contextmanager
     def _normalised(self, key: str) -> Iterator[tuple[Any, str]]:
         """The file system and a key's path in it; its errors are turned into those of `da2ray.storage`."""
-        if "\0" in key or ".." in key.split("/"):
-            raise ValueError(f"not a key: {key!r}")
+        self._check(key)
         uri = self._uri(key)
         try:
             fs, root = self._filesystem()

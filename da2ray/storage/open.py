@@ -1,20 +1,27 @@
 """From a URL to a store, and how URLs are split and joined."""
 
+import os
 import posixpath
+import re
 from pathlib import Path
-from typing import Literal
-from urllib.parse import unquote, urlsplit
+from typing import Final, Literal
+from urllib.parse import unquote
 
 from da2ray.errors import UserError
 from da2ray.storage.base import Store
 from da2ray.storage.local import LocalStore
 from da2ray.storage.objects import SCHEMES, ObjectStore
-from da2ray.storage.redaction import WEB, redact
+from da2ray.storage.redaction import WEB, printable, redact
+from da2ray.storage.s3 import S3ObjectStore
 
 Client = Literal["auto", "obstore", "fsspec"]
 
+_FILE: Final = re.compile(r"file:/(?!/)", re.IGNORECASE)
+_COLLAPSED: Final = re.compile(rf"({'|'.join(sorted({*SCHEMES, *WEB, 's3a', 'gcs', 'file'}))}):/(?!/)", re.IGNORECASE)
+"""A URL that lost a slash, as `pathlib.Path` takes it."""
 
-def open_store(url: str, client: Client = "auto", retry_s: float | None = None) -> Store:
+
+def open_store(url: str | os.PathLike[str], client: Client = "auto", retry_s: float | None = None) -> Store:
     """The store at a URL or a local path. It contacts nothing yet.
 
     Args:
@@ -35,60 +42,136 @@ def open_store(url: str, client: Client = "auto", retry_s: float | None = None) 
     if redact(url) != url:
         raise UserError(f"{redact(url)} cannot have a query: a signature is for one object, and this is a folder")
     if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
-        from da2ray.storage.fsspec import FsspecStore  # noqa: PLC0415 - 0.2 s in each process, which few stores need
+        # Imported here: 0.2 s in each process, which few stores need.
+        if scheme == "s3":
+            from da2ray.storage.s3_fsspec import S3FsspecStore  # noqa: PLC0415
+
+            return S3FsspecStore(url, retry_s)
+        from da2ray.storage.fsspec import FsspecStore  # noqa: PLC0415
 
         return FsspecStore(url, retry_s)
     if scheme not in SCHEMES:
         raise UserError(
             f"obstore does not serve {scheme}:// URLs: use --storage-client auto or fsspec for {redact(url)}"
         )
-    return ObjectStore(url, retry_s)
+    return S3ObjectStore(url, retry_s) if scheme == "s3" else ObjectStore(url, retry_s)
 
 
-def canonical_url(url: str) -> str:
+def canonical_url(url: str | os.PathLike[str]) -> str:
     """The one spelling of a place: local paths absolute and without `file://`, `s3a` as `s3`, no slash at the end.
 
     Raises:
-        UserError: the URL is empty, has no bucket, or holds a password.
+        UserError: the text is not a path or URL, has no bucket, or holds a password.
     """
-    scheme = _scheme(url)
-    if scheme is None or scheme == "file":
-        path = url if scheme is None else unquote(urlsplit(url).path)
-        if not path:
-            raise UserError(f"not a path or URL: {url!r}")
-        # normpath, not resolve, so that a link keeps the name that the user knows.
-        normal = posixpath.normpath(Path(path).expanduser().absolute().as_posix())
-        return "/" + normal.lstrip("/")
-    rest = url[len(scheme) + 3 :]
-    host = rest.partition("/")[0]
-    user, at, _ = host.rpartition("@")
-    if at and (":" in user or scheme in WEB):
-        raise UserError(f"a {scheme}:// URL holds a password: give it through the environment instead")
-    if not host and scheme != "memory":
-        raise UserError(f"no bucket or host in {redact(url)!r}")
-    scheme = {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme)
-    return f"{scheme}://{rest.rstrip('/')}"
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Split a URI into the root, for which a store is opened once, and the key below it.
-
-    `s3://bucket/a/b.jpg` -> (`s3://bucket`, `a/b.jpg`); `/a/b.jpg` -> (`/`, `a/b.jpg`). The key stays as it is written; only
-    `file://` is unquoted.
-    """
-    uri = canonical_url(uri)
-    scheme = _scheme(uri)
+    scheme, rest = _parse(url)
     if scheme is None:
-        return "/", uri[1:]
+        return rest
+    # A query may end with a slash.
+    signed = scheme in WEB and "?" in rest
+    return f"{scheme}://{rest if signed else rest.rstrip('/')}"
+
+
+def split_uri(uri: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split the URI of an object into the root, for which a store is opened once, and the key below it.
+
+    `s3://bucket/a/b.jpg` -> (`s3://bucket`, `a/b.jpg`); `/a/b.jpg` -> (`/`, `a/b.jpg`). The key stays as it is written, a slash
+    at its end too, because it may be part of an object's name; only `file://` is unquoted.
+
+    Raises:
+        UserError: see `canonical_url`.
+    """
+    scheme, rest = _parse(uri)
+    if scheme is None:
+        return "/", rest[1:]
     if scheme == "memory":
-        return "memory://", uri[len("memory://") :].lstrip("/")
-    host, _, key = uri[len(scheme) + 3 :].partition("/")
+        return "memory://", rest.lstrip("/")
+    host, _, key = rest.partition("/")
     return f"{scheme}://{host}", key
+
+
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """A path of this machine, with `~` and `~user` expanded.
+
+    Raises:
+        UserError: the text cannot be a path, or there is no such user.
+    """
+    path = text_of(text)
+    if not path or "\0" in path:
+        raise UserError(f"not a path or URL: {path!r}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{printable(path)}: there is no user of this name; write ./~… for a folder that begins so"
+        ) from None
+
+
+def text_of(url: str | os.PathLike[str]) -> str:
+    """The text of a URL or a path.
+
+    Raises:
+        UserError: it is not UTF-8, which an index or a plan cannot hold.
+    """
+    text = os.fsdecode(url)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{printable(text)} is not UTF-8: rename it, or give a link with another name") from None
+    if isinstance(url, os.PathLike) and (found := _COLLAPSED.match(text)):
+        raise UserError(f"pathlib.Path makes {printable(text)} of {found[1]}://…: give URLs as text")
+    return text
 
 
 def join(url: str, key: str) -> str:
     """The URI of a key below a canonical URL."""
     return f"{url}{key}" if url.endswith("/") else f"{url}/{key}"
+
+
+def is_web(url: str) -> bool:
+    """Whether a canonical URL is of a web server."""
+    return url.partition("://")[0] in WEB
+
+
+def _parse(url: str | os.PathLike[str]) -> tuple[str | None, str]:
+    """The scheme, one for each place, and what follows `://`; None and an absolute path for local ones.
+
+    Raises:
+        UserError: see `canonical_url`.
+    """
+    text = text_of(url)
+    scheme = _scheme(text)
+    if scheme is None:
+        if _FILE.match(text):  # `file:/a/b`, as Java writes it
+            return None, _absolute(_unquoted(text[len("file:") :]))
+        if found := _COLLAPSED.match(text):
+            raise UserError(f"{printable(text)}: write {found[1]}:// with two slashes")
+        return None, _absolute(text)
+    rest = text[len(scheme) + 3 :]
+    if scheme == "file":
+        path = rest.removeprefix("localhost")
+        if not path.startswith("/"):
+            raise UserError(f"{printable(text)}: a file URL needs an absolute path, as in file:///data/a.jpg")
+        return None, _absolute(_unquoted(path))
+    host = rest.partition("/")[0]
+    user, at, _ = host.rpartition("@")
+    if at and (":" in user or scheme in WEB):
+        raise UserError(f"a {scheme}:// URL holds a password: give it through the environment instead")
+    if not host and scheme != "memory":
+        raise UserError(f"no bucket or host in {redact(text)!r}")
+    return {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme), rest
+
+
+def _absolute(path: str) -> str:
+    # normpath, not resolve, so that a link keeps the name that the user knows.
+    return "/" + posixpath.normpath(local_path(path).absolute().as_posix()).lstrip("/")
+
+
+def _unquoted(path: str) -> str:
+    """The path in a file URL. `#`, `?` and brackets are part of it, quoted or not: files are named so, and have no query."""
+    try:
+        return unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        raise UserError(f"{printable(path)} is not UTF-8: rename it, or give a link with another name") from None
 
 
 def _scheme(url: str) -> str | None:

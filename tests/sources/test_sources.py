@@ -154,6 +154,156 @@ def test_the_first_known_column_holds_the_uris(manifest: Manifest) -> None:
     assert keys(source) == ["yes.jpg"]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson"])
+def test_json_lines_have_each_column_in_the_rows_that_have_it(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("da2ray.sources.table.BLOCK_BYTES", 90)
+    rows = [
+        {"uri": "a.jpg"},
+        {"uri": "b.jpg", "key": "mine", "focal": 500},
+        {"focal": "60.5", "n": [1], "uri": "c.jpg", "key": None},
+    ]
+    path = tmp_path / f"m.{suffix}"
+    path.write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)))
+    members = listed(open_source(path, with_focals=True))
+    assert [(m.key, m.focal) for m in members] == [("a.jpg", None), ("mine", 500.0), ("c.jpg", 60.5)]
+
+
+def test_case_and_blanks_do_not_count_in_the_names_of_columns(manifest: Manifest) -> None:
+    members = listed(manifest({" URI ": ["a.jpg"], "Key": ["mine"]}))
+    assert [(member.key, member.uri.rpartition("/")[2]) for member in members] == [("mine", "a.jpg")]
+    with pytest.raises(UserError, match="more than one column uri"):
+        listed(manifest({"uri": ["a.jpg"], "URI": ["b.jpg"]}))
+
+
+STRUCT = pa.array([{"bytes": b"x", "path": "000.jpg"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("image", STRUCT, r"column 'image' of type struct<.*it must be text"),
+        ("uri", pa.array([["a.jpg"]]), "column 'uri' of type list<"),
+        ("uri", pa.array([1.5]), "column 'uri' of type double"),
+        ("uri", pa.array([7]), "column 'uri' of type int64"),
+        ("key", pa.array([0], pa.timestamp("us")), r"column 'key' of type timestamp\[us\]"),
+        ("key", pa.array([True]), "column 'key' of type bool"),
+        ("focal", pa.array([[5.0]]), r"column 'focal' of type list<.*it must be numbers"),
+        ("focal", pa.array([0], pa.duration("s")), "column 'focal' of type duration"),
+        ("focal", pa.array([True]), "column 'focal' of type bool"),
+    ],
+)
+def test_a_column_of_an_unfit_type_is_named_with_its_type(
+    tmp_path: Path, name: str, values: pa.Array, said: str
+) -> None:
+    columns = {"uri": pa.array(["a.jpg"]), name: values} if name in {"key", "focal"} else {name: values}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=said):
+        listed(open_source(tmp_path / "m.parquet", with_focals=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"uri": ["a"]}', "row 2 has a list in 'uri'"),
+        ('{"uri": {"a": 1}}', "row 2 has an object in 'uri'"),
+        ('{"uri": 3}', "row 2 has a number in 'uri'"),
+        ('{"uri": "a", "key": true}', "row 2 has true or false in 'key'"),
+        ('{"uri": "\\ud800"}', "row 2 has half a character"),
+        ('{"key": "a"}', "row 2 has no column uri"),
+        ('{"url": "a"}', "row 2 has the column url, and the rows before it have uri"),
+        ('{"uri": "a", "URI": "b"}', "row 2 has more than one column uri"),
+        ("[1]", "row 2 is not a JSON object"),
+        ("[" * 100_000, "row 2 is not JSON"),
+        ('{"n": ' + "9" * 5000 + "}", "row 2 is not JSON"),
+        ('{"uri": "\xff"}', "row 2 is not JSON"),
+        ('{"uri": null}', "row 2 has no uri"),
+        ('{"uri": "a", "key": " "}', "row 2 has no key"),
+    ],
+)
+def test_a_wrong_row_of_json_lines_is_named(tmp_path: Path, row: str, said: str) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"uri": "first.jpg"}\n' + row.encode("latin-1") + b"\n")
+    with pytest.raises(UserError, match=said):
+        listed(open_source(path))
+    assert keys(open_source(path), limit=1) == ["first.jpg"]
+
+
+def test_an_integer_may_be_a_key(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": ["a.jpg"], "key": [12]}), tmp_path / "m.parquet")
+    (tmp_path / "m.jsonl").write_text('{"uri": "a.jpg", "key": 12}\n')
+    for name in ("m.parquet", "m.jsonl"):
+        assert keys(open_source(tmp_path / name)) == ["12"]
+
+
+WRONG_FOCALS = ["0", "-3", "inf", "-inf", "26 mm", "1e300", "1e-300", "0x10", "1_0", "\u0661", "None"]
+
+
+@pytest.mark.parametrize("focal", WRONG_FOCALS)
+def test_a_wrong_focal_length_is_refused_in_every_format(manifest: Manifest, focal: str) -> None:
+    source = manifest({"uri": ["a.jpg", "b.jpg"], "focal": ["5", focal]})
+    source = open_source(source.url, with_focals=True)
+    with pytest.raises(UserError, match=r"row 2 has the focal length .* positive number of pixels"):
+        listed(source)
+    assert [member.focal for member in listed(source, limit=1)] == [5.0]
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.decimal128(9, 2), pa.string()]
+)
+def test_focal_lengths_may_be_of_any_type_of_number(tmp_path: Path, type_: pa.DataType) -> None:
+    for value, right in (("5", True), ("0", False)):
+        number = pa.array([value])
+        if type_ != pa.string():
+            number = number.cast(pa.float64()).cast(type_)
+        focals = pa.concat_arrays([number, pa.nulls(1, type_)])
+        pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"], "focal": focals}), tmp_path / "m.parquet")
+        source = open_source(tmp_path / "m.parquet", with_focals=True)
+        if right:
+            assert [member.focal for member in listed(source)] == [5.0, None]
+        else:
+            with pytest.raises(UserError, match="row 1 has the focal length 0"):
+                listed(source)
+
+
+@pytest.mark.parametrize("name", ["m", "m.parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_folder_of_parts_is_one_manifest(store: Store, tmp_path: Path, suffix: str, name: str) -> None:
+    write = {"csv": write_csv, "parquet": write_parquet}.get(suffix, write_jsonl)
+    for part, uris in {"part-1": ["c.jpg"], "part-0": ["a.jpg", "b.jpg"], "x=1/part-2": ["../d.jpg"]}.items():
+        path = tmp_path / f"part.{suffix}"
+        write(path, {"uri": uris, "key": [f"{part}/{uri}" for uri in uris]})
+        store.put(f"{name}/{part}.{suffix}", path.read_bytes())
+    for tools in ("_SUCCESS", "_delta_log/0.jsonl", f".part-0.{suffix}.crc", "README.md"):
+        store.put(f"{name}/{tools}", b"x")
+    url = f"{store.url}/{name}"
+    source = open_source(f"{url}/")
+    assert keys(source) == ["part-0/a.jpg", "part-0/b.jpg", "part-1/c.jpg", "x=1/part-2/../d.jpg"]
+    assert [member.uri for member in listed(source)] == [
+        f"{url}/a.jpg",
+        f"{url}/b.jpg",
+        f"{url}/c.jpg",
+        f"{store.url}/d.jpg",
+    ]
+    assert keys(source, limit=3) == keys(source)[:3]
+    described = source.describe()
+    assert described == open_source(url).describe()
+    store.put(f"{name}/part-3.{suffix}", path.read_bytes())
+    assert described != open_source(url).describe()
+    with pytest.raises(UserError, match=r"rows 1 of part-3.* and 1 of x=1/part-2.* have the same key"):
+        listed(open_source(url))
+    store.put(f"{name}/part-4.{'csv' if suffix == 'parquet' else 'parquet'}", b"x")
+    with pytest.raises(UserError, match="several formats"):
+        listed(open_source(url))
+
+
+def test_a_folder_with_an_image_holds_images_whatever_else_it_holds(store: Store) -> None:
+    store.put("m.csv/a.jpg", b"x")
+    store.put("m.csv/list.csv", b"uri\na.jpg\n")
+    assert keys(open_source(f"{store.url}/m.csv")) == ["a.jpg"]
+
+
 def test_a_manifest_without_uris_is_a_user_error_that_lists_its_columns(manifest: Manifest) -> None:
     with pytest.raises(UserError, match="its columns are id, link"):
         listed(manifest({"id": ["1"], "link": ["a.jpg"]}))
@@ -189,8 +339,8 @@ def test_a_broken_manifest_is_a_user_error(tmp_path: Path, name: str) -> None:
 
 
 def test_a_manifest_longer_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("da2ray.sources.manifest.BLOCK_BYTES", 1000)
-    monkeypatch.setattr("da2ray.sources.manifest.PARQUET_ROWS", 10)
+    monkeypatch.setattr("da2ray.sources.table.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("da2ray.sources.table.PARQUET_ROWS", 10)
     uris = [f"{i:05d}.jpg" for i in range(5000)]
     for suffix, write in (("csv", write_csv), ("jsonl", write_jsonl), ("parquet", write_parquet)):
         write(tmp_path / f"m.{suffix}", {"uri": uris})
