@@ -4,6 +4,7 @@ It checks no signature. Listings come in pages, in the order of the keys' UTF-8 
 """
 
 import hashlib
+import html
 import http.server
 import re
 import threading
@@ -41,30 +42,41 @@ def any_key_s3(objects: Mapping[str, bytes]) -> Iterator[AnyKeyS3]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            s3.asked.append((self.command, self.path))
-            target, _, query = self.path.partition("?")
-            key = urllib.parse.unquote(target.removeprefix("/").partition("/")[2])
-            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if self.command == "PUT":
-                if "If-None-Match" in self.headers and key in s3.objects:
-                    return self.answer(412)
-                s3.objects[key] = data
-                return self.answer(200)
-            if self.command == "DELETE":
-                s3.objects.pop(key, None)
-                return self.answer(204)
+            key, query = self.target()
             if not key:
                 options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-                return self.answer(200, listing(s3.objects, options))
-            if key not in s3.objects:
-                return self.answer(404, b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>")
-            body = s3.objects[key]
-            if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                self.answer(200, listing(s3.objects, options))
+            elif key not in s3.objects:
+                self.answer(404, b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>")
+            elif wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                body = s3.objects[key]
                 first, last = int(wanted[1]), min(int(wanted[2]), len(body) - 1)
-                return self.answer(206, body[first : last + 1], f"bytes {first}-{last}/{len(body)}")
-            return self.answer(200, body)
+                self.answer(206, body[first : last + 1], f"bytes {first}-{last}/{len(body)}")
+            else:
+                self.answer(200, s3.objects[key])
 
-        do_HEAD = do_PUT = do_DELETE = do_GET  # noqa: N815
+        def do_DELETE(self) -> None:
+            s3.objects.pop(self.target()[0], None)
+            self.answer(204)
+
+        def do_POST(self) -> None:
+            """Delete the objects that the body names."""
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            named = re.findall("<Key>(.*?)</Key>", body, re.DOTALL)
+            for key in named:
+                s3.objects.pop(html.unescape(key), None)
+            deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in named)
+            self.answer(
+                200, f'<DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{deleted}</DeleteResult>'.encode()
+            )
+
+        def target(self) -> tuple[str, str]:
+            """The key and the query."""
+            s3.asked.append((self.command, self.path))
+            path, _, query = self.path.partition("?")
+            return urllib.parse.unquote(path.removeprefix("/").partition("/")[2]), query
+
+        do_HEAD = do_GET  # noqa: N815
 
         def answer(self, status: int, body: bytes = b"", part: str | None = None) -> None:
             self.send_response(status)

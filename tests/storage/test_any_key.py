@@ -18,7 +18,8 @@ from tests.photos import write_crops
 ODD = [
     "p/a.jpg", "p//a.jpg", "p/a.jpg/", "p/a.jpg//", "p///a.jpg", "/p/a.jpg", "//p/a.jpg", "a.jpg/", "p/./a.jpg", "p/x/../a.jpg",
     "p/../a.jpg", "p/\x01a.jpg", "p/a\n.jpg", "p/\x7fa.jpg", "p/a?versionId=1.jpg", "p/a.jpg?versionId=1/b.jpg", "p/%2Fa.jpg",
-    "p/a%.jpg", "p/ a.jpg", "p/a.jpg /b.jpg", "p/\\a.jpg", "p/<a>&'\".jpg", "p/\u2028a.jpg", "p/a#b.jpg", "p/[a]*.jpg", "p/+a.jpg",
+    "p/a%.jpg", "p/ a.jpg", "p/a.jpg /b.jpg", "p/\\a.jpg", "p/<a>&'\".jpg", "p/\u2028a.jpg", "p/a#b.jpg", "p/[a]*.jpg",
+    "p/+a.jpg",
 ]  # fmt: skip
 """Keys of images, most of which some client or URL library takes for another key."""
 
