@@ -25,7 +25,7 @@ ODD = [
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnyKeyS3]:
+def store_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnyKeyS3]:
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
     with any_key_s3({}) as server:
         for name, value in server.env.items():
@@ -39,8 +39,8 @@ def keys(store: Store, prefix: str = "") -> list[str]:
 
 @pytest.mark.parametrize("client", ["auto", "obstore", "fsspec"])
 @pytest.mark.parametrize("folder", ["", "p"])
-def test_every_object_is_listed_once_and_read_as_itself(s3: AnyKeyS3, client: str, folder: str) -> None:
-    s3.objects |= {key: key.encode() for key in ODD}
+def test_every_object_is_listed_once_and_read_as_itself(store_s3: AnyKeyS3, client: str, folder: str) -> None:
+    store_s3.objects |= {key: key.encode() for key in ODD}
     store = open_store(join("s3://b", folder).rstrip("/"), client)
     below = f"{folder}/" if folder else ""
     assert keys(store) == sorted((key.removeprefix(below) for key in ODD if key.startswith(below)), key=str.encode)
@@ -54,18 +54,18 @@ def test_every_object_is_listed_once_and_read_as_itself(s3: AnyKeyS3, client: st
         assert store.get_range(key, 1, 3) == body[1:4]
     odd = [key for key in keys(store) if not key.startswith("../")]
     store.delete(odd[1:])
-    assert s3.objects.keys() >= {below + odd[0]}
-    assert not s3.objects.keys() & {below + key for key in odd[1:]}
+    assert store_s3.objects.keys() >= {below + odd[0]}
+    assert not store_s3.objects.keys() & {below + key for key in odd[1:]}
 
 
-def test_an_object_of_no_bytes_that_stands_for_a_folder_is_not_listed(s3: AnyKeyS3) -> None:
-    s3.objects |= {"p/": b"", "p/IMG_1.JPG/": b"", "p/IMG_1.JPG/t.jpg": b"x", "p/empty.jpg": b""}
+def test_an_object_of_no_bytes_that_stands_for_a_folder_is_not_listed(store_s3: AnyKeyS3) -> None:
+    store_s3.objects |= {"p/": b"", "p/IMG_1.JPG/": b"", "p/IMG_1.JPG/t.jpg": b"x", "p/empty.jpg": b""}
     assert keys(open_store("s3://b/p")) == ["IMG_1.JPG/t.jpg", "empty.jpg"]
 
 
 @pytest.mark.parametrize("client", ["auto", "fsspec"])
-def test_a_prefix_of_odd_keys_is_a_source_of_all_of_them(s3: AnyKeyS3, client: str) -> None:
-    s3.objects |= {key: key.encode() for key in ODD}
+def test_a_prefix_of_odd_keys_is_a_source_of_all_of_them(store_s3: AnyKeyS3, client: str) -> None:
+    store_s3.objects |= {key: key.encode() for key in ODD}
     source = open_source("s3://b", client)
     assert isinstance(source, MemberSource)
     members = [member for batch in source.members() for member in members_of(batch)]
@@ -75,8 +75,8 @@ def test_a_prefix_of_odd_keys_is_a_source_of_all_of_them(s3: AnyKeyS3, client: s
         assert split_uri(member.uri) == ("s3://b", member.key)
 
 
-def test_a_manifest_reads_the_object_that_it_names_and_no_other(s3: AnyKeyS3, tmp_path: Path) -> None:
-    s3.objects |= {"a.jpg": b"another", "x/a.jpg": b"another"}
+def test_a_manifest_reads_the_object_that_it_names_and_no_other(store_s3: AnyKeyS3, tmp_path: Path) -> None:
+    store_s3.objects |= {"a.jpg": b"another", "x/a.jpg": b"another"}
     for uri in ("s3://b/a.jpg/", "s3://b//a.jpg", "s3://b/x/../a.jpg", "s3://b/./a.jpg", "s3://b/x//a.jpg"):
         (tmp_path / "m.csv").write_text(f"uri\n{uri}\n")
         source = open_source(tmp_path / "m.csv")
@@ -92,9 +92,9 @@ part = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4
 
 @given(names=st.sets(st.lists(part, min_size=1, max_size=4).map("/".join).filter(bool), min_size=1, max_size=6))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_keys_are_read_as_themselves_or_refused(s3: AnyKeyS3, names: set[str]) -> None:
-    s3.objects.clear()
-    s3.objects |= {name: name.encode() for name in names}
+def test_any_keys_are_read_as_themselves_or_refused(store_s3: AnyKeyS3, names: set[str]) -> None:
+    store_s3.objects.clear()
+    store_s3.objects |= {name: name.encode() for name in names}
     for client in ("auto", "fsspec"):
         store = open_store("s3://b", client)
         assert keys(store) == sorted(names, key=str.encode)
@@ -105,12 +105,14 @@ def test_any_keys_are_read_as_themselves_or_refused(s3: AnyKeyS3, names: set[str
                 assert ".." in name.split("/")
 
 
-def test_a_run_over_odd_keys_comes_to_an_end(s3: AnyKeyS3, run_job: RunJob, command: Command, tmp_path: Path) -> None:
+def test_a_run_over_odd_keys_comes_to_an_end(
+    store_s3: AnyKeyS3, run_job: RunJob, command: Command, tmp_path: Path
+) -> None:
     photo = next(write_crops(tmp_path / "photos", 1).iterdir()).read_bytes()
-    s3.objects |= dict.fromkeys(["p/a.jpg", "p//a.jpg", "p/a.jpg/", "p/x/../../../a.jpg", "/p/b.jpg"], photo)
+    store_s3.objects |= dict.fromkeys(["p/a.jpg", "p//a.jpg", "p/a.jpg/", "p/x/../../../a.jpg", "/p/b.jpg"], photo)
     options = ("--images", "s3://b", "--output", tmp_path / "labels", "--teacher", "luminance")
     for _ in range(2):
-        finished = run_job(*options, env=s3.env)
+        finished = run_job(*options, env=store_s3.env)
         assert finished.code == 0, finished
         rows = open_labels(tmp_path / "labels").index
         assert {row["key"]: row["reason"] for row in rows.to_pylist()} == {
