@@ -146,7 +146,7 @@ def test_a_signed_uri_keeps_its_signature_to_be_read_and_its_key_has_none(tmp_pa
         "a.jpg?x",
     ]
     assert members[1].uri == uris[1]
-    for body in (sample.body for sample in source.fetch(members, 2)):
+    for body in (sample.body for sample in source.fetch(members[:2], 2)):
         assert SECRET not in str(body)
     path = tmp_path / "twice.jsonl"
     path.write_text("".join(json.dumps({"uri": f"https://h/a.jpg?sig={SECRET}{i}"}) + "\n" for i in range(2)))

@@ -53,6 +53,13 @@ class PseudolabelConfig(CommandConfig):
         group=WHAT,
     )
 
+    user_agent: str | None = option(
+        None,
+        "how requests for images on web servers name the program; some servers want an address in it [da2ray/VERSION]",
+        group=WHAT,
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
+    )
+
     teacher: str = option(
         "depth-anything-v2-small",
         "the depth model: a name, a family (hf:ORG/NAME, hf:FOLDER, marigold:…, metric3d:…, unidepth:…), or your own "

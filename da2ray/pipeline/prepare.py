@@ -106,7 +106,9 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         UserError: something is wrong.
     """
     # Before a hub is asked for a teacher or its weights.
-    opened = partial(open_source, config.images, config.storage_client, config.allow_scheme)
+    opened = partial(
+        open_source, config.images, config.storage_client, config.allow_scheme, user_agent=config.user_agent
+    )
     source = opened()
     store = open_store(config.output, config.storage_client)
     check_output(store)

@@ -35,13 +35,15 @@ class Allowed:
     Attributes:
         schemes: such as `s3`; "file" is local paths.
         places: `scheme:place`: a host and port, a bucket, a folder.
+        user_agent: how requests to web servers name the program; None for `da2ray/VERSION`.
     """
 
     schemes: frozenset[str]
     places: frozenset[str]
+    user_agent: str | None = None
 
     @classmethod
-    def of(cls, manifest: str, words: Iterable[str] = ()) -> "Allowed":
+    def of(cls, manifest: str, words: Iterable[str] = (), user_agent: str | None = None) -> "Allowed":
         """What a manifest's URIs may have: a default, and what `--allow-scheme` names.
 
         By default a local manifest may name local paths and object stores, one in an object store may name object stores, and any
@@ -50,6 +52,7 @@ class Allowed:
         Args:
             manifest: its canonical URL.
             words: `scheme`, `scheme:host[:port]`, `scheme:bucket` or `file:/folder`.
+            user_agent: as the attribute.
 
         Raises:
             UserError: a word has another form.
@@ -73,7 +76,7 @@ class Allowed:
                 places.add(_named(name, place))
             else:
                 schemes.add(name)
-        return cls(frozenset(schemes), frozenset(places))
+        return cls(frozenset(schemes), frozenset(places), user_agent)
 
     def refusal(self, uri: str) -> str | None:
         """Why the URI may not be read, and the option that changes that; None if it may be read. Uses no network.
@@ -112,7 +115,7 @@ class Allowed:
         if root.partition("://")[0] in WEB:
             from da2ray.sources.web import WebStore  # noqa: PLC0415 - aiohttp, which few sources need
 
-            return WebStore(root, self, retry_s)
+            return WebStore(root, self, retry_s, self.user_agent)
         return open_store(root, client, retry_s)
 
     def names_host(self, host: str, port: int) -> bool:

@@ -168,7 +168,7 @@ class ManifestSource(MemberSource):
         """
         if not self._is_folder:
             root, key = split_uri(self._location)
-            return [_Part(self.url, open_store(root, self._client), key)]
+            return [_Part(self.url, open_store(root, self._client, user_agent=self._allowed.user_agent), key)]
         store = open_store(self.url, self._client)
         keys = [key for listed in store.list() for key in part_keys(listed.column("key"))]
         formats = {key.lower().rpartition(".")[2] for key in keys}

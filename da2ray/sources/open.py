@@ -1,5 +1,6 @@
 """Which kind of source a URL names."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,17 @@ class _Request:
     client: Client
     allow: Sequence[str]
     with_focals: bool
+    user_agent: str | None
 
 
-def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *, with_focals: bool = False) -> Source:
+def open_source(
+    url: str | os.PathLike[str],
+    client: Client = "auto",
+    allow: Sequence[str] = (),
+    *,
+    with_focals: bool = False,
+    user_agent: str | None = None,
+) -> Source:
     """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, or the parts of a
     manifest.
 
@@ -36,6 +45,7 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *,
         client: see `open_store`.
         allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
         with_focals: a teacher uses focal lengths, so a manifest's are read.
+        user_agent: see `open_store`.
 
     Raises:
         UserError: the source does not exist or cannot be read, it is a file of a kind that holds no images, or it is a manifest
@@ -46,7 +56,8 @@ def open_source(url: str, client: Client = "auto", allow: Sequence[str] = (), *,
     shown = redact(url)
     suffix = _suffix(shown)
     # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
-    request = _Request(url, bool(suffix) and _is_file(url, client), client, allow, with_focals)
+    is_file = bool(suffix) and _is_file(url, client, user_agent)
+    request = _Request(url, is_file, client, allow, with_focals, user_agent)
     if request.is_file and suffix in KINDS:
         return KINDS[suffix](request)
     if request.is_file:
@@ -61,7 +72,7 @@ def _open_manifest(request: _Request) -> Source:
     manifest = ManifestSource(
         request.url,
         request.client,
-        Allowed.of(request.url, request.allow),
+        Allowed.of(request.url, request.allow, request.user_agent),
         with_focals=request.with_focals,
         is_folder=not request.is_file,
     )
@@ -107,10 +118,10 @@ KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
 """Suffix of a file -> what opens it."""
 
 
-def _is_file(url: str, client: Client) -> bool:
+def _is_file(url: str, client: Client, user_agent: str | None) -> bool:
     root, key = split_uri(url)
     try:
-        open_store(root, client).stat(key)
+        open_store(root, client, user_agent=user_agent).stat(key)
     except FileNotFoundError:
         return False
     except UnavailableError:

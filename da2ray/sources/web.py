@@ -5,14 +5,13 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
-import fsspec
 import fsspec.asyn
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from da2ray.errors import StoreError
 from da2ray.sources.allowed import Allowed, is_private
 from da2ray.storage import base, redact
-from da2ray.storage.fsspec import FsspecStore, web_timeout
+from da2ray.storage.web import HttpStore
 
 MOST_BYTES = 256 << 20
 """Bytes of an image at most: a server may send without end, and 16 threads of a task read at the same time."""
@@ -28,32 +27,23 @@ class NotAllowedError(Exception):
     status = 403
 
 
-class WebStore(FsspecStore):
+class WebStore(HttpStore):
     """A web server. If it redirects to another server, that one must be allowed itself."""
 
-    def __init__(self, url: str, allowed: Allowed, retry_s: float | None = None) -> None:
-        """`url`: canonical, of scheme http or https. `retry_s`: see `open_store`."""
-        super().__init__(url, retry_s)
+    def __init__(self, url: str, allowed: Allowed, retry_s: float | None = None, user_agent: str | None = None) -> None:
+        """`url`: canonical, of scheme http or https. `retry_s`: see `open_store`. `user_agent`: see `HttpStore`."""
+        super().__init__(url, retry_s, user_agent)
         self._allowed = allowed
 
-    def __reduce__(self) -> "tuple[type[WebStore], tuple[str, Allowed, float]]":  # type: ignore[override]
-        return WebStore, (self.url, self._allowed, self._retry_s)
+    def __reduce__(self) -> "tuple[type[WebStore], tuple[str, Allowed, float, str]]":  # type: ignore[override]
+        return WebStore, (self.url, self._allowed, self._retry_s, self._user_agent)
 
     def _whole(self, fs: Any, path: str, uri: str) -> bytes:  # noqa: ARG002
         # One GET, whose length aiohttp checks. If fsspec asks for the size first, it takes a refusal for a missing file.
         return fsspec.asyn.sync(fs.loop, _body, fs, path, timeout=base.REQUEST_TIMEOUT_S)
 
-    def _filesystem(self) -> tuple[Any, str]:
-        with self._lock:
-            if self._made is None:
-                fs = fsspec.filesystem(
-                    self._scheme,
-                    skip_instance_cache=True,
-                    client_kwargs={"timeout": web_timeout()},
-                    get_client=functools.partial(_session, self._allowed),
-                )
-                self._made = fs, self.url
-            return self._made
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"get_client": functools.partial(_session, self._allowed)}
 
 
 async def _body(fs: Any, url: str) -> bytes:
@@ -70,7 +60,7 @@ async def _body(fs: Any, url: str) -> bytes:
     return bytes(body)
 
 
-async def _session(allowed: Allowed, **options: Any) -> aiohttp.ClientSession:
+async def _session(allowed: Allowed, *, middlewares: Any, headers: Any, **options: Any) -> aiohttp.ClientSession:
     async def check(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         if why := allowed.refusal(str(request.url)):
             raise NotAllowedError(f"{request.url.origin()}: {why}")
@@ -81,8 +71,8 @@ async def _session(allowed: Allowed, **options: Any) -> aiohttp.ClientSession:
 
     connector = aiohttp.TCPConnector(resolver=_PublicHosts(allowed))
     # Take the bytes as they are: no archive bomb.
-    options |= {"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}}
-    return aiohttp.ClientSession(connector=connector, middlewares=(check,), **options)
+    options |= {"auto_decompress": False, "headers": headers | {"Accept-Encoding": "identity"}}
+    return aiohttp.ClientSession(connector=connector, middlewares=(*middlewares, check), **options)
 
 
 class _PublicHosts(AbstractResolver):

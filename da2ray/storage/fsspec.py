@@ -211,18 +211,19 @@ class FsspecStore:
             self._lock, self._made, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._made is None:
-                # A cached instance would keep the credentials of an earlier environment, and a cached listing would hide new
-                # commits.
-                options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-                if self._scheme == "s3":
-                    options |= _s3_options(self._retry_s)
-                if self._scheme in WEB:
-                    options["client_kwargs"] = {"timeout": web_timeout()}
-                fs = fsspec.filesystem(self._scheme, **options)
-                if self._scheme == "s3":
-                    fs.retries = 1  # s3fs would repeat what botocore has repeated already.
-                self._made = fs, fs._strip_protocol(self.url).rstrip("/")
+                self._made = self._make()
             return self._made
+
+    def _make(self) -> tuple[Any, str]:
+        """A file system, and the store's URL as a path in it."""
+        # A cached instance would keep the credentials of an earlier environment, and a cached listing would hide new commits.
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if self._scheme == "s3":
+            options |= _s3_options(self._retry_s)
+        fs = fsspec.filesystem(self._scheme, **options)
+        if self._scheme == "s3":
+            fs.retries = 1  # s3fs would repeat what botocore has repeated already.
+        return fs, fs._strip_protocol(self.url).rstrip("/")
 
 
 def _run(fs: Any, method: str, *args: Any, timeout_s: float | None = None, **options: Any) -> Any:

@@ -22,6 +22,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from da2ray import __version__
 from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
 from da2ray.storage import aws, base
 from da2ray.storage.base import LIST_BATCH, Stat, check_key, check_length, listing, short_message, unquoted
@@ -306,7 +307,7 @@ def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
         "connect_timeout": timedelta(seconds=base.CONNECT_TIMEOUT_S),
         # No separate read timeout, because reqwest counts the time of an upload against it too.
         "timeout": timedelta(seconds=timeout_s),
-        "user_agent": "da2ray",
+        "user_agent": f"da2ray/{__version__}",
     }
     if scheme == "s3":
         return _s3_client(host, prefix, options, retry)

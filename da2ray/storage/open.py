@@ -21,7 +21,9 @@ _COLLAPSED: Final = re.compile(rf"({'|'.join(sorted({*SCHEMES, *WEB, 's3a', 'gcs
 """A URL that lost a slash, as `pathlib.Path` takes it."""
 
 
-def open_store(url: str | os.PathLike[str], client: Client = "auto", retry_s: float | None = None) -> Store:
+def open_store(
+    url: str | os.PathLike[str], client: Client = "auto", retry_s: float | None = None, user_agent: str | None = None
+) -> Store:
     """The store at a URL or a local path. It contacts nothing yet.
 
     Args:
@@ -31,6 +33,7 @@ def open_store(url: str | os.PathLike[str], client: Client = "auto", retry_s: fl
             Local paths are the same with all three.
         retry_s: for how many seconds to repeat a call to a remote store that does not answer or asks to come again; None for
             DA2RAY_RETRY_SECONDS, else 180. Web servers get 15 at most.
+        user_agent: how requests to web servers name the program; None for `da2ray/VERSION`.
 
     Raises:
         UserError: the client does not serve the scheme, the URL holds a password, or DA2RAY_RETRY_SECONDS is not a number.
@@ -47,6 +50,10 @@ def open_store(url: str | os.PathLike[str], client: Client = "auto", retry_s: fl
             from da2ray.storage.s3_fsspec import S3FsspecStore  # noqa: PLC0415
 
             return S3FsspecStore(url, retry_s)
+        if scheme in WEB:
+            from da2ray.storage.web import HttpStore  # noqa: PLC0415
+
+            return HttpStore(url, retry_s, user_agent)
         from da2ray.storage.fsspec import FsspecStore  # noqa: PLC0415
 
         return FsspecStore(url, retry_s)

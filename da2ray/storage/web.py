@@ -29,7 +29,10 @@ def request_url(text: str) -> URL:
     host, path = rest[:end], rest[end:]
     if not host.isascii():
         host = URL(f"{scheme}://{host}").raw_authority
-    return URL(f"{scheme}://{host}{_UNSENDABLE.sub(_quoted, path)}", encoded=True)
+    path = _UNSENDABLE.sub(_quoted, path.partition("#")[0])
+    if path.endswith("?") and path.startswith("/") and path.count("?") == 1:  # yarl drops an empty query
+        return URL.build(scheme=scheme, authority=host, path=path, encoded=True)
+    return URL(f"{scheme}://{host}{path}", encoded=True)
 
 
 def session_options(user_agent: str) -> dict[str, Any]:
@@ -62,14 +65,14 @@ class HttpStore(FsspecStore):
     def __reduce__(self) -> "tuple[type[HttpStore], tuple[str, float, str]]":  # type: ignore[override]
         return HttpStore, (self.url, self._retry_s, self._user_agent)
 
-    def _session_options(self) -> dict[str, Any]:
-        """Arguments of `fsspec.filesystem` besides those that all web servers have."""
-        return {"client_kwargs": session_options(self._user_agent)}
+    def _check(self, key: str) -> None:
+        """Any text may follow the host of a URL."""
 
-    def _filesystem(self) -> tuple[Any, str]:
-        with self._lock:
-            if self._made is None:
-                fs = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._session_options())
-                fs.encode_url = request_url
-                self._made = fs, self.url
-            return self._made
+    def _make(self) -> tuple[Any, str]:
+        fs = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
+        fs.encode_url = request_url
+        return fs, self.url
+
+    def _options(self) -> dict[str, Any]:
+        """Arguments of the file system."""
+        return {"client_kwargs": session_options(self._user_agent)}

@@ -15,6 +15,7 @@ class WebServer:
     port: int
     answers: dict[str, bytes | str]
     asked: list[str] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -26,6 +27,7 @@ def web_server(answers: Mapping[str, bytes | str]) -> Iterator[WebServer]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found.asked.append(self.path)
+            found.agents.add(self.headers["User-Agent"])
             answer = found.answers.get(self.path)
             body = answer if isinstance(answer, bytes) else b""
             wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
