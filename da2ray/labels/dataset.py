@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import da2ray
-from da2ray.errors import UserError
+from da2ray.errors import RejectedError, UserError
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.shards.base import ShardFormat
 from da2ray.labels.shards.formats import FORMATS
@@ -207,11 +207,18 @@ def create_or_open(store: Store, info: DatasetInfo) -> DatasetInfo:
     """Create the dataset, or open the one that exists if it holds the same kind of labels; return what is stored.
 
     Raises:
-        UserError: the dataset holds other labels (`check_same`) or cannot be read (`open_dataset`), or the store overwrites an
-            object instead of refusing to create it, so that two attempts could both commit.
+        UserError: the dataset holds other labels (`check_same`) or cannot be read (`open_dataset`), or the store has no
+            conditional create, so that two attempts could both commit: it rejects the request, or overwrites an object.
     """
     data = f"{info.model_dump_json(indent=1)}\n".encode()
-    if store.create(KEY, data):
+    try:
+        created = store.create(KEY, data)
+    except RejectedError as error:
+        raise UserError(
+            f"cannot write to {store.url}: {error}\n"
+            "commits need conditional creates (If-None-Match: *), which this store may lack: choose another --output"
+        ) from error
+    if created:
         if store.create(KEY, data):
             raise UserError(
                 f"{store.url} ignores conditional creates (If-None-Match: *), which commits need: choose another --output"

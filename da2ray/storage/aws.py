@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import botocore.session  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.utils import validate_region_name  # type: ignore[import-untyped]
 
 from da2ray.errors import UserError
 from da2ray.storage.redaction import printable, redact
@@ -133,6 +134,7 @@ def _resolved(session_class: Any, _: tuple[object, ...]) -> AwsConfig:
     with _user_errors():
         session = session_class(session_vars=_session_variables())
         region = session.get_config_variable("region") or DEFAULT_REGION
+        validate_region_name(region)
         bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or None
         style = session.get_scoped_config().get("s3", {})
         virtual = isinstance(style, dict) and style.get("addressing_style") == "virtual"

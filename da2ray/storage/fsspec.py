@@ -201,7 +201,9 @@ class FsspecStore:
             if _s3_status(error) is None:
                 raise FileNotFoundError(f"{uri}: no such object") from None
             raise _translated(uri, error) from None
-        except (MemoryError, ValueError, NotImplementedError):
+        except (MemoryError, ValueError, NotImplementedError) as error:
+            if type(error).__module__.startswith("botocore"):
+                raise _translated(uri, error) from None
             raise
         except Exception as error:  # noqa: BLE001  Each file system has errors of its own: botocore, aiohttp, ...
             raise _translated(uri, error) from None
