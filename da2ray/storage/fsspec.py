@@ -343,6 +343,8 @@ _NO_CREDENTIALS = frozenset(
 def _translated(uri: str, error: Exception) -> OSError:
     """The error of `da2ray.storage` for an error of a file system."""
     status = _s3_status(error) or getattr(error, "status", None)
+    if isinstance(error, RecursionError):  # botocore asks where the bucket is, and is redirected there again
+        status = 301
     if isinstance(status, int):
         return base.answer_error(uri, status, _s3_code(error), _message(error))
     text = f"{uri}: {_message(error)}"

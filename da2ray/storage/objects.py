@@ -261,8 +261,10 @@ _UNTRUSTED = re.compile(
 
 def _status(error: Exception) -> int | None:
     """The HTTP status of the answer; None if there was no whole answer."""
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+    text = str(error)
+    if found := _STATUS.search(text):
+        return int(found[1])
+    return 301 if "redirect without LOCATION" in text else None
 
 
 def _translated(uri: str, error: BaseError | FileNotFoundError) -> OSError:
