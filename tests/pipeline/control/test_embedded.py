@@ -26,7 +26,7 @@ ray.shutdown = look_then_shut_down
 sys.exit(run_command(lambda console: pseudolabel(load(PseudolabelConfig, sys.argv[1:]), console)))
 """
 
-NOT_NEEDED = ("dashboard.py", "monitor.py", "_StatsActor", "_AutoscalingCoordinatorActor")
+NOT_NEEDED = ("dashboard.py", "monitor.py", "_StatsActor", "ActorLocationTracker", "_AutoscalingCoordinatorActor")
 
 
 @pytest.mark.ray
