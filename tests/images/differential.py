@@ -25,7 +25,7 @@ from da2ray.errors import Reason, SampleError
 from da2ray.images.decode import DecodeMode, Limits, decode
 from da2ray.images.headers import png_chunks
 from da2ray.teachers.depth_anything.size import OfficialSize
-from tests.fuzz import PNG_SIGNATURE
+from tests.fuzz.formats import PNG_SIGNATURE
 from tests.images.mutants import mutant
 
 CLASSES = {

@@ -21,7 +21,9 @@ from PIL import Image
 from da2ray.benchmark.photos import packaged_photos
 from da2ray.errors import SampleError
 from da2ray.images.headers import jpeg_segments, png_chunks
-from tests.fuzz import MUTATIONS, PNG_SIGNATURE, Mutation, png_chunk, riff, saved, tiff, whole_files
+from tests.fuzz.formats import PNG_SIGNATURE, png_chunk, riff, saved, tiff
+from tests.fuzz.mutations import MUTATIONS, Mutation
+from tests.fuzz.whole import whole_files
 
 DATA = Path(__file__).parent / "data"
 """JPEGs that neither Pillow nor OpenCV can write: cjpeg of libjpeg-turbo 2.1.5 wrote them (`-arithmetic`, `-sample`, `-rgb`)."""

@@ -20,7 +20,8 @@ from skimage import data
 from da2ray.errors import Reason, SampleError
 from da2ray.images.decode import DecodeMode, Format, Image, Limits, admit, decode, decode_pixels, read_header
 from da2ray.teachers.depth_anything.size import OfficialSize
-from tests.fuzz import BOMBS, HUGE, PNG_SIGNATURE, many_scans, png_chunk, riff, rle_bmp, tiff, tiled_tiff
+from tests.fuzz.formats import PNG_SIGNATURE, png_chunk, riff, rle_bmp, tiff, tiled_tiff
+from tests.fuzz.special import BOMBS, HUGE, many_scans
 
 SIZE = OfficialSize()
 ANY = Limits(min_side=1, max_aspect=1000, max_tokens=10**6)

@@ -13,7 +13,7 @@ from PIL import Image
 from da2ray.images.decode import DecodeMode, Limits, decode
 from da2ray.images.headers import read_focal, read_header
 from da2ray.teachers.depth_anything.size import OfficialSize
-from tests.fuzz import PNG_SIGNATURE, png_chunk, riff
+from tests.fuzz.formats import PNG_SIGNATURE, png_chunk, riff
 from tests.images.differential import CLASSES, by_cv2, by_pillow, judge, verdicts
 from tests.images.mutants import bases
 

@@ -1,4 +1,4 @@
-"""Bad input in bulk: every file gets one row, whatever it holds, in bounded time and memory, and the job goes on."""
+"""Whatever a file holds, it gets one row, in bounded time and memory, and the job goes on."""
 
 import json
 import os
@@ -31,17 +31,17 @@ FILES, SEED, SHARD = 2000, 0, 256
 FILE_SECONDS = 5.0
 """CPU time of the slowest file: 188 megapixels that a header of 2 kB declares take 1.4 s."""
 BYTES_A_PIXEL = 20
-"""What a decoder takes at most for a declared pixel: WebP's 18 (see `Limits.max_pixels`), and noise."""
+"""The most memory that a decoder may take for a declared pixel: 18 for WebP (see `Limits.max_pixels`), and noise."""
 FILE_BYTES = 64 << 20
-"""What any file may take: a tile of 4 megapixels of a TIFF of any size, with its buffers."""
+"""The memory that any file may take besides: a TIFF of any size may have tiles of 4 megapixels, each with its buffers."""
 JOB_BYTES = (5 << 30) + (os.cpu_count() or 1) * (300 << 20)
-"""Peak of all processes of a job: 3.3 GB on 2 cores, where 1.4 GB are Ray and torch with next to no input, and the rest
-two copies of a shard with 300 MB of pixels, label buffers and the object store. One bomb's pixels would be 10.8 GB."""
+"""Peak of all processes of a job. Measured: 3.3 GB on 2 cores. Ray and torch take 1.4 GB of them with next to no input. Two
+copies of a shard with 300 MB of pixels, label buffers and the object store take the rest. One bomb's pixels would take 10.8 GB."""
 ALLOWED = set(Reason) - {
     *(Reason.CRASHED, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.TEACHER_ERROR, Reason.NON_FINITE),
     *(Reason.NOT_FOUND, Reason.FORBIDDEN, Reason.UNREADABLE),
 }
-"""What may be wrong with a file that is there."""
+"""The reasons that a file can have if it exists and can be read."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_reasons(statuses: Counter[str], reasons: Counter[str]) -> None:
-    """The set does what it is for: all classes that a file can have are there, many files among them still whole."""
+    """Check that the files cover every class that a file can have, and that many of them are still whole."""
     assert set(statuses) == set(Status)
     assert set(map(Reason, reasons)) == ALLOWED
     assert statuses[Status.LABELLED] > FILES // 4
@@ -62,7 +62,7 @@ def check_reasons(statuses: Counter[str], reasons: Counter[str]) -> None:
 
 
 def test_the_same_seed_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
-    # Fixed: the encoders, which are this machine's.
+    # Fixed: this machine's encoders.
     again = write_fuzz(tmp_path, 700, SEED)
     assert again == sorted(path.name for path in folder.iterdir())[:700]
     assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in again)
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_files(folder: Path, tmp_path: Path) -> Non
 
 
 def measure(folder: Path) -> None:
-    """Decode each file both ways, and print a line of JSON for each: what came of it, its CPU time and peak memory."""
+    """Decode each file both ways, and print a line of JSON for each: the outcome, the CPU time and the peak memory."""
     size_rule, limits = OfficialSize(), Limits()
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
@@ -95,12 +95,12 @@ def measure(folder: Path) -> None:
             except SampleError as error:
                 outcome = error.reason.value
             seconds = time.process_time() - start
-            told = {"file": path.name, "mode": mode, "outcome": outcome, "declared": declared}
-            print(json.dumps(told | {"seconds": seconds, "bytes": _memory("VmHWM") - before}), flush=True)
+            line = {"file": path.name, "mode": mode, "outcome": outcome, "declared": declared}
+            print(json.dumps(line | {"seconds": seconds, "bytes": _memory("VmHWM") - before}), flush=True)
 
 
 def _rewind_peak() -> int:
-    """Let the kernel begin a new peak; returns the memory resident now."""
+    """Make the kernel begin a new peak, and return the memory that is resident now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _memory("VmRSS")
 
@@ -114,7 +114,7 @@ def _memory(name: str) -> int:
 def test_each_file_gives_pixels_or_its_reason_in_bounded_time_and_memory(folder: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-c", f"from tests.pipeline.test_fuzz import *; measure(Path({str(folder)!r}))"],
-        # Memory that malloc keeps for later would hide what the next file takes.
+        # Memory that malloc keeps for later would hide how much the next file takes.
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -122,14 +122,14 @@ def test_each_file_gives_pixels_or_its_reason_in_bounded_time_and_memory(folder:
         timeout=200,
         check=False,
     )
-    told = [json.loads(line) for line in finished.stdout.splitlines()]
-    assert finished.returncode == 0, (told[-1:], finished.stderr[-2000:])
-    assert len(told) == 2 * FILES
-    slow = [one for one in told if one["seconds"] > FILE_SECONDS]
-    large = [one for one in told if one["bytes"] > one["declared"] * BYTES_A_PIXEL + FILE_BYTES]
+    lines = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert finished.returncode == 0, (lines[-1:], finished.stderr[-2000:])
+    assert len(lines) == 2 * FILES
+    slow = [one for one in lines if one["seconds"] > FILE_SECONDS]
+    large = [one for one in lines if one["bytes"] > one["declared"] * BYTES_A_PIXEL + FILE_BYTES]
     assert not slow + large
     for mode in DecodeMode:
-        outcomes = Counter(one["outcome"] for one in told if one["mode"] == mode)
+        outcomes = Counter(one["outcome"] for one in lines if one["mode"] == mode)
         check_reasons(
             Counter(Reason(o).status if o != "pixels" else Status.LABELLED for o in outcomes.elements()),
             Counter({outcome: count for outcome, count in outcomes.items() if outcome != "pixels"}),
@@ -155,10 +155,10 @@ def test_a_read_task_gives_every_file_its_row(folder: Path, tmp_path: Path) -> N
 # --------------------------------------------------------------------------------------------------------- the job
 
 
-def test_the_job_labels_what_can_be_labelled_and_says_of_the_rest_why_not(
+def test_the_job_labels_every_good_file_and_gives_a_reason_for_each_other_one(
     start_alone: StartJob, folder: Path, tmp_path: Path
 ) -> None:
-    # Its own Ray: the peak is that of all its processes, the object store among them.
+    # Its own Ray, because the peak counts all processes of the job, the object store among them.
     job = start_alone(
         *("--images", folder, "--output", tmp_path / "labels", "--teacher", "luminance", "--shard-size", SHARD)
     )
@@ -180,7 +180,7 @@ def test_the_job_labels_what_can_be_labelled_and_says_of_the_rest_why_not(
 
 
 def run_and_measure(job: RunningJob) -> tuple[Finished, int]:
-    """How it ended, and the most memory that it and all that it started had together, shared pages counted once."""
+    """How the job ended, and the peak memory of it and all processes that it started. Shared pages count once."""
     driver, peak = psutil.Process(job._process.pid), 0
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(job.wait)
