@@ -1,6 +1,6 @@
-"""Ray reads its way of authentication once, when it is imported: processes of tests have a token before that.
+"""Give each test process a Ray token before Ray is imported, because Ray reads its authentication mode once, on import.
 
-Whether Ray asks for one by itself depends on the machine; so heads of tests always ask.
+Whether Ray asks for a token by default depends on the machine, so the heads of these tests always ask for one.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and the markers `ray` and `server`, which follow from them."""
+"""Fixtures that several test files share, and the markers `ray` and `server`, which tests get from their fixtures."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,12 +17,12 @@ from tests.s3_server import S3Server
 from tests.small_head import SmallHead
 
 MARKS = {"small_head": "ray", "ray_head": "ray", "own_ray": "ray", "s3": "server"}
-"""Fixtures, and the marker of each test that uses one, itself or through another fixture."""
+"""Fixture -> the marker of each test that uses it, directly or through another fixture."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests, and let those with Ray come first: they take longest, so that the last files to end are short ones."""
+    """Mark the tests, and move the files with Ray to the front: they take longest, so short files are the last to end."""
     for item in items:
         assert isinstance(item, pytest.Function)
         for mark in {MARKS[name] for name in item.fixturenames if name in MARKS}:
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_unmarked_ray(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts or joins Ray without the marker `ray`, in this process or in one that it starts.
 
-    A process that it starts meets a folder that Ray cannot make.
+    In the test's own processes Ray fails because it cannot create its folder.
     """
     if request.node.get_closest_marker("ray"):
         yield
@@ -66,7 +66,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def small_head(s3: S3Server) -> Iterator[SmallHead]:
-    """A Ray node that drivers join, one for all tests of this process; its workers have the environment of `s3`."""
+    """A Ray node that the drivers of all tests of this process join. Its workers have the environment of `s3`."""
     head = SmallHead()
     yield head
     head.close()
@@ -74,7 +74,7 @@ def small_head(s3: S3Server) -> Iterator[SmallHead]:
 
 @pytest.fixture(scope="session")
 def ray_head(s3: S3Server) -> Iterator[RayHead]:
-    """A Ray head with a job server, as `ray start` makes it; its workers have the environment of `s3`."""
+    """A Ray head with a job server, as `ray start` makes it. Its workers have the environment of `s3`."""
     head = RayHead()
     yield head
     head.close()
@@ -82,44 +82,44 @@ def ray_head(s3: S3Server) -> Iterator[RayHead]:
 
 @pytest.fixture(scope="session")
 def own_ray() -> None:
-    """Mark a test that starts a Ray of its own; it says why it does not join `small_head`."""
+    """Mark a test that starts its own Ray. A comment in the test says why it does not join `small_head`."""
 
 
 @pytest.fixture(scope="session")
 def run_job(small_head: SmallHead) -> RunJob:
-    """Run the main job to its end, in this process, on `small_head`; `env` is added to its environment and its workers'."""
+    """A function that runs the main job to its end in this process, on `small_head`, with `env` added for driver and workers."""
     return partial(run_here, small_head.driver_env)
 
 
 @pytest.fixture(scope="session")
 def start_job(small_head: SmallHead) -> StartJob:
-    """Start the main job as a process, on `small_head`; `env` is added to its environment and its workers'."""
+    """A function that starts the main job as a process on `small_head`, with `env` added for driver and workers."""
     return lambda *args, env=None: RunningJob(*args, env=joined(small_head.driver_env, env))
 
 
 @pytest.fixture(scope="session")
 def run_alone(own_ray: None) -> RunJob:
-    """Run the main job to its end as a process with an embedded Ray; `env` is added to its environment and its workers'."""
+    """A function that runs the main job to its end as a process with its own Ray, with `env` added for driver and workers."""
     return run_script
 
 
 @pytest.fixture(scope="session")
 def start_alone(own_ray: None) -> StartJob:
-    """Start the main job as a process with an embedded Ray; `env` is added to its environment and its workers'."""
+    """A function that starts the main job as a process with its own Ray, with `env` added for driver and workers."""
     return RunningJob
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small photographs and broken files, `tests.photos.REASONS`; not to be changed."""
+    """A folder of small photographs and broken files (`tests.photos.REASONS`). Tests must not change it."""
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="session")
 def luminance_labels(run_job: RunJob, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Labels:
-    """Labels of `photos` by a run of the job, Parquet, local, shards of 4; not to be changed."""
+    """Labels of `photos` from a run of the job: Parquet, local, shards of 4. Tests must not change them."""
     output = tmp_path_factory.mktemp("luminance")
-    # Two shards an execution: what other runs make in one wave must equal what this one makes in several.
+    # Waves of two shards: tests compare these labels with those of runs that have a single wave.
     finished = run_job(
         *("--images", photos, "--output", output, "--teacher", "luminance", "--shard-size", 4, "--wave-size", 2)
     )
@@ -129,25 +129,25 @@ def luminance_labels(run_job: RunJob, photos: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def job_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the main job's own code in this process, as far as it comes without Ray: exit code, stdout, stderr."""
+    """A function that runs the main job in this process without Ray, and returns exit code, stdout and stderr."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def run(*args: object) -> tuple[int, str, str]:
         argv = list(map(str, args))
         code = COMMAND.main(argv, prog="pseudolabel.py")
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `da2ray …` in this process: exit code, stdout, stderr."""
+    """A function that runs `da2ray …` in this process, and returns exit code, stdout and stderr."""
 
     def run(*args: object) -> tuple[int, str, str]:
         code = main([str(arg) for arg in args])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run

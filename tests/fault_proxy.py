@@ -1,16 +1,16 @@
-"""A proxy that fails as object stores do, between a client and a real S3 server.
+"""A proxy between a client and a real S3 server that fails in the ways in which object stores fail.
 
-By hand, before the server of `python -m tests.s3_server` (whose variables are set already):
+To use it by hand, first set the variables that `python -m tests.s3_server` prints:
 
     python -m tests.fault_proxy --mode reset --target $AWS_ENDPOINT_URL
     export AWS_ENDPOINT_URL=http://127.0.0.1:<the port that it prints>
 
-Modes, each at a share of the requests that `--share` changes:
+Each mode affects a share of the requests, which `--share` changes:
 
     none       passes everything on
     slow_down  503 SlowDown instead of an answer
-    conflict   409 ConditionalRequestConflict to a write with If-None-Match, as AWS answers two at once
-    reset      the connection is reset, half of the time before the server saw the request, else within the answer
+    conflict   409 ConditionalRequestConflict to a write with If-None-Match, as AWS answers if two arrive at once
+    reset      the connection is reset: half of the time before the server sees the request, else within the answer
     truncate   the answer to a GET ends in the middle of its body
     lost       a write takes effect, and the connection ends without an answer
     stall      two seconds pass in the middle of the answer
@@ -18,7 +18,7 @@ Modes, each at a share of the requests that `--share` changes:
     down       503 ServiceUnavailable to everything
     refused    connections are reset at once, as if nothing listened
 
-The Host header is passed on as it was signed, so the server checks signatures as ever.
+The proxy passes the signed Host header on unchanged, so the server can check signatures.
 """
 
 import argparse
@@ -59,7 +59,7 @@ BACKLOG = 256
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Of HTTP/1.1. `head` is the request line and the headers, as they came and without the empty line after them."""
+    """An HTTP/1.1 request. `head`: the request line and the headers as received, without the empty line after them."""
 
     method: str
     target: str
@@ -68,23 +68,23 @@ class Request:
 
     @property
     def creates(self) -> bool:
-        """It is a conditional create, or the last request of one in parts."""
+        """Whether it is a conditional create, or the last request of one in parts."""
         return self.method in WRITES and _header(self.head, "if-none-match") is not None
 
 
 class FaultProxy:
-    """Listens on loopback from `with` to the end of its block; modes and share may change at any time.
+    """A proxy on loopback. A context manager: it listens inside its block. Modes and share may change at any time.
 
     Attributes:
         endpoint: `http://127.0.0.1:<port>`.
-        applies: the fault is for requests that this says yes to.
+        applies: returns True for the requests that may get a fault.
         refuses: the status and the code that a request is answered with instead; None for requests that meet the modes.
-        faults: how many requests were failed, by method; `by_mode` by how.
-        requests: how many there were.
+        faults, by_mode: the number of faults by HTTP method and by mode.
+        requests: the number of requests.
     """
 
     def __init__(self, target: str, mode: Mode = "none", share: float | None = None, seed: int = 0) -> None:
-        """`target`: `http://host:port` of the server. `share`: None for the mode's own in SHARES."""
+        """`target`: `http://host:port` of the server. `share`: share of requests that fail; None for the mode's own."""
         split = urlsplit(target)
         self._target = (split.hostname or "127.0.0.1", split.port or 80)
         self._random = random.Random(seed)  # noqa: S311 - the same faults every time, not a secret
@@ -96,12 +96,12 @@ class FaultProxy:
         self.set(mode, share=share)
 
     def set(self, *modes: Mode, share: float | None = None) -> None:
-        """Other faults from the next request on; the counts begin anew.
+        """Change the faults from the next request on, and reset the counts.
 
         Args:
-            modes: of several, a request meets the one that it can meet and that was rarest so far; a mode's first request fails
-                for certain.
-            share: of the requests that fail: 1.0 is always; None for the mode's own.
+            modes: if there are several, a request gets the one that was rarest so far among those that it can get. Each mode's
+                first request fails for certain.
+            share: share of the requests that fail; 1.0 means all, None the mode's own.
         """
         self._modes, self._share = modes, share
         self.faults: Counter[str] = Counter()
@@ -145,7 +145,7 @@ class FaultProxy:
             writer.close()
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Answer, or fail to; True where the connection can go on."""
+        """Answer the request or fail it, and return True if the connection can go on."""
         self.requests += 1
         if refusal := self.refuses(request):
             status, code = refusal
@@ -200,10 +200,10 @@ class FaultProxy:
         return mode if self._random.random() < share else "none"
 
     async def _forward(self, request: Request) -> bytes:
-        """The server's whole answer, its body framed as the server did, less the header that ends the connection."""
+        """The server's whole answer with its body framed as received, without the header `Connection`."""
         reader, writer = await asyncio.open_connection(*self._target)
         try:
-            # One request a connection: the end of the answer is then the end of the stream, however it is framed.
+            # One request per connection, so the answer ends with the stream, however it is framed.
             head = re.sub(rb"\r\n(connection|expect):[^\r]*", b"", request.head, flags=re.IGNORECASE)
             writer.write(head + b"\r\nConnection: close\r\n\r\n" + request.body)
             await writer.drain()
@@ -215,7 +215,7 @@ class FaultProxy:
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
-    """The next request with its whole body; None where the client ended the connection."""
+    """The next request with its whole body; None if the client closed the connection."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
     except asyncio.IncompleteReadError:
@@ -234,7 +234,7 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    """A chunked body, as it came."""
+    """A chunked body as received, with the sizes of its chunks."""
     parts: list[bytes] = []
     while True:
         parts.append(line := await reader.readuntil(b"\r\n"))
@@ -272,7 +272,7 @@ def _error(status: str, code: str, message: str, request: Request) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> bool:
-    """End the connection with RST: a close that does not linger discards what is unsent and says so."""
+    """End the connection with RST: closing with a linger time of 0 discards unsent data."""
     connection: socket.socket = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -284,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=get_args(Mode), default="none")
     parser.add_argument("--target", required=True, help="http://host:port of the server")
-    parser.add_argument("--share", type=float, help="of the requests that fail, 0 to 1")
+    parser.add_argument("--share", type=float, help="share of the requests that fail, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with FaultProxy(options.target, options.mode, options.share, options.seed) as proxy:

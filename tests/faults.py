@@ -1,10 +1,10 @@
-"""Kills a run again and again, resumes it, and holds the dataset against the one of a run that nobody disturbed.
+"""Kill a run again and again, resume it, and compare its dataset with that of an undisturbed run.
 
     python -m tests.faults --kills 200 --seed 7 --format zarr
 
-A round is one dataset: the driver, workers of every kind, the cluster and its daemons are killed at random moments until the
-round's kills are done, the last one while the finished run closes. Then the job runs to its end and the dataset is compared. The
-seed decides what is killed in which order, and how long to wait for it; the moments are the machine's.
+Each round makes one dataset. The harness kills the driver, workers of every kind, the cluster and its daemons at random moments,
+until the round's kills are done; the last one comes while the finished run closes. Then the job runs to its end and the harness
+compares the dataset. The seed decides the targets, their order and the waits; the moments still depend on the machine.
 """
 
 import argparse
@@ -47,26 +47,27 @@ SHARDS = 120
 IMAGES = SHARDS * SHARD_SIZE
 KILLS_A_ROUND = 25
 LEAST = 3
-"""Kills of each target that the issue names; of a daemon alone, one."""
+"""Least number of kills of each target. A daemon alone is killed at least once."""
 DAEMON_SECONDS = 120
-"""Within which a driver ends whose raylet or GCS is gone."""
+"""Time within which a driver must end after its raylet or GCS died."""
 RUN_SECONDS = 300
-"""Within which something must happen: a kill, or the end of a run."""
+"""Time within which something must happen: a kill, or the end of a run."""
 WORKER_SECONDS = 5
-"""For which a worker of one kind is looked for before another target has its turn."""
+"""Time for which the harness looks for a worker of one kind before it takes another target."""
 SEAM_SECONDS = 1
-"""For which a writer between a shard's data and its commit is waited for."""
+"""Time for which the harness waits for a writer that is between a shard's data and its commit."""
 KILLED = -9
 
 
 @dataclass
 class Summary:
-    """What a harness did.
+    """The counts and times of a harness.
 
     Attributes:
-        orphans, temporary: objects that no commit names, and halves of files; what `gc` removed.
-        seconds: in all; `undisturbed`, for the run to compare with.
-        daemon_seconds: how long the driver took at most to end after a daemon's death.
+        orphans, temporary: objects that no commit names, and unfinished files; `gc` removed both.
+        seconds: total time.
+        undisturbed: seconds that the undisturbed run took.
+        daemon_seconds: longest time that a driver took to end after a daemon died.
     """
 
     kills: Counter[Target] = field(default_factory=Counter)
@@ -88,13 +89,13 @@ class Summary:
 
 
 def schedule(kills: int, chance: random.Random) -> list[list[Target]]:
-    """What to kill, by round: an eighth drivers, an eighth clusters, one daemon of each kind in twenty, workers else."""
+    """The targets of each round: an eighth drivers, an eighth clusters, one daemon of each kind in twenty kills, else workers."""
     restarts = max(LEAST, kills // 8)
     daemons = max(1, kills // 20)
     ends = [Target.DRIVER, Target.CLUSTER] * restarts + [*DAEMONS] * daemons
     workers = [[*WORKERS][number % len(WORKERS)] for number in range(max(LEAST * len(WORKERS), kills - len(ends)))]
     rounds = -(-(len(ends) + len(workers)) // KILLS_A_ROUND)
-    # The last one of a round waits until the run closes, and that is the driver's.
+    # The last kill of a round hits the driver while the run closes.
     for _ in range(rounds):
         ends.remove(Target.DRIVER)
     rest = ends + workers
@@ -103,11 +104,11 @@ def schedule(kills: int, chance: random.Random) -> list[list[Target]]:
 
 
 class Faults:
-    """One harness: images, the undisturbed dataset, and the runs that are killed.
+    """A harness: its images, the undisturbed dataset, and the runs that it kills.
 
     Args:
-        folder: for images and datasets.
-        say: where its progress goes.
+        folder: where images and datasets go.
+        say: prints a line of progress.
     """
 
     def __init__(self, folder: Path, kills: int, seed: int, format: str, say: Callable[[str], None]) -> None:  # noqa: A002
@@ -130,24 +131,24 @@ class Faults:
                 process.kill()
 
     def run(self) -> Summary:
-        """All rounds.
+        """Run all rounds.
 
         Raises:
-            AssertionError: a dataset differs, a run ended as it must not, or sat still.
+            AssertionError: a dataset differs, or a run hung or ended with an unexpected exit code.
         """
         began = time.monotonic()
         finished = run_script(*self._command(self._folder / "undisturbed"))
         assert finished.code == 0, finished
         undisturbed = open_store(str(self._folder / "undisturbed"))
         by_reason = Counter(reason.value for reason in REASONS.values() if reason)
-        assert open_snapshot(undisturbed).by_reason == by_reason, "it is disturbed itself"
+        assert open_snapshot(undisturbed).by_reason == by_reason, "the undisturbed run lost or failed samples"
         self.summary.undisturbed = time.monotonic() - began
         self._tell(f"undisturbed: {self.summary.undisturbed:.0f} s")
         while self._rounds:
             queue = self._rounds.pop(0)
             output = self._folder / f"round-{self.summary.rounds}"
             self._run_round(output, queue)
-            if queue:  # its runs were over before
+            if queue:  # the runs ended before all kills were done
                 self._rounds.insert(0, queue)
             self._check(open_store(str(output)), undisturbed)
             shutil.rmtree(output)
@@ -166,7 +167,7 @@ class Faults:
     # ------------------------------------------------------------------------------------------------------ killing
 
     def _run_round(self, output: Path, queue: list[Target]) -> None:
-        """Run the job as often as it takes to reach its end, killing what is due."""
+        """Run the job until it reaches its end, and kill the targets in the queue meanwhile."""
         store = open_store(str(output))
         self.summary.rounds += 1
         killed_before = False
@@ -184,7 +185,7 @@ class Faults:
                 raise
             self._tell(f"run {self.summary.runs} ended with {finished.code}, {count_commits(store)}/{SHARDS} shards")
             self._check_end(finished, last)
-            # A job on the same machine sees that the holder of the leases is dead.
+            # A job on the same machine sees that the holder of the leases is dead, so it does not wait.
             assert not (killed_before and "waiting for it" in finished.stdout), finished
             killed_before = True
             if finished.code == 0:
@@ -195,12 +196,12 @@ class Faults:
         if last in {Target.DRIVER, Target.CLUSTER}:
             expected = {KILLED}
         elif last in DAEMONS:
-            # Ray's C++ ends a driver, with 1, whose raylet dies while it joins; then the run has not announced itself.
+            # If the raylet dies while the driver joins, Ray's C++ ends the driver with 1, before the line "run …" appears.
             expected = {70, 75} if "\nrun " in finished.stdout else {1, 70, 75}
         assert finished.code in expected, (last, finished)
 
     def _disturb(self, job: RunningJob, store: Store, queue: list[Target]) -> Target | None:
-        """Kill until a kill ends the job, or it ends by itself; the target of the kill that did."""
+        """Kill targets until the job ends. Return the target whose death ended it, or None if it ended by itself."""
         processes = JobProcesses(job.pid)
         before = count_commits(store)
         while queue and job.running:
@@ -212,7 +213,7 @@ class Faults:
             else:
                 killed = self._kill_run(job, store, processes, target, before)
             if not killed:
-                # None of them is at work: readers may be done long before the labelling actor is up again.
+                # No such worker is busy: readers may be done long before the labelling actor is up again.
                 queue.insert(max(1, len(queue) - 1), target)
                 queue.pop(0)
                 continue
@@ -229,13 +230,13 @@ class Faults:
         return None
 
     def _kill_worker(self, job: RunningJob, store: Store, processes: JobProcesses, target: Target) -> bool:
-        """While it is at it, a few shards after the kill before; every other writer between a shard's data and its commit."""
+        """Kill a busy worker, a few shards after the last kill. Every other writer dies between a shard's data and its commit."""
         shards = count_commits(store) + self._chance.randint(0, 4)
         self._wait(job, lambda: count_commits(store) >= min(shards, SHARDS - 1))
         self._pause(job, 0.3)
         old = uncommitted(store)
         began = time.monotonic()
-        # Milliseconds long, so not every time it is caught.
+        # That moment lasts milliseconds, so the harness does not always catch it.
         seam_until = began + (SEAM_SECONDS if target is Target.WRITER and self._chance.random() < 0.5 else 0)
 
         def is_due(process: psutil.Process) -> bool:
@@ -243,17 +244,17 @@ class Faults:
             return title_of(process).startswith(WORKERS[target]) and not (at_seam and uncommitted(store) <= old)
 
         while job.running and time.monotonic() < began + WORKER_SECONDS:
-            found = processes.find(target)
-            if found and is_due(found):
+            worker = processes.find(target)
+            if worker and is_due(worker):
                 if time.monotonic() > seam_until:
                     time.sleep(self._chance.uniform(0, 0.03))
-                if kill_while(found, is_due):
+                if kill_while(worker, is_due):
                     return True
             time.sleep(0.002)
         return False
 
     def _kill_run(self, job: RunningJob, store: Store, processes: JobProcesses, target: Target, before: int) -> bool:
-        """At a random moment: a third while the run starts, the others after a few shards."""
+        """Kill the target at a random moment: a third of the time while the run starts, else after a few shards."""
         if target is not Target.DRIVER:
             self._wait(job, processes.has_cluster)
         if self._chance.random() < 1 / 3:
@@ -265,7 +266,7 @@ class Faults:
         return self._kill_now(job, processes, target)
 
     def _kill_closing(self, job: RunningJob, store: Store, processes: JobProcesses) -> bool:
-        """The driver, when all is committed: it shuts Ray down and writes the snapshot."""
+        """Kill the driver after the last commit, while it shuts Ray down and writes the snapshot."""
         self._wait(job, lambda: count_commits(store) == SHARDS)
         self._pause(job, 1)
         return self._kill_now(job, processes, Target.DRIVER)
@@ -276,21 +277,21 @@ class Faults:
         processes.below()
         if target is Target.CLUSTER:
             return processes.has_cluster() and processes.kill_all() > 1
-        found = processes.driver if target is Target.DRIVER else processes.find(target)
-        return found is not None and kill_while(found, lambda _: True)
+        process = processes.driver if target is Target.DRIVER else processes.find(target)
+        return process is not None and kill_while(process, lambda _: True)
 
     def _wait_for_driver(self, job: RunningJob, target: Target) -> None:
-        """A driver without its cluster ends by itself."""
+        """Wait until the driver ends by itself, as it must without its cluster."""
         began = time.monotonic()
         while job.running:
             waited = time.monotonic() - began
-            assert waited < DAEMON_SECONDS, f"the driver sits still {waited:.0f} s after {target} was killed"
+            assert waited < DAEMON_SECONDS, f"the driver still runs {waited:.0f} s after the kill of {target}"
             time.sleep(0.1)
         longest = self.summary.daemon_seconds.get(target, 0)
         self.summary.daemon_seconds[target] = max(longest, time.monotonic() - began)
 
     def _leave_behind(self, processes: JobProcesses) -> None:
-        """Every other time the next run starts while the old cluster is still at work."""
+        """Wait for the end of the old cluster, or, every other time, let the next run start while it still works."""
         below = [process for process in processes.below() if is_alive(process)]
         self._leftovers += below
         if self._chance.random() < 0.5:
@@ -301,7 +302,7 @@ class Faults:
         self._wait(job, lambda: time.monotonic() >= ends)
 
     def _wait(self, job: RunningJob, condition: Callable[[], bool]) -> None:
-        """Until it holds or the job has ended."""
+        """Wait until `condition` holds or the job ends."""
         deadline = time.monotonic() + RUN_SECONDS
         while job.running and not condition():
             assert time.monotonic() < deadline, f"nothing happens for {RUN_SECONDS} s"
@@ -310,7 +311,7 @@ class Faults:
     # ----------------------------------------------------------------------------------------------------- checking
 
     def _check(self, store: Store, undisturbed: Store) -> None:
-        """Bytes and rows of the undisturbed dataset, and nothing else but what `gc` removes."""
+        """Check that bytes and rows equal those of the undisturbed dataset, and that `gc` removes everything else."""
         committed = {commit.object for commit in commits_of(store).values()}
         orphans = shard_objects(store) - committed
         self.summary.orphans += len(orphans)
@@ -327,7 +328,7 @@ class Faults:
 
 
 def write_images(folder: Path) -> Path:
-    """IMAGES files: crops, and between them the photographs and broken files of REASONS."""
+    """Write IMAGES files: crops, and between them the photographs and broken files of REASONS."""
     photos = write_photos(folder.parent / "photos")
     write_crops(folder, IMAGES - len(REASONS))
     for number, name in enumerate(REASONS):
@@ -336,20 +337,20 @@ def write_images(folder: Path) -> Path:
 
 
 def assert_same(store: Store, expected: Store, images: Path) -> None:
-    """Every image once, with the row and the bytes that it has in `expected`; only names of objects hold random attempt ids."""
+    """Check that every image has its row and bytes of `expected`, once. Only the random names of objects may differ."""
     (plan,) = list_plans(store)
     assert sorted(entry.shard for entry in list_commits(store, plan.id)) == list(range(SHARDS))
-    found, wanted = commits_of(store), commits_of(expected)
+    commits, wanted = commits_of(store), commits_of(expected)
     for shard, commit in wanted.items():
-        assert store.get(found[shard].object) == expected.get(commit.object), f"shard {shard}"
+        assert store.get(commits[shard].object) == expected.get(commit.object), f"shard {shard}"
     index, other = (da2ray.open_labels(each.url).index for each in (store, expected))
     assert index["key"].to_pylist() == sorted(path.name for path in images.iterdir())
-    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    # Fixed: libraries, instruction set, and the labelling actor's threads (its share of the machine's cores).
     assert index.drop_columns("object").equals(other.drop_columns("object"))
 
 
 def uncommitted(store: Store) -> set[str]:
-    """Objects of shards that have no commit yet."""
+    """The objects of shards that have no commit yet."""
     commits = {
         key.rpartition("/")[2].partition(".")[0] for batch in store.list("commits") for key in batch["key"].to_pylist()
     }

@@ -1,6 +1,6 @@
-"""Running the main job, as a process or in this one, and looking at what a run left behind.
+"""Run the main job, as a process or in this one, and inspect the dataset that it wrote.
 
-Tests get these ways to run it from the fixtures `run_job`, `run_alone`, `start_job` and `start_alone`, which mark them `ray`.
+Tests use the fixtures `run_job`, `run_alone`, `start_job` and `start_alone`, which mark them `ray`.
 """
 
 import io
@@ -29,10 +29,10 @@ from tests import AUTH
 JOB = Path(__file__).parent.parent / "jobs" / "pseudolabel.py"
 TIMEOUT_S = 240
 CLUSTER_VARIABLES = ("RAY_ADDRESS", *AUTH)
-"""What names a cluster in the environment; a job that is to start a Ray of its own must not have them."""
+"""Environment variables that name a cluster. A job that is to start its own Ray must not have them."""
 
 Command = Callable[..., tuple[int, str, str]]
-"""What the fixtures `command` and `job_without_ray` are: exit code, stdout and stderr of arguments."""
+"""Type of the fixtures `command` and `job_without_ray`: from arguments to exit code, stdout and stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Finished:
 
 
 RunJob = Callable[..., Finished]
-"""What the fixtures `run_job` and `run_alone` are."""
+"""Type of the fixtures `run_job` and `run_alone`."""
 StartJob = Callable[..., "RunningJob"]
-"""What the fixtures `start_job` and `start_alone` are."""
+"""Type of the fixtures `start_job` and `start_alone`."""
 
 
 def run_script(
@@ -61,16 +61,16 @@ def run_script(
 
 
 def joined(cluster: Mapping[str, str], env: Mapping[str, str] | None) -> dict[str, str]:
-    """The environment of a driver that joins a cluster: what names the cluster, and `env`, also for Ray to give to workers."""
+    """The environment of a driver that joins a cluster: `cluster` names it, and Ray passes `env` on to the workers."""
     config = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": dict(env)}})} if env else {}
     return {**cluster, **(env or {}), **config}
 
 
 def run_here(cluster: Mapping[str, str], *args: object, env: Mapping[str, str] | None = None) -> Finished:
-    """Run the job's own code in this process, on a running cluster; this process is afterwards as it was before.
+    """Run the job in this process on a running cluster, and restore environment and signal handlers afterwards.
 
-    A driver that is a process of its own costs 5 CPU seconds more, and an embedded Ray another 11 (measured: 11, 16 and 27 for
-    eleven images with the teacher luminance).
+    A separate driver process costs 5 CPU seconds more, and an embedded Ray another 11. Measured: 11, 16 and 27 for
+    eleven images and the teacher luminance.
     """
     argv = [str(arg) for arg in args]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -86,7 +86,7 @@ def run_here(cluster: Mapping[str, str], *args: object, env: Mapping[str, str] |
 
 
 class RunningJob:
-    """jobs/pseudolabel.py, or another `command`, as a process; it starts a Ray of its own unless `env` names a cluster."""
+    """A process that runs jobs/pseudolabel.py or another `command`. It starts its own Ray unless `env` names a cluster."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class RunningJob:
         return self._process.poll() is None
 
     def wait(self, timeout: float = TIMEOUT_S) -> Finished:
-        """Its exit code and all that it said."""
+        """Wait for the end of the process, and return its exit code and output."""
         try:
             stdout, stderr = self._process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -122,10 +122,10 @@ class RunningJob:
         return Finished(self._process.returncode, stdout, stderr)
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = TIMEOUT_S) -> None:
-        """Wait for something to become true while the job runs.
+        """Wait until `condition` is true while the job runs.
 
         Raises:
-            AssertionError: the job ended before, or it took too long.
+            AssertionError: the job ended before that, or the timeout passed.
         """
         deadline = time.monotonic() + timeout
         while not condition():
@@ -135,19 +135,19 @@ class RunningJob:
             time.sleep(0.05)
 
     def terminate(self) -> None:
-        """SIGTERM to the driver, as a scheduler does."""
+        """Send SIGTERM to the driver, as a scheduler does."""
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to the driver and all that it started, Ray's processes among them."""
+        """Send SIGKILL to the driver and all processes that it started, including Ray's."""
         kill_with_children(self._process)
 
 
 def kill_with_children(process: subprocess.Popen) -> None:
-    """SIGKILL to a process and all that it started."""
+    """Send SIGKILL to a process and all processes that it started."""
     started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
-    # Ray's daemons end by themselves with their driver, and workers with their raylet; a test leaves no doubt.
+    # Ray's daemons end with their driver, and workers with their raylet, but later; a test does not wait for that.
     for each in started:
         with suppress(psutil.NoSuchProcess):
             each.kill()
@@ -156,7 +156,7 @@ def kill_with_children(process: subprocess.Popen) -> None:
 
 
 def commits_of(store: Store) -> dict[int, Commit]:
-    """The commits of a dataset that has one plan, by shard; empty where it has none yet."""
+    """The commits of a dataset that has one plan, by shard. Empty if there is no commit yet."""
     return {
         entry.shard: read_commit(store, plan.id, entry.shard)
         for plan in list_plans(store)
@@ -178,6 +178,6 @@ def progress_of(store: Store) -> RunProgress:
     Raises:
         AssertionError: no run wrote one.
     """
-    found = newest_progress(store)
-    assert found is not None
-    return found
+    progress = newest_progress(store)
+    assert progress is not None
+    return progress

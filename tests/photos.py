@@ -1,4 +1,4 @@
-"""A folder of small real photographs and of broken image files."""
+"""Folders of small real photographs and broken image files."""
 
 import io
 from pathlib import Path

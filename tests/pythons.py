@@ -26,7 +26,7 @@ TEST_SECONDS = 900
 
 @dataclass
 class Result:
-    """What came of a Python: the packages it got, and for each step "passed", or how it failed."""
+    """The result for a Python: the packages it got, and for each step "passed" or how it failed."""
 
     version: str
     packages: dict
@@ -38,7 +38,7 @@ def find(version: str) -> "str | None":
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True)]
     for candidate in filter(None, candidates):
-        # pyenv has a shim for each version that it knows, and those that are not selected do not run.
+        # pyenv has a shim for each version that it knows; shims of versions that are not selected do not run.
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
         asked = subprocess.run([str(candidate), "-c", code], capture_output=True, text=True, check=False)
         if asked.stdout.strip() == version:
@@ -47,7 +47,7 @@ def find(version: str) -> "str | None":
 
 
 def check(version: str, interpreter: str, torch: str, *, keep: bool) -> Result:
-    """Make the environment anew, run the demo and the smoke test in it, and remove it."""
+    """Create the environment, run the demo and the smoke test in it, and remove it."""
     folder = ROOT / "scratch" / "pythons" / version
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A Ray head of our own, on free ports and in a folder of its own, for tests of the job server.
+"""A Ray head with its own ports and folder, for tests of the job server.
 
 Tests whose drivers only join a cluster use `tests.small_head`.
 """
@@ -25,11 +25,11 @@ START_TIMEOUT_S = 90
 
 
 class RayHead:
-    """Runs until `close`.
+    """A Ray head that runs until `close`.
 
     Attributes:
-        client: of its job API.
-        env: what `ray job submit` needs in its environment to reach it.
+        client: a client of its job API.
+        env: the environment with which `ray job submit` reaches it.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class RayHead:
             for each in held:
                 each.bind(("127.0.0.1", 0))
             gcs, dashboard, agent, agent_grpc, client, metrics = (each.getsockname()[1] for each in held)
-        self._folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # paths of Unix sockets below it are 107 long at most
+        # Short, because the paths of Unix sockets below it may have 107 characters.
+        self._folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
         self._process = subprocess.Popen(
             [
                 *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
@@ -53,10 +54,10 @@ class RayHead:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # `python` in a job's entrypoint is this environment's.
+            # With this PATH, `python` in a job's entrypoint is that of this environment.
             env=os.environ | AUTH | WORKER_ENVIRONMENT | {"PATH": f"{BIN}:{os.environ['PATH']}"},
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's. Its reaper ends the rest.
+            preexec_fn=end_with_parent,  # noqa: PLW1509  Safe: one prctl, no Python lock. Its reaper ends the rest.
         )
         address = f"http://127.0.0.1:{dashboard}"
         self.env = {"RAY_ADDRESS": address, **AUTH}
@@ -67,7 +68,7 @@ class RayHead:
             raise
 
     def close(self) -> None:
-        """Not `ray stop`, which ends every Ray on the machine; and killed, for it has nothing left to save."""
+        """Kill the head, which has nothing to save. `ray stop` would end every Ray on the machine."""
         kill_with_children(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The processes of a running job, by what they do, and ending them as a crash does."""
+"""Find the processes of a running job by their task, and kill them as a crash would."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from enum import StrEnum
 import psutil
 
 CHILDREN_SECONDS = 0.2
-"""For how long a list of a job's processes is used: making one reads all of /proc."""
+"""Time for which a list of a job's processes is used again, because making one reads all of /proc."""
 GONE_SECONDS = 30
 
 
 class Target(StrEnum):
-    """What is killed."""
+    """A process, or a group of processes, to kill."""
 
     DRIVER = "driver"
     LABELLER = "labelling actor"
@@ -29,14 +29,14 @@ WORKERS = {
     Target.READER: "ray::ReadShard",
     Target.WRITER: "ray::Write",
 }
-"""How the titles begin that Ray gives these processes while they are at it; between tasks they are `ray::IDLE`."""
+"""Beginnings of the titles that Ray gives to busy workers. Between tasks the title is `ray::IDLE`."""
 DAEMONS = {Target.RAYLET: "raylet", Target.GCS: "gcs_server"}
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""They notice after a minute that their raylet is gone, and touch no data."""
+"""Agents notice only after a minute that their raylet is gone. They touch no data."""
 
 
 class JobProcesses:
-    """The driver and everything below it. Ray's daemons are its children, workers those of the raylet."""
+    """The driver of a job and all processes below it: Ray's daemons are its children, the workers are the raylet's children."""
 
     def __init__(self, pid: int) -> None:
         self.driver = psutil.Process(pid)
@@ -44,7 +44,7 @@ class JobProcesses:
         self._listed = 0.0
 
     def below(self) -> list[psutil.Process]:
-        """All but the driver, as of a moment ago; of a dead driver those that it had."""
+        """All processes but the driver, as of a moment ago. If the driver is dead: the last known ones."""
         if time.monotonic() - self._listed > CHILDREN_SECONDS and is_alive(self.driver):
             with suppress(psutil.NoSuchProcess):
                 self._below = self.driver.children(recursive=True)
@@ -55,22 +55,22 @@ class JobProcesses:
         return any(title_of(process).startswith(DAEMONS[Target.RAYLET]) for process in self.below())
 
     def find(self, target: Target) -> psutil.Process | None:
-        """A process that is doing now what `target`, a worker or a daemon, does."""
+        """A daemon, or a worker that is busy with the task of `target`. None if there is no such process."""
         begins = WORKERS.get(target) or DAEMONS[target]
         return next((process for process in self.below() if title_of(process).startswith(begins)), None)
 
     def kill_all(self) -> int:
-        """SIGKILL to the driver and all below it at once; how many there were."""
+        """Kill the driver and all processes below it at once, and return how many there were."""
         processes = [self.driver]
         while True:
-            # Stopped first, so that nothing starts meanwhile what would be missed.
+            # Stop all of them first, so that none starts another process meanwhile.
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     process.suspend()
-            found = [self.driver, *self.driver.children(recursive=True)]
-            if set(found) <= set(processes):
+            running = [self.driver, *self.driver.children(recursive=True)]
+            if set(running) <= set(processes):
                 break
-            processes = found
+            processes = running
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -79,7 +79,7 @@ class JobProcesses:
 
 
 def title_of(process: psutil.Process) -> str:
-    """What it says that it does; empty where it is no more."""
+    """The title that Ray gave to the process, or else its name. Empty if the process is gone."""
     try:
         title = " ".join(process.cmdline()).strip()
         return title if title.startswith("ray::") else process.name()
@@ -88,7 +88,7 @@ def title_of(process: psutil.Process) -> str:
 
 
 def kill_while(process: psutil.Process, still: Callable[[psutil.Process], bool]) -> bool:
-    """SIGKILL, if that holds of it at this moment; whether it did and the process is dead now."""
+    """Kill the process if `still` holds for it while it is stopped. Return whether it was killed."""
     try:
         process.suspend()
         if still(process):
@@ -102,10 +102,10 @@ def kill_while(process: psutil.Process, still: Callable[[psutil.Process], bool])
 
 
 def wait_gone(processes: list[psutil.Process], timeout: float = GONE_SECONDS) -> None:
-    """Wait until all are dead, reaped or not.
+    """Wait until all processes are dead, reaped or not.
 
     Raises:
-        AssertionError: one is alive.
+        AssertionError: a process is still alive after `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     while alive := [process for process in processes if is_alive(process)]:

@@ -1,4 +1,4 @@
-"""Checks that a Markdown file is true without running it: its commands parse, and its links lead to files and headings."""
+"""Check a Markdown file without running it: its commands parse, and its links lead to files and headings."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from da2ray.commands.options import CommandConfig, load
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "cluster").glob("*.md"), *(ROOT / "da2ray").rglob("*.md")))
 SYSTEM = {"docker", "kubectl", "export", "pip", "apt-get"}
-"""Programs whose options are not ours to check."""
+"""Programs of others, whose options are not checked."""
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -27,7 +27,7 @@ def commands(readme: Path) -> list[str]:
 
 
 def parse(command: str) -> CommandConfig:
-    """The configuration of `python jobs/X.py …` or `da2ray X …`, parsed as the command does it."""
+    """The configuration of `python jobs/X.py …` or `da2ray X …`, parsed as the command parses it."""
     program, name, *options = shlex.split(command, comments=True)
     if program == "da2ray":
         assert name in COMMANDS, name
@@ -38,7 +38,7 @@ def parse(command: str) -> CommandConfig:
 
 
 def check(command: str) -> None:
-    """Raise if nobody could type this command: a program, file, target, module or option of it does not exist."""
+    """Raise if a program, file, target, module or option in this command does not exist."""
     program, *words = shlex.split(command, comments=True)
     if program == "ray":
         if "--" in words:

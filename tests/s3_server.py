@@ -1,6 +1,6 @@
-"""A real S3 server for tests: SeaweedFS on loopback, with credentials it checks.
+"""A real S3 server for tests: SeaweedFS on loopback, which checks credentials.
 
-Run it alone to try things by hand: `python -m tests.s3_server` prints the environment variables and waits.
+To try things by hand, run `python -m tests.s3_server`: it prints the environment variables and waits.
 """
 
 import atexit
@@ -28,17 +28,17 @@ import botocore.credentials
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 GRPC_OFFSET = 10_000
-"""SeaweedFS gives each service a second port: the first one plus this."""
+"""Each service of SeaweedFS has a second port: the first one plus this."""
 START_TIMEOUT_S = 60.0
 
 
 class S3Server:
-    """A SeaweedFS process of its own, its data in a temporary directory that goes with it.
+    """A SeaweedFS process with its data in a temporary directory, which is removed with it.
 
     Attributes:
         endpoint: `http://127.0.0.1:<port>`.
-        access_key, secret_key: of the identity that tests go through; `reader_env` has one that may not write.
-        pid: of the server, for tests that kill it.
+        access_key, secret_key: credentials of the identity that tests use. `reader_env` has those of one that may not write.
+        pid: process id of the server, for tests that kill it.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class S3Server:
         self._config = self._directory / "s3.json"
         self._admin_secret = secrets.token_hex(16)
         self._reader_secret = secrets.token_hex(16)
-        # To an administrator SeaweedFS gives buckets that do not exist: tests go through an identity that is none.
+        # SeaweedFS creates missing buckets for an administrator, so tests use an identity without those rights.
         identities = [
             _identity("admin", "admin", self._admin_secret, ["Admin"]),
             _identity("test", self.access_key, self.secret_key, ["Read", "Write", "List", "Tagging"]),
@@ -72,7 +72,7 @@ class S3Server:
 
     @property
     def reader_env(self) -> dict[str, str]:
-        """As `env`, for an identity that may read and list but not write."""
+        """Like `env`, for an identity that may read and list but not write."""
         return self.env | {"AWS_ACCESS_KEY_ID": "da2rayreader", "AWS_SECRET_ACCESS_KEY": self._reader_secret}
 
     @property
@@ -81,7 +81,7 @@ class S3Server:
         return self._process.pid
 
     def start(self) -> None:
-        """Start on ports that are free now; a port lost to another process in between means another try.
+        """Start the server on free ports, and try again if another process takes one of them meanwhile.
 
         Raises:
             RuntimeError: the server did not come up; the message ends with its log.
@@ -96,7 +96,7 @@ class S3Server:
                     stdout=log,
                     stderr=log,
                     env=os.environ | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
-                    preexec_fn=end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's.
+                    preexec_fn=end_with_parent,  # noqa: PLW1509  Safe: one prctl, no Python lock.
                 )
             if self._wait_ready():
                 return
@@ -104,12 +104,12 @@ class S3Server:
         raise RuntimeError(f"SeaweedFS did not start:\n{log_path.read_text(errors='replace')[-4000:]}")
 
     def create_bucket(self, name: str | None = None) -> str:
-        """A fresh bucket; returns its URL, `s3://<name>`."""
+        """Create a bucket, and return its URL, `s3://<name>`."""
         name = name or f"test-{secrets.token_hex(6)}"
         status, answer = self._request("PUT", f"/{name}")
         if status != http.client.OK:
             raise RuntimeError(f"no bucket {name}: {status} {answer!r}")
-        # The first write makes the bucket's volume; writes that come meanwhile fail, and wait out a client's retries.
+        # The first write creates the bucket's volume. Other writes fail meanwhile, and clients take long to retry.
         deadline = time.monotonic() + START_TIMEOUT_S
         while self._request("PUT", f"/{name}/first")[0] != http.client.OK and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -130,7 +130,7 @@ class S3Server:
         process.wait(timeout=30)
 
     def _wait_ready(self) -> bool:
-        """True once an object can be written: the port opens some seconds before there is a volume to write to."""
+        """Whether objects can be written. The port opens some seconds before there is a volume to write to."""
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -144,7 +144,7 @@ class S3Server:
         return False
 
     def _request(self, method: str, path: str) -> tuple[int, bytes]:
-        """Status and body of a request without a body, signed by the administrator."""
+        """The status and body of the answer to a request without a body, signed by the administrator."""
         request = botocore.awsrequest.AWSRequest(method, f"{self.endpoint}{path}")
         credentials = botocore.credentials.Credentials("admin", self._admin_secret)
         botocore.auth.S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
@@ -162,7 +162,7 @@ def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -
 
 
 def end_with_parent() -> None:
-    """Runs in the child: a test run that is killed runs no exit handlers, and would leave what it started behind."""
+    """Make this child process end with its parent. A killed test run runs no exit handlers and would leave it behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -178,7 +178,7 @@ def _command(directory: Path, ports: list[int], config: Path) -> list[str]:
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
-        # A bucket takes volumes of its own, seven unless told otherwise (`env` above): 50 are too few for a test session.
+        # Each bucket takes its own volumes, seven by default (see `env` above), so 50 are too few for a test session.
         "-master.volumeSizeLimitMB=64",
         "-volume.max=10000",
         f"-master.port={master}",
@@ -194,8 +194,8 @@ def _command(directory: Path, ports: list[int], config: Path) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """`count` ports of loopback that are free together with their gRPC ports."""
-    # Below the ephemeral range of Linux (32768 up), so that no outgoing connection takes one meanwhile.
+    """`count` free ports of loopback whose gRPC ports are free too."""
+    # Below the ephemeral ports of Linux (32768 and up), so that no outgoing connection takes one meanwhile.
     candidates = random.SystemRandom().sample(range(12_000, 22_000), 400)
     ports: list[int] = []
     for port in candidates:
@@ -216,7 +216,7 @@ def _is_free(port: int) -> bool:
 
 
 def main() -> None:
-    # Blocked, as `sigwait` needs: a signal then ends the wait and not the process.
+    # `sigwait` needs blocked signals: they then end the wait and not the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     server = S3Server()
     for name, value in server.env.items():

@@ -1,7 +1,7 @@
 """A smoke test that needs nothing but da2ray and its demo's photographs: `python -m tests.smoke FOLDER`.
 
 The main job labels a few photographs in both shard formats, `da2ray verify` reads every shard, and the labels of both formats
-must hold the same values. `make pythons` runs it on each Python; the test suite says the same and much more.
+must hold the same values. `make pythons` runs it on each Python. The test suite checks the same and much more.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Every Markdown file is true: its links lead somewhere, and its commands parse with the options that exist."""
+"""In every Markdown file, links lead somewhere and commands parse with the options that exist."""
 
 from pathlib import Path
 

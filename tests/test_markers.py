@@ -1,4 +1,4 @@
-"""`make check` runs what needs no Ray and no server: the markers say so, and a test without the marker cannot start Ray."""
+"""`make check` runs the tests that need neither Ray nor a server. A test without the marker `ray` cannot start Ray."""
 
 import subprocess
 import sys

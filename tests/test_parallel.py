@@ -1,4 +1,4 @@
-"""Looking ahead keeps the order and a bound, and a caller that stops half-way waits only if it wants to."""
+"""Looking ahead keeps the order and its bound. A caller that stops half-way waits for running work only if it asks to."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Every command of the README runs as it is written, in the order in which a reader comes to it."""
+"""Every command of the README runs as it is written, in the order of the README."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ TIMEOUT_S = 240
 def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path, s3: S3Server) -> Path:
     """What a reader has: a clone, a folder `photos`, the same photos in a bucket of that name, and weights beside the clone.
 
-    Not in it: `ray job submit` sends what is there along, up to 100 MiB.
+    The weights lie outside the clone because `ray job submit` uploads the whole folder, up to 100 MiB.
     """
     folder = tmp_path_factory.mktemp("reader") / "clone"
     folder.mkdir()
@@ -57,22 +57,22 @@ def test_every_command_of_the_readme_works_in_its_order(
         else:
             run("\n".join(adapted(line, environment["RAY_ADDRESS"]) for line in block.splitlines()), clone, environment)
     monkeypatch.chdir(clone)
-    for block in blocks(README, "python"):  # they read what the commands wrote
+    for block in blocks(README, "python"):  # they read the labels that the commands wrote
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
 
 
 def adapted(line: str, address: str) -> str:
-    """The line as it can run beside other tests on this machine."""
+    """The line, changed so that it can run beside other tests on this machine."""
     if line.startswith(("make ", "pip install ")):
-        # This suite, tests/commands/test_demo.py and CI run these; here make and pip say that they know how.
+        # This suite, tests/commands/test_demo.py and CI run these. Here a dry run of make and pip is enough.
         return line.replace("make ", "make --dry-run ").replace("install ", "install --dry-run --no-deps ")
     if line in ("ray start --head", "ray stop"):
-        return ":"  # `ray_head` is started by the same command; `ray stop` would end every Ray of the machine
+        return ":"  # the fixture `ray_head` runs the same command; `ray stop` would end every Ray on the machine
     return line.replace("http://127.0.0.1:8265", address)
 
 
 def serve(clone: Path, environment: dict[str, str]) -> None:
-    """Start the server as a reader would, wait until it prints its variables, and end it with Ctrl-C."""
+    """Start the server as a reader would, wait for the variables that it prints, and end it with Ctrl-C."""
     with subprocess.Popen(
         [BIN / "python", *SERVER.split()[1:]], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -85,7 +85,7 @@ def serve(clone: Path, environment: dict[str, str]) -> None:
 
 
 def run(script: str, clone: Path, environment: dict[str, str]) -> None:
-    if "ray job submit" not in script:  # on a laptop: with a Ray of its own
+    if "ray job submit" not in script:  # on a laptop: with its own Ray
         environment = {name: value for name, value in environment.items() if not name.startswith("RAY_A")}
     ended = subprocess.run(
         ["bash", "-ec", script],

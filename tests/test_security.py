@@ -1,4 +1,4 @@
-"""What others wrote, keys, URIs, weights, stays data; and what is secret stays in the memory of the job."""
+"""Text and files of others (keys, URIs, weights) are never run, and secrets never leave the memory of the job."""
 
 import io
 import json
@@ -46,7 +46,7 @@ HOSTILE_KEYS = [
 
 
 class Payload:
-    """What a pickle may do when it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -68,7 +68,7 @@ class Payload:
         ("az://container/a.jpg?sv=2024&sig=s", "az://container/a.jpg"),
         ("zip://a.jpg::https://user:s@host/a.zip?sig=s", "zip://a.jpg::https://host/a.zip"),
         ("simplecache::https://user:s@host/a.jpg?sig=s", "simplecache::https://host/a.jpg"),
-        # Nothing secret in these: they stay as they are.
+        # These hold no secret and stay as they are.
         ("abfss://container@account.dfs.core.windows.net/a.jpg", None),
         ("s3://bucket/what?.jpg", None),
         ("s3://bucket/a#1.jpg", None),
@@ -215,7 +215,7 @@ def test_signed_weights_leave_no_signature(tmp_path: Path, monkeypatch: pytest.M
 
 
 def everything(store: Store, *, but: str = "\0") -> Iterator[tuple[str, str]]:
-    """Name, and all text of each object: its bytes, and what a Parquet file's compressed pages hold."""
+    """The name and all text of each object: its bytes, and the values in a Parquet file's compressed pages."""
     for batch in store.list():
         for key in batch["key"].to_pylist():
             data = store.get(key)
@@ -229,7 +229,7 @@ def everything(store: Store, *, but: str = "\0") -> Iterator[tuple[str, str]]:
 
 
 def assert_plain_names(names: Sequence[str]) -> None:
-    """No name of an object comes from a key."""
+    """Check that no object's name comes from a key."""
     for name in names:
         assert re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name, re.ASCII), name
         assert ".." not in name
@@ -284,7 +284,7 @@ def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(
     store = open_store(str(output))
     names = [name for name, _ in everything(store)]
     assert_plain_names(names)
-    # A plan is what shards are read by, so it alone keeps what signs a URL.
+    # Shards are read by their plan, so only the plan keeps the signatures of URLs.
     for name, text in everything(store, but="plans/"):
         assert SECRET not in text, name
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]

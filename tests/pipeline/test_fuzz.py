@@ -36,7 +36,7 @@ FILE_BYTES = 64 << 20
 """The memory that any file may take besides: a TIFF of any size may have tiles of 4 megapixels, each with its buffers."""
 JOB_BYTES = (5 << 30) + (os.cpu_count() or 1) * (300 << 20)
 """Peak of all processes of a job. Measured: 3.3 GB on 2 cores. Ray and torch take 1.4 GB of them with next to no input. Two
-copies of a shard with 300 MB of pixels, label buffers and the object store take the rest. One bomb's pixels would take 10.8 GB."""
+copies of a shard with 300 MB of pixels, label buffers and the object store take the rest. A bomb's pixels would be 10.8 GB."""
 ALLOWED = set(Reason) - {
     *(Reason.CRASHED, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.TEACHER_ERROR, Reason.NON_FINITE),
     *(Reason.NOT_FOUND, Reason.FORBIDDEN, Reason.UNREADABLE),

@@ -1,8 +1,8 @@
-"""Makes marked images poisonous, in every process of a job whose PYTHONPATH names this folder.
+"""Make marked images harmful in every Python process of a job whose PYTHONPATH names this folder.
 
-A file whose bytes hold `POISON:<what>` does that to the process that decodes it; an image whose first pixel is (254, 1, n) does
-what `TEACHER[n]` says to a process in which the `luminance` teacher sees it. A shard with a key that begins `hang-write`
-hangs the process that writes it. Deadlines that are long for good reasons are short here.
+A file whose bytes hold `POISON:<fault>` causes that fault (DECODING) in the process that decodes it. An image whose first pixel
+is (254, 1, n) causes the fault `TEACHER[n]` in the process in which the teacher `luminance` sees it. A shard with a key that begins
+with `hang-write` hangs the process that writes it. Long deadlines are short here.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ def hang() -> None:
 
 
 def hang_with_lock() -> None:
-    """As a C extension that never gives Python's lock back."""
+    """Hang and hold Python's lock, like a C extension that never releases it."""
     ctypes.PyDLL(None).sleep(3600)
 
 
@@ -37,8 +37,8 @@ def poison_decoding(module: Any) -> None:
     decode = module.decode_pixels
 
     def decode_pixels(data: bytes, *args: Any) -> Any:
-        if found := re.search(rb"POISON:(\w+)", data):
-            DECODING[found[1]]()
+        if marker := re.search(rb"POISON:(\w+)", data):
+            DECODING[marker[1]]()
         return decode(data, *args)
 
     module.decode_pixels = decode_pixels
@@ -50,16 +50,16 @@ def poison_teacher(module: Any) -> None:
     def predict_poisoned(self: Any, batch: Any) -> Any:
         import torch
 
-        what = {TEACHER.get(int(image[0, 0, 2])) for image in batch.images() if image[0, 0, :2].tolist() == [254, 1]}
-        if "segfault" in what:
+        faults = {TEACHER.get(int(image[0, 0, 2])) for image in batch.images() if image[0, 0, :2].tolist() == [254, 1]}
+        if "segfault" in faults:
             segfault()
-        if "hang" in what:
+        if "hang" in faults:
             hang()
-        if "lock" in what:
+        if "lock" in faults:
             hang_with_lock()
-        if "raise" in what:
+        if "raise" in faults:
             raise ValueError("the teacher cannot stand this image")
-        if "memory" in what:
+        if "memory" in faults:
             raise torch.OutOfMemoryError("out of memory")
         prediction = predict(self, batch)
         for depth, image in zip(prediction.depth, batch.images(), strict=True):
@@ -99,7 +99,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
 
 
 class Poisoner(importlib.abc.MetaPathFinder):
-    """Patches a module right after it was imported, so that nothing is imported before its time."""
+    """Patches a module right after its import, so that no module is imported earlier than without the patch."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         if name not in PATCHES:
