@@ -1,4 +1,4 @@
-"""The ways of the plain Ray Data script differ in the size of the depth and in who preprocesses."""
+"""The variants of the plain Ray Data script differ in the size of the depth and in where images are preprocessed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The manifests parse, their fields are ones that KubeRay knows, and the command in them is one that the job takes."""
+"""The manifests parse, KubeRay knows their fields, and the job accepts the command in them."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The README's benchmark commands, in small: they run and print their tables. What they measure is not for a test."""
+"""The README's benchmark commands run in small and print their tables. Tests do not judge the figures."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ JOB = Path(__file__).parents[2] / "jobs" / "benchmark.py"
 
 
 def run_benchmark(run: RunJob, *args: object) -> str:
-    """Run jobs/benchmark.py; what starts Ray starts its own, which is what is measured."""
+    """Run jobs/benchmark.py. Its measurements start their own Ray, because its start counts."""
     finished = run(*args, command=(sys.executable, JOB), timeout=800)
     assert finished.code == 0, finished
     return finished.stdout

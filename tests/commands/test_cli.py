@@ -1,4 +1,4 @@
-"""`da2ray status` and `da2ray snapshots` say what a run left behind."""
+"""`da2ray status` and `da2ray snapshots` show what a dataset holds."""
 
 import json
 import re
@@ -21,7 +21,7 @@ LABELLED = sum(reason is None for reason in REASONS.values())
 
 @pytest.fixture
 def dataset(luminance_labels: Labels, tmp_path: Path) -> Path:
-    """A copy of a finished run's dataset, to be changed at will."""
+    """A copy of a finished run's dataset, which tests may change."""
     return Path(shutil.copytree(luminance_labels.store.url, tmp_path / "labels"))
 
 

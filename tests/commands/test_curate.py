@@ -1,4 +1,4 @@
-"""jobs/curate.py: what it prints, what it stores, what it refuses; run as a user runs it once, in this process otherwise."""
+"""jobs/curate.py prints, stores and refuses the right things. One test runs it as a user does, the others in this process."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from tests.s3_server import S3Server
 JOB = Path(__file__).parents[2] / "jobs" / "curate.py"
 COUNT = 40
 ORIGINAL = 0x0F0F_3C3C_5A5A_A5A5
-"""A hash of 32 set bits, as of an image with content."""
+"""A hash with 32 bits set, like that of an image with content."""
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def curating(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def scored(store: Store) -> None:
-    """40 labelled rows in two parts, `blur` and `flip_p90` rising and falling with the row, and all hashes far apart but five."""
+    """40 labelled rows in two parts. `blur` rises and `flip_p90` falls with the row; all hashes but five are far apart."""
     rng = np.random.default_rng(0)
     hashes = [int(number) for number in rng.integers(0, 2**64, COUNT, dtype=np.uint64)]
     hashes[10:13] = [ORIGINAL, ORIGINAL ^ 0b1, ORIGINAL ^ 0b11]
-    hashes[20:22] = [0, 0b11]  # of next to one colour
+    hashes[20:22] = [0, 0b11]  # images of nearly one colour
     hashes[30] = None
     snapshot_of(
         store,
@@ -112,7 +112,7 @@ def test_of_look_alikes_the_largest_stays_and_plain_images_are_no_look_alikes(cu
     assert found is not None
     assert (found.distance, found.clusters, found.removed) == (4, 1, 2)
 
-    # What a rule removes takes no look-alike with it; of two of one size the first key stays.
+    # A row that a rule removes does not remove its look-alikes. Of two images of one size the first key stays.
     assert curating(*arguments, "--view", "rest", "--where", "blur <> 12")[0] == 0
     assert kept_numbers(store, "rest") == [number for number in range(COUNT) if number not in (11, 12)]
 
@@ -233,7 +233,7 @@ def test_calibrating_needs_no_view_and_stores_none(curating: Command, store: Sto
     (tmp_path / "truth").mkdir()
     np.save(tmp_path / "truth" / "0000.npy", np.ones((80, 100), np.float32))
     code, _, err = curating("--dataset", store.url, "--calibrate", tmp_path / "truth")
-    assert (code, "truth" in err) == (2, True)  # one image of 40 is too few to say anything
+    assert (code, "truth" in err) == (2, True)  # one image of 40 is too few
     assert list_views(store) == []
 
 

@@ -17,7 +17,7 @@ from da2ray.report.contact_sheet import contact_sheet
 def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
     own_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Its own Ray: the demo promises to need no cluster.
+    # Its own Ray, because the demo promises to work without a cluster.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     said = io.StringIO()
     assert demo(DemoConfig(folder=str(tmp_path)), Console(file=said, soft_wrap=True)) == 0

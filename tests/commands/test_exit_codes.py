@@ -1,4 +1,4 @@
-"""What schedulers build on: 75 means that the same command may do better later, 2 that it will not."""
+"""Schedulers rely on exit codes: after 75 the same command may succeed later, after 2 it will fail again."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def proxy(s3: S3Server) -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="module")
 def bucket(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """With two photographs under `photos`, and manifests of them."""
+    """A bucket with two photographs under `photos`, and manifests of them."""
     url = s3.create_bucket()
     store = open_store(url)
     for path in write_crops(tmp_path_factory.mktemp("crops"), 2).iterdir():
@@ -49,12 +49,12 @@ def bucket(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def label(job_without_ray: Command) -> Command:
-    """Run the job with a teacher that costs nothing."""
+    """Run the job with a teacher that takes no time."""
     return lambda *args: job_without_ray(*args, "--teacher", "luminance")
 
 
 def planned(*args: object) -> Plan:
-    """The plan of a command, in an output where nothing is labelled yet."""
+    """The stored plan of a command, in an output without labels."""
     console = Console(quiet=True)
     job = prepare(load(PseudolabelConfig, [str(arg) for arg in (*args, "--teacher", "luminance")]), console)
     create_dataset(job)
@@ -63,7 +63,7 @@ def planned(*args: object) -> Plan:
 
 @pytest.fixture
 def down(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Let the store be down for requests of these methods to targets with this in them."""
+    """Make the store fail for requests with one of these methods and this text in their target."""
     monkeypatch.setattr(fsspec, "S3_RETRIES", 0)
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
@@ -144,7 +144,7 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) 
     [
         (GetTimeoutError("Get timed out"), Exit.RESUMABLE, "the cluster does not answer: Get timed out\n"),
         (ActorDiedError(), Exit.RESUMABLE, "workers died"),
-        # A bug in a teacher that does not load is not a worker's death.
+        # A bug that keeps a teacher from loading is not the death of a worker.
         (ActorDiedError(RayTaskError("__init__", "no such name", NameError("x"), "ray", 1, "::1")), 70, "no such name"),
     ],
 )

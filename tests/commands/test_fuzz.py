@@ -1,4 +1,4 @@
-"""Whatever the command line: exit code 0, 1, 2 or 75, and never a traceback. As far as commands come without Ray."""
+"""Every command line ends with exit code 0, 1, 2 or 75 and without a traceback. These tests stop where Ray would start."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ ODD = [
     "s3:/", "://", "nothing://here", "file:///", "/dev/null", "/proc/self/mem", "..", "~nobody", "a::b", "--", "-x", "-", "@file",
     "'; DROP TABLE rows; --", "blur > 1", "blur below p95", "blur >", "(" * 50, "\ud800",
 ]  # fmt: skip
-"""Values that some option may take for another thing than it is."""
+"""Values that an option may misread."""
 
 
 def flags(config: type[CommandConfig]) -> list[str]:
@@ -70,17 +70,17 @@ PLAUSIBLE = {
         ["--teacher-option", "a=b"], ["--retry-failed"], ["--allow-scheme", "https"], ["--shard-size", "1"],
     ],
 }  # fmt: skip
-"""Options that a command reads, some with values at the edge of what it takes."""
+"""Options that a command accepts, some with extreme values."""
 
 
 def plausible(name: str) -> st.SearchStrategy[list[str]]:
-    """Command lines that mostly get past the reading of options."""
+    """Command lines of which most parse."""
     good = st.lists(st.sampled_from(PLAUSIBLE[name]), max_size=3).map(lambda parts: [*chain.from_iterable(parts)])
     return st.one_of(good, good, lines(PARSED[name].config))
 
 
 def ended(run: Callable[[list[str]], int], argv: list[str]) -> tuple[int, str]:
-    """The exit code of a command and what it wrote to stderr."""
+    """The exit code of a command, and its stderr."""
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         try:
@@ -91,7 +91,7 @@ def ended(run: Callable[[list[str]], int], argv: list[str]) -> tuple[int, str]:
 
 
 def read(config: type[CommandConfig], argv: list[str]) -> tuple[CommandConfig | None, str]:
-    """What `load` makes of a command line, and its error; neither after `--help`."""
+    """The configuration that `load` reads, or its error. Neither after `--help`."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return load(config, argv, prog="x"), ""
@@ -141,7 +141,7 @@ def test_a_file_of_options_is_read_or_refused(name: str, data: st.DataObject, tm
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed."""
+    """A dataset that tests must not change."""
     folder = tmp_path_factory.mktemp("dataset")
     label(open_store(str(folder)), "parquet")
     return folder
@@ -149,7 +149,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, where odd paths may make files; no Ray, and no address that answers."""
+    """The current folder of the test, where odd paths may create files. Ray cannot start and no address answers."""
 
     def no_ray(*_: object, **__: object) -> None:
         raise UserError("Ray is not for this test")
@@ -176,18 +176,18 @@ def test_a_command_on_a_dataset_ends_by_the_table(
     copy = elsewhere / "labels"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(dataset, copy)
-    code, said = ended(main, [name, str(copy), *data.draw(plausible(name))])
-    assert code in (Exit.DONE, Exit.WRONG, Exit.USAGE, Exit.RESUMABLE), said
-    assert "Traceback" not in said
+    code, stderr = ended(main, [name, str(copy), *data.draw(plausible(name))])
+    assert code in (Exit.DONE, Exit.WRONG, Exit.USAGE, Exit.RESUMABLE), stderr
+    assert "Traceback" not in stderr
 
 
 @given(data=st.data())
 @WITHOUT_LABELLING
 def test_curate_ends_by_the_table(data: st.DataObject, elsewhere: Path, dataset: Path) -> None:
     odd = data.draw(plausible("curate"))
-    code, said = ended(CURATE.main, ["--dataset", str(dataset), "--dry-run", *odd])
-    assert code in (Exit.DONE, Exit.USAGE, Exit.RESUMABLE), said
-    assert "Traceback" not in said
+    code, stderr = ended(CURATE.main, ["--dataset", str(dataset), "--dry-run", *odd])
+    assert code in (Exit.DONE, Exit.USAGE, Exit.RESUMABLE), stderr
+    assert "Traceback" not in stderr
 
 
 @given(data=st.data())
@@ -196,7 +196,7 @@ def test_the_main_jobs_cheap_checks_end_by_the_table(data: st.DataObject, elsewh
     if not (elsewhere / "images").exists():
         write_crops(elsewhere / "images", 2)
     needed = ["--images", "images", "--output", "labels", "--teacher", "luminance"]
-    code, said = ended(PSEUDOLABEL.main, [*needed, *data.draw(plausible("pseudolabel")), "--dry-run"])
-    assert code in (Exit.DONE, Exit.USAGE, Exit.RESUMABLE), said
-    assert "Traceback" not in said
+    code, stderr = ended(PSEUDOLABEL.main, [*needed, *data.draw(plausible("pseudolabel")), "--dry-run"])
+    assert code in (Exit.DONE, Exit.USAGE, Exit.RESUMABLE), stderr
+    assert "Traceback" not in stderr
     assert not Path("labels").exists()

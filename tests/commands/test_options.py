@@ -1,4 +1,4 @@
-"""Configurations: one model serves command line and YAML, and every mistake names its option."""
+"""One model reads options from command line and YAML, and every error names its option."""
 
 import json
 from importlib import import_module
@@ -147,7 +147,7 @@ def test_lists_are_words_or_comma_separated_and_failure_classes_are_known() -> N
         (["checker", "flip", "flip"], ["flip", "checker"]),
     ],
 )
-def test_second_opinions_are_in_one_order_whatever_was_said(
+def test_second_opinions_have_one_order_whatever_the_order_of_the_words(
     words: list[str], expected: list[str], tmp_path: Path
 ) -> None:
     assert load(PseudolabelConfig, [*NEEDED, "--consistency", *words]).consistency == expected

@@ -1,4 +1,4 @@
-"""The reference of the commands is true: commands parse, options and exit codes are those of the code, links lead to files."""
+"""The reference of the commands matches the code: commands parse, options and exit codes exist, links lead to files."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`da2ray verify`, `repair` and `gc` say what they found and did, and exit by it."""
+"""`da2ray verify`, `repair` and `gc` print their findings and actions, and exit accordingly."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_verify_as_json_is_json_and_nothing_else(
 ) -> None:
     key = read_commit(store, "p", 0).object
     store.put(key, store.get(key)[:-1])
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # progress is a bar then, on stderr
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # shows progress as a bar on stderr
     code, said, err = command("verify", "--json", store.url)
     assert code == 1
     assert "verify" in err

@@ -76,7 +76,7 @@ def test_every_format_equals_pillow(kind: str) -> None:
 
 @pytest.mark.parametrize("options", [{"subsampling": s} for s in (0, 1, 2)] + [{"progressive": True}])
 def test_exact_jpeg_is_bit_identical_to_pillow_and_cv2(options: dict) -> None:
-    # Three builds of libjpeg-turbo, whose integer transform gives the same bits with and without SIMD.
+    # Fixed: libjpeg-turbo. Its three builds give the same bits, as its integer transform does with and without SIMD.
     file = save(Pillow.fromarray(data.astronaut()).resize((333, 251)), "JPEG", **options)
     pixels = read(file).pixels
     assert np.array_equal(pixels, shown(file))

@@ -36,7 +36,7 @@ def tags(**named: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_film_equivalents_are_read_from_every_format_that_has_exif(kind: str) -> None:
-    # A telephone's 26 mm, which is a field of view of 69 degrees across, as its maker says.
+    # A telephone's 26 mm. Its maker says 69 degrees of horizontal field of view, which fits.
     assert focal(image(kind, **tags(film=26))) == pytest.approx(26 * DIAGONAL / FILM_DIAGONAL, rel=1e-4)
 
 

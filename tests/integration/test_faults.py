@@ -1,4 +1,4 @@
-"""The main job before a store that fails as stores do: the dataset is that of an undisturbed run, in every mode."""
+"""With a store that fails, in every mode, the main job makes the same dataset as an undisturbed run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +57,7 @@ def undisturbed(run_job: RunJob, bucket: str) -> Store:
 def assert_same_dataset(store: Store, expected: Store) -> None:
     """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id.
 
-    Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    Fixed: libraries, instruction set, and the labelling actor's threads (its share of the machine's cores).
     """
     found, wanted = commits_of(store), commits_of(expected)
     assert sorted(found) == sorted(wanted) == list(range(SHARDS))
@@ -71,7 +71,7 @@ def assert_same_dataset(store: Store, expected: Store) -> None:
         assert (each.depth is not None) == (each.status == Status.LABELLED)
 
 
-# `tests/test_storage_faults.py` has each mode by itself, for each call of each client. A run starts Ray, so these take turns.
+# tests/storage/test_storage_faults.py has each mode for each call of each client. Here the modes take turns in one run.
 @pytest.mark.parametrize(
     ("modes", "client"),
     [

@@ -1,4 +1,4 @@
-"""`ray job submit` on a Ray head of our own: the job finishes there, and `ray job stop` leaves it resumable."""
+"""`ray job submit` on a Ray head: the job finishes there, and `ray job stop` leaves it resumable."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 RUNTIME_ENV = {
     "working_dir": str(ROOT),
     "excludes": [".git", ".venv", "/scratch", "/demo", "*.egg-info"],
-    # `ray job stop` kills after 3 s unless told to wait for what is in flight.
+    # `ray job stop` kills after 3 s by default; with this variable it waits for the shards in flight.
     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"},
 }
 ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
@@ -43,7 +43,7 @@ def test_a_submitted_job_labels_on_the_cluster(
     assert wait_until_ended(ray_head.client, job) == JobStatus.SUCCEEDED, ray_head.client.get_job_logs(job)
     labels = da2ray.open_labels(str(output))
     assert {label.key: label.reason for label in labels} == REASONS
-    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    # Fixed: libraries, instruction set, and the labelling actor's threads (its share of the machine's cores).
     assert labels.index.drop_columns("object").equals(luminance_labels.index.drop_columns("object"))
     assert f"snapshot 1: {len(REASONS)} rows" in ray_head.client.get_job_logs(job)
 

@@ -1,4 +1,4 @@
-"""Whatever dies at whatever moment: the same command goes on, and the dataset is that of a run that nobody disturbed."""
+"""Whichever process dies at whichever moment, the same command goes on and makes the dataset of an undisturbed run."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from tests.ray_processes import DAEMONS, Target
 KILLS = 20
 
 
-# Some 150 s on two cores of one's own; each kill and each run has a deadline in the harness.
+# About 150 s on two free cores. Each kill and each run has a deadline in the harness.
 @pytest.mark.timeout(1200)
 def test_a_run_killed_twenty_times_anywhere_gives_the_bytes_of_an_undisturbed_one(
     own_ray: None, tmp_path: Path
 ) -> None:
-    # Its own Ray: its daemons are killed too.
-    # It asserts after each dataset: every planned image has one row, all bytes and rows are equal, and `gc` removes the rest.
+    # Its own Ray, because the harness kills daemons too.
+    # The harness checks each dataset: one row per planned image, equal bytes and rows, and `gc` removes everything else.
     with Faults(tmp_path, KILLS, seed=0, format="parquet", say=print) as faults:
         summary = faults.run()
     assert summary.kills.total() >= KILLS

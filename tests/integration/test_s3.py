@@ -1,4 +1,4 @@
-"""S3 -> S3 on a real server: formats and clients change where labels lie, and nothing about them."""
+"""S3 -> S3 on a real server: every format and client gives the same labels."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from tests.jobs import RunJob
 from tests.s3_server import S3Server
 
 PLACE = ["uri", "etag", "plan", "object"]
-"""Columns that say where an image or a label lies; a plan is of a source's URL."""
+"""Columns with the place of an image or a label. A plan depends on the URL of its source."""
 BYTES = ["byte_offset", "byte_length", "byte_crc32"]
-"""Columns that a shard's format decides."""
+"""Columns that depend on the format of the shard."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_labels_from_s3_to_s3_equal_those_of_a_local_run(
     )
     assert finished.code == 0, finished
     labels = da2ray.open_labels(output, client=client)
-    # Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    # Fixed: libraries, instruction set, and the labelling actor's threads (its share of the machine's cores).
     left_out = PLACE if kind == "parquet" else PLACE + BYTES
     assert labels.index.drop_columns(left_out).equals(luminance_labels.index.drop_columns(left_out))
     rows = labels.index.to_pylist()

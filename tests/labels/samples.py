@@ -1,4 +1,4 @@
-"""Small shards for these tests: smooth maps of two sizes, a rejected and a failed sample among them."""
+"""Small shards for tests: smooth maps of two sizes, and a rejected and a failed sample."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,7 +52,7 @@ def depth_map(height: int, width: int, seed: int) -> np.ndarray:
 def content(
     keys: list[str], *, plan: str = "p", shard: int = 0, seed: int = 0, unlabelled: dict[int, Reason] | None = None
 ) -> tuple[pa.Table, list[np.ndarray | None], list[np.ndarray | None]]:
-    """Index rows, their q, and the float32 maps they came from."""
+    """Index rows, their quantised maps, and the float32 maps they were made from."""
     unlabelled = unlabelled or {}
     rows, qs, originals = [], [], []
     for number, key in enumerate(keys):
@@ -92,9 +92,7 @@ def masks(qs: list[np.ndarray | None], bits: int = 2) -> Masks:
 
 
 def far_classes(rows: pa.Table, qs: list[np.ndarray | None]) -> tuple[pa.Table, list[np.ndarray | None]]:
-    """The rows with `far_share`, and a far class for every map but the first, of which no pixel is far, and the last, of which
-    nobody says.
-    """
+    """The rows with `far_share`, and their far classes. The first map has no far pixel; the class of the last one is unknown."""
     labelled = [index for index, q in enumerate(qs) if q is not None]
     far = [None if q is None or index in (labelled[0], labelled[-1]) else q > 3000 for index, q in enumerate(qs)]
     shares = [None if each is None else float(each.mean()) for each in far]
@@ -115,7 +113,7 @@ def built(
 
 
 def dataset(path: Path, format: str, shards: int = 1, **arguments: object) -> Store:  # noqa: A002 - the option's name
-    """A dataset of shards that `built` makes, in one snapshot."""
+    """A dataset with shards made by `built`, in one snapshot."""
     store = open_store(str(path))
     create_or_open(store, info(format=format))
     for shard in range(shards):
@@ -130,7 +128,7 @@ def commit(store: Store, keys: list[str], *, plan: str = "p", shard: int = 0, se
 
 
 def label(store: Store, format: str, shards: Iterable[int] = range(SHARDS)) -> list[int]:  # noqa: A002
-    """What a run does: label what has no commit, and make a snapshot. Returns what it labelled."""
+    """Label the shards without a commit and make a snapshot, as a run does. Return the labelled shards."""
     create_or_open(store, info(format=format))
     done = {entry.shard for entry in list_commits(store, "p")}
     todo = [shard for shard in shards if shard not in done]
@@ -141,7 +139,7 @@ def label(store: Store, format: str, shards: Iterable[int] = range(SHARDS)) -> l
 
 
 class LostAnswers:
-    """A store whose creates succeed and are answered as if the object had been there: a lost response and its retry."""
+    """A store whose creates succeed but report that the object existed, as after a lost response and a retry."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

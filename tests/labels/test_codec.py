@@ -49,7 +49,7 @@ def test_depth_comes_back_within_half_a_step(depth: np.ndarray, bits: int) -> No
         assert np.isfinite(back).all()
         np.testing.assert_array_equal(back[original == original.min()], original.min())
         exact = original.astype(np.float64)
-        # Rounding of float32: a few units in the last place of the largest number that took part.
+        # float32 rounds to a few units in the last place of the largest number in the computation.
         rounding = 4 * np.finfo(np.float32).eps * max(np.abs(exact).max(), np.ptp(exact))
         assert (np.abs(back - exact) <= float(scale) / 2 + rounding).all()
 
@@ -98,7 +98,7 @@ def test_broken_bytes_raise_value_error_or_decode_to_the_right_shape(data: st.Da
     flipped = bytearray(good)
     flipped[data.draw(st.integers(0, len(good) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(ValueError):
-        assert decode(bytes(flipped), 20, 30).shape == (20, 30)  # no checksum inside: that is the index's
+        assert decode(bytes(flipped), 20, 30).shape == (20, 30)  # the bytes have no checksum; the index has it
 
 
 def test_default_bits() -> None:

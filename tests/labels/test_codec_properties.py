@@ -1,4 +1,4 @@
-"""From depth to bytes and back: any shape and magnitude within half a step, and what is not finite never passes."""
+"""Depth of any shape and magnitude comes back within half a step, and values that are not finite never pass."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_depth_of_any_magnitude_survives_quantising_and_the_bytes(depth: np.ndar
     exact = depth.astype(np.float64)
     rounding = 4 * FLOAT32.eps * max(np.abs(exact).max(), np.ptp(exact)) + SMALLEST
     assert (np.abs(back - exact) <= scale / 2 + rounding).all()
-    # The order of any two depths is never turned round.
+    # Quantising never reverses the order of two depths.
     order = np.argsort(exact, axis=None, kind="stable")
     assert (np.diff(q.reshape(-1)[order].astype(int)) >= 0).all()
 
@@ -56,7 +56,7 @@ def test_depth_of_any_magnitude_survives_quantising_and_the_bytes(depth: np.ndar
 def test_a_map_is_quantised_alike_whatever_its_neighbours(depths: list[np.ndarray], bits: int) -> None:
     shape = depths[0].shape
     batch = torch.from_numpy(np.stack([np.resize(depth, shape) for depth in depths]))
-    # Equal on every machine: minimum, maximum and one correctly rounded operation after another, each for itself.
+    # Equal on every machine: minimum, maximum, and single operations that are correctly rounded.
     together = quantise(batch, bits)
     for number, depth in enumerate(batch):
         alone = quantise(depth[None], bits)

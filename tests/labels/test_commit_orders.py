@@ -1,7 +1,7 @@
-"""Any order of attempts, deaths, lost answers, repairs and snapshots by several writers ends in what a small model says.
+"""After any order of attempts, deaths, lost answers, repairs and snapshots by several writers, a dataset equals a small model.
 
-The model: a shard has the attempt that was committed first (invariant 2); a key's row is that of the latest plan with a
-committed shard that holds it; a snapshot never changes.
+In the model a shard has the attempt that was committed first (invariant 2). A key's row comes from the latest plan that has a
+committed shard with that key. A snapshot never changes.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from da2ray.storage import open_store
 from tests.labels.samples import FINGERPRINT, LostAnswers, commit
 
 PLANS = {"old": 2, "new": 3, "newest": 1}
-"""Oldest first; keys a shard, so that shards of two plans cover each other's keys in part."""
+"""Plans, oldest first, with the number of keys per shard. Shards of two plans share some keys."""
 SHARDS = st.integers(0, 4)
 WHICH = st.sampled_from(sorted(PLANS))
 
@@ -49,7 +49,7 @@ class Dies(LostAnswers):
 
 
 class Interrupted(LostAnswers):
-    """A writer that, before its first create under a prefix, lets another one act."""
+    """A writer that lets another one act before its own first create under a prefix."""
 
     def __init__(self, store: object, prefix: str, act: Callable[[], object]) -> None:
         super().__init__(store)
@@ -82,18 +82,18 @@ class Orders(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
-    def told(self, place: Place, outcome: CommitOutcome) -> None:
-        """An attempt ended: it was the first, or it was told of the first."""
+    def check_outcome(self, place: Place, outcome: CommitOutcome) -> None:
+        """Check that an attempt won, or learnt which one did."""
         assert outcome.committed == (place not in self.committed)
         assert self.committed.setdefault(place, outcome.attempt) == outcome.attempt
 
     @rule(plan=WHICH, shard=SHARDS, seed=st.integers(0, 3))
     def attempt(self, plan: str, shard: int, seed: int) -> None:
-        self.told((plan, shard), attempt_at(self.store, (plan, shard), seed))
+        self.check_outcome((plan, shard), attempt_at(self.store, (plan, shard), seed))
 
     @rule(plan=WHICH, shard=SHARDS)
     def attempt_whose_answer_is_lost(self, plan: str, shard: int) -> None:
-        self.told((plan, shard), attempt_at(LostAnswers(self.store), (plan, shard), 0))
+        self.check_outcome((plan, shard), attempt_at(LostAnswers(self.store), (plan, shard), 0))
 
     @rule(plan=WHICH, shard=SHARDS)
     def attempt_that_dies_before_its_commit(self, plan: str, shard: int) -> None:
@@ -103,8 +103,10 @@ class Orders(RuleBasedStateMachine):
     @rule(plan=WHICH, shard=SHARDS)
     def attempt_overtaken_by_another(self, plan: str, shard: int) -> None:
         place = (plan, shard)
-        overtaking = Interrupted(self.store, "commits/", lambda: self.told(place, attempt_at(self.store, place, 1)))
-        self.told(place, attempt_at(overtaking, place, 2))
+        overtaking = Interrupted(
+            self.store, "commits/", lambda: self.check_outcome(place, attempt_at(self.store, place, 1))
+        )
+        self.check_outcome(place, attempt_at(overtaking, place, 2))
 
     @rule(plan=WHICH, shard=SHARDS, writers=st.integers(2, 4))
     def attempts_at_once(self, plan: str, shard: int, writers: int) -> None:
@@ -127,7 +129,7 @@ class Orders(RuleBasedStateMachine):
     # ----------------------------------------------------------------------------------------------------- snapshots
 
     def live(self) -> Rows:
-        """What the model says a snapshot of now holds."""
+        """The rows of a snapshot that is made now, by the model."""
         rows: Rows = {}
         for plan in PLANS:
             for place, attempt in sorted(self.committed.items()):
@@ -145,7 +147,7 @@ class Orders(RuleBasedStateMachine):
         return found
 
     def check(self, snapshot: Snapshot) -> None:
-        """The newest snapshot says what is live now, and is a new one exactly where that changed."""
+        """Check that the newest snapshot holds the live rows, and that it is new exactly if they changed."""
         live, numbers = self.live(), list_snapshots(self.store)
         assert self.stored(snapshot) == live
         assert snapshot.number == numbers[-1]
@@ -174,7 +176,7 @@ class Orders(RuleBasedStateMachine):
         self.check(create_snapshot(Interrupted(self.store, "snapshots/", overtake), list(PLANS), FINGERPRINT))
 
     def attempt_in_between(self, plan: str, shard: int) -> None:
-        self.told((plan, shard), attempt_at(self.store, (plan, shard), 3))
+        self.check_outcome((plan, shard), attempt_at(self.store, (plan, shard), 3))
 
     @rule(writers=st.integers(2, 3))
     def snapshots_at_once(self, writers: int) -> None:

@@ -1,4 +1,4 @@
-"""Data first, commit last; of any number of attempts exactly one is committed (invariant 2)."""
+"""Data comes first and the commit last; exactly one of any number of attempts is committed (invariant 2)."""
 
 import threading
 import zlib

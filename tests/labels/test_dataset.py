@@ -1,4 +1,4 @@
-"""One dataset holds one meaning of depth, one format and one fingerprint; anything else is refused in words."""
+"""A dataset holds one meaning of depth, one format and one fingerprint, and refuses others with a message."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_every_part_of_the_fingerprint_changes_it() -> None:
 
 
 def test_what_came_later_leaves_older_fingerprints_as_they_were() -> None:
-    """That which the release before `--consistency` computed; a checker's masks are others since `local-log-error-v2`."""
+    """The release before `--consistency` computed the same one. Only a checker's masks changed, with `local-log-error-v2`."""
     base = ("luminance", "0" * 64, "p1", "exact", "fp32", 12)
     checker = CheckedBy(teacher="x", kind=Kind.METRIC, licence="MIT", weights_sha256="1" * 64, preprocessing="p2")
     assert fingerprint(*base) == "8089bccde852c435"

@@ -1,4 +1,6 @@
-"""The far class: a map beside the depth, the same from both formats, checked like a mask, and no byte where none is far."""
+"""The far class is a map beside the depth. Both formats give the same one, it is checked like a mask, and a map without far
+pixels takes no bytes.
+"""
 
 import io
 import re
@@ -34,7 +36,7 @@ def expected() -> list[np.ndarray | None]:
 
 
 def values(shard: BuiltShard, prefix: str) -> list[bytes | None]:
-    """The bytes of every row's range."""
+    """The bytes in each row's range."""
     ranges = zip(*(shard.rows[f"{prefix}_{name}"].to_pylist() for name in ("offset", "length")), strict=True)
     return [None if offset is None else shard.data[offset : offset + length] for offset, length in ranges]
 
@@ -87,8 +89,8 @@ def test_what_does_not_fit_its_label_is_refused() -> None:
     rows, qs, _ = mixed()
     far = far_classes(rows, qs)[1]
     for bad in (
-        [None if each is None else each.T for each in far],  # of another size
-        [np.ones((28, 42), np.bool_), *far[1:]],  # of a row without label
+        [None if each is None else each.T for each in far],  # other sizes
+        [np.ones((28, 42), np.bool_), *far[1:]],  # for a row without a label
         [None if each is None else each.astype(np.uint8) for each in far],
         far[:-1],
     ):
@@ -165,7 +167,7 @@ def test_formats_yield_the_same_labels_with_all_that_lies_beside_them(tmp_path: 
 
 
 def found_after(store: Store, changes: dict[str, dict[int, object]]) -> dict[str, str]:
-    """What `verify` says of the shard once its commit has other values in some rows: detail by word."""
+    """The findings of `verify` after the commit of the shard got other values in some rows: detail by kind."""
     commit = read_commit(store, "p", 0)
     rows = commit.rows
     for name, changed in changes.items():
@@ -205,7 +207,7 @@ def test_a_range_in_parts_or_of_a_row_without_label_contradicts_the_commit(store
 
 
 def test_traded_ranges_are_found(store: Store) -> None:
-    """Two far classes of one size trade places: both decode, and each is another image's."""
+    """Two far classes of one size trade places. Both decode, but belong to the other image."""
     rows = read_commit(store, "p", 0).rows.to_pylist()
     other = next(row for row in rows[3:] if row["far_offset"] and row["network_height"] == rows[3]["network_height"])
     first = next(row for row in rows if row["far_offset"] and row["row"] != other["row"])

@@ -1,4 +1,4 @@
-"""FORMAT.md tells the truth: its examples decode, and its tables name every column and field."""
+"""FORMAT.md matches the code: its examples decode, and its tables name every column and field."""
 
 import re
 from pathlib import Path

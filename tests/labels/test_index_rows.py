@@ -1,4 +1,4 @@
-"""Rows of an index are read part by part: any way to them gives the same, and iterating holds no part."""
+"""An index is read part by part. All ways to read rows give the same, and iterating keeps no part in memory."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_any_way_to_the_rows_gives_the_rows_of_the_snapshot(store: Store, kept: 
     assert not rows._held
     assert [rows.row(place) for place in range(len(rows))] == wanted
     assert [row for table in rows.tables(["key"]) for row in table["key"].to_pylist()] == [row["key"] for row in wanted]
-    assert list(rows.rows(range(len(rows)))) == wanted  # of parts that are held now
+    assert list(rows.rows(range(len(rows)))) == wanted  # from parts that are in memory now
 
 
 def test_iterating_and_slices_hold_nothing_and_a_label_its_part(store: Store) -> None:
@@ -59,7 +59,7 @@ def test_iterating_and_slices_hold_nothing_and_a_label_its_part(store: Store) ->
 
 
 def test_parts_of_an_older_release_lack_columns_and_are_read(store: Store) -> None:
-    """As a dataset that was labelled before there were hashes, far classes and half of the scores."""
+    """A dataset that was labelled before hashes, far classes and half of the scores existed."""
     expected = [label.depth for label in da2ray.open_labels(store.url)]
     snapshot = open_snapshot(store)
     new = ["phash", "far_offset", "far_length", "far_crc32", "far_share", "blur", "flip_mean"]

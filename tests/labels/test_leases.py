@@ -1,4 +1,4 @@
-"""Leases keep two jobs off each other's shards, and no dead job keeps anybody waiting."""
+"""Leases keep two jobs off each other's shards, and nobody waits for a dead job."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from da2ray.labels.leases import Holder, Lease, Leases
 from da2ray.storage import Store, open_store
 
 LONG = 600.0
-"""Seconds that no test takes."""
+"""A lease time that is longer than any test."""
 
 
 @pytest.fixture
@@ -75,14 +75,14 @@ def test_a_job_that_was_killed_on_this_machine_keeps_nobody_waiting(store: Store
     assert not alive.is_dead
     process.kill()
     deadline = time.monotonic() + 10
-    while not alive.is_dead:  # before anybody waits for it, too
+    while not alive.is_dead:  # also before another job waits for it
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.wait()
     assert alive.is_dead
-    # Another process that got its number is not it.
+    # Another process with the same number is not the holder.
     assert alive.model_copy(update={"pid": os.getpid()}).is_dead
-    # Of another machine nothing is known.
+    # Nothing is known about processes on other machines.
     assert not alive.model_copy(update={"boot": "elsewhere"}).is_dead
 
     first = leases(store, "first")
@@ -106,7 +106,7 @@ def test_a_create_whose_answer_was_lost_is_ours(store: Store, monkeypatch: pytes
 
     def lossy(key: str, data: bytes) -> bool:
         create(key, data)
-        return False  # as after a retry that finds what the first try wrote
+        return False  # as after a retry that meets the object of the first try
 
     monkeypatch.setattr(store, "create", lossy)
     assert first.take([0]) is None

@@ -1,4 +1,4 @@
-"""Masks: the same levels back from both formats, each one range of the shard, checked like labels."""
+"""Masks come back with the same levels from both formats. Each is one range of the shard, and is checked like a label."""
 
 import io
 import re
@@ -165,7 +165,7 @@ def test_a_flipped_bit_beside_a_depth_is_noticed_by_reading_and_by_verify(store:
 
 
 def test_verify_decodes_masks_too(store: Store) -> None:
-    """Bits that the commit gets wrong: all bytes and checksums are right."""
+    """The commit has a wrong number of bits, while all bytes and checksums are right."""
     format_of_shards = da2ray.open_labels(store.url).info.format
     commit = read_commit(store, "p", 0)
     place = commit.rows.schema.get_field_index("mask_bits")

@@ -1,4 +1,4 @@
-"""The README for readers in Python is true: its example runs on a dataset, it names every field of a label, its links lead on."""
+"""In the README for readers in Python the example runs, the links lead somewhere, and every field of a label is named."""
 
 from pathlib import Path
 

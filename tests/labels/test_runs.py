@@ -1,4 +1,4 @@
-"""The runs/ folder: what is written is read back, whatever a run did not get to write is left out, damage is named."""
+"""The files in runs/ read back as written, a missing file leaves its part empty, and errors name damaged files."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Each score is declared once: FORMAT.md's table repeats the declaration, and the index has its columns in that order."""
+"""Each score is declared once. FORMAT.md's table repeats the declaration, and the index has its columns in that order."""
 
 from itertools import groupby
 from pathlib import Path

@@ -17,7 +17,7 @@ from tests.labels.samples import FINGERPRINT, LostAnswers, commit, content, mixe
 
 
 class Counting(LostAnswers):
-    """Counts what is read and written, by folder."""
+    """Counts reads and writes by folder."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -77,7 +77,7 @@ def test_nothing_new_makes_no_new_snapshot_and_reads_no_commit(store: Store) -> 
 
 
 def test_parts_that_did_not_change_are_shared_and_not_read_again(store: Store) -> None:
-    for shard in range(6):  # parts of shards 0 to 3, and 4 to 7
+    for shard in range(6):  # one part has shards 0 to 3, the other 4 to 7
         commit(store, [f"{shard}"], shard=shard)
     first = create_snapshot(store, ["p"], FINGERPRINT)
     commit(store, ["6"], shard=6)
@@ -95,7 +95,7 @@ def test_the_order_of_commits_does_not_show_in_the_index(tmp_path: Path, store: 
     for order in ((0, 1, 2), (2, 0, 1)):
         other = open_store(str(tmp_path / str(order)))
         for shard in order:
-            commit(store, [f"{shard}"], shard=shard)  # once: the second time the first attempt stays
+            commit(store, [f"{shard}"], shard=shard)  # once, because a second commit would keep the first attempt
             other.put(commit_key("p", shard), store.get(commit_key("p", shard)))
         names.append([part.name for part in create_snapshot(other, ["p"], FINGERPRINT).parts])
     assert names[0] == names[1]
@@ -109,16 +109,16 @@ def test_rows_of_a_later_plan_take_the_place_of_earlier_ones(store: Store) -> No
     second = create_snapshot(store, ["old", "new"], FINGERPRINT)
     assert live(store, second) == {"a": "old", "b": "new", "c": "old", "d": "old", "e": "new"}
     assert [part.superseded for part in second.parts] == [1, 0, 0]
-    assert second.parts[1].name == first.parts[1].name  # lost no row: the same content, the same object
-    assert live(store, first) == dict.fromkeys("abcd", "old")  # an older snapshot stays what it was
+    assert second.parts[1].name == first.parts[1].name  # no row changed, so content and object are the same
+    assert live(store, first) == dict.fromkeys("abcd", "old")  # an older snapshot never changes
     assert create_snapshot(store, ["old", "new"], FINGERPRINT) == second
 
     commit(store, ["a", "c", "d"], plan="newest", shard=0)
     third = create_snapshot(store, ["old", "new", "newest"], FINGERPRINT)
     assert live(store, third) == {"a": "newest", "b": "new", "c": "newest", "d": "newest", "e": "new"}
-    assert [part.plan for part in third.parts] == ["new", "newest"]  # nothing of `old` is live
+    assert [part.plan for part in third.parts] == ["new", "newest"]  # no row of `old` is live
     assert [found.superseded for found in (first, second, third)] == [0, 1, 4]
-    assert third.rows + third.superseded == 9  # all that was committed
+    assert third.rows + third.superseded == 9  # all committed rows
 
 
 def test_a_row_comes_back_when_what_superseded_it_is_gone(store: Store) -> None:
@@ -143,7 +143,7 @@ def test_two_writers_at_once_make_no_number_twice(store: Store) -> None:
     commit(store, ["a"])
 
     class Raced(LostAnswers):
-        """Another writer takes our number just before us, having seen one commit more."""
+        """Another writer, which saw one more commit, takes our number just before us."""
 
         lost = False
 
@@ -155,7 +155,7 @@ def test_two_writers_at_once_make_no_number_twice(store: Store) -> None:
             return self._store.create(key, data)
 
     last = create_snapshot(Raced(store), ["p"], FINGERPRINT)
-    assert (last.number, last.rows) == (1, 2)  # theirs: ours, folded before it, would have lost a row again
+    assert (last.number, last.rows) == (1, 2)  # theirs; ours was folded earlier and lacks that row
     with ThreadPoolExecutor(4) as pool:
         commit(store, ["b"], shard=9)
         made = list(pool.map(lambda _: create_snapshot(store, ["p"], FINGERPRINT), range(4)))
@@ -172,7 +172,7 @@ def test_a_plan_that_another_writer_made_meanwhile_is_not_dropped(store: Store) 
         asked.append(len(asked))
         if len(asked) > 1:
             return ["p", "q"]
-        create_snapshot(store, ["p", "q"], FINGERPRINT)  # by a job that made plan q after this one listed plans
+        create_snapshot(store, ["p", "q"], FINGERPRINT)  # by a job that made plan q after this job listed the plans
         return ["p"]
 
     assert create_snapshot(store, plans, FINGERPRINT).plans == ("p", "q")
@@ -181,7 +181,7 @@ def test_a_plan_that_another_writer_made_meanwhile_is_not_dropped(store: Store) 
 
 
 def test_keys_of_later_plans_may_be_more_than_two_gigabytes(store: Store) -> None:
-    """As of 60 million images: 2.3 GB of keys in chunks (here one that is there 36 times), which Arrow can hold in no set."""
+    """60 million images have 2.3 GB of keys, more than Arrow can hold in one set. Here one chunk of keys is repeated 36 times."""
     chunk = pa.array([f"{number:01000d}" for number in range(64_000)])
     later = pa.chunked_array([*[chunk] * 36, ["b"]])
     assert later.nbytes > 2**31

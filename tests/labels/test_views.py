@@ -1,4 +1,4 @@
-"""Views: exactly the kept rows of one snapshot, whole or not there at all, and nothing under a name but what was asked for."""
+"""A view is exactly the kept rows of one snapshot. It is complete or absent, and a name never means another view."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ from tests.labels.samples import FINGERPRINT, LostAnswers, commit, info
 from tests.s3_server import S3Server
 
 KEYS = [f"{plan}{number}" for plan in "abc" for number in range(4)]
-"""Of the snapshot: three plans, so three parts."""
+"""The rows of the snapshot. It has three plans, so three parts."""
 KEPT_ROWS = {1: "train", 3: "val", 8: "train", 9: "val", 11: "train"}
-"""None of plan b."""
+"""The kept rows, none of which is of plan b."""
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_it_can_be_pickled_without_its_rows(store: Store) -> None:
 
 def test_a_view_stays_with_its_snapshot(store: Store) -> None:
     write_view(store, view(), kept())
-    commit(store, ["b1", "b2"], plan="d", seed=1)  # takes the place of two rows, and moves all after them
+    commit(store, ["b1", "b2"], plan="d", seed=1)  # replaces two rows, and moves all rows after them
     create_snapshot(store, list("abcd"), FINGERPRINT)
     assert da2ray.open_labels(store.url).snapshot.number == 2
     labels = da2ray.open_labels(store.url, view="v")
@@ -180,7 +180,7 @@ def test_the_same_again_is_fine_and_another_under_its_name_is_refused(store: Sto
 
 def test_of_two_writers_at_once_the_first_wins_and_the_second_is_told(store: Store) -> None:
     class Late(LostAnswers):
-        """Sees no view before it creates one."""
+        """A store on which a writer finds no view before it creates one."""
 
         def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
             return iter(()) if prefix == "views" else self._store.list(prefix)
@@ -302,7 +302,7 @@ def test_no_damage_to_the_list_gives_other_rows(store: Store) -> None:
     store.delete([found.object])
     with pytest.raises(CorruptError, match=r"it is missing.*open the view again"):
         da2ray.open_labels(store.url, view="v")[0]
-    write_view(store, view(), kept())  # mends it
+    write_view(store, view(), kept())  # repairs it
     assert len(list(da2ray.open_labels(store.url, view="v"))) == 5
 
 
@@ -347,7 +347,7 @@ def test_another_snapshot_under_the_number_of_the_views_is_noticed(store: Store)
     store.delete([snapshot_key(1)])
     with pytest.raises(UserError, match="no snapshot 1"):
         da2ray.open_labels(store.url, view="v")
-    create_snapshot(store, list("cba"), FINGERPRINT)  # as many rows, in another order
+    create_snapshot(store, list("cba"), FINGERPRINT)  # the same number of rows in another order
     assert open_snapshot(store).rows == 12
     with pytest.raises(CorruptError, match="another snapshot 1 than the present one"):
         da2ray.open_labels(store.url, view="v")
@@ -398,7 +398,7 @@ def delete_snapshot(store: Store, _: View) -> None:
 
 
 def another_snapshot(store: Store, _: View) -> None:
-    """Under the same number, as after someone deleted the newest one and made one again."""
+    """Write another snapshot under the same number, as after someone deleted the newest one and made one again."""
     store.put(snapshot_key(1), open_snapshot(store, 2).model_copy(update={"number": 1}).model_dump_json().encode())
 
 
@@ -417,7 +417,7 @@ def test_verify_finds_a_view_that_is_not_whole_and_repair_leaves_it_to_its_maker
     store: Store, damage: Callable[[Store, View], None], said: str
 ) -> None:
     commit(store, ["d0"], plan="d")
-    create_snapshot(store, list("abcd"), FINGERPRINT)  # the newest is not the view's
+    create_snapshot(store, list("abcd"), FINGERPRINT)  # now the view's snapshot is not the newest
     write_view(store, view("whole", snapshot=2, rows=len(KEYS) + 1), kept())
     made = write_view(store, view(), kept())
     report = verify(store, "parquet", sample=0.1)

@@ -1,4 +1,4 @@
-"""Focal lengths travel from manifest or EXIF to the teacher, in its pixels, and into the index, in pixels as displayed."""
+"""Focal lengths reach the teacher in its pixels and the index in displayed pixels, from manifest or EXIF."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ FOCALS = {"a.jpg": 1234.5, "b.jpg": None, "c.jpg": 800.0}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three JPEGs of 2000 x 1500; b.jpg and c.jpg say 30 mm in film terms, which is 1733 pixels."""
+    """Three JPEGs of 2000 x 1500. b.jpg and c.jpg say 30 mm, as on 35 mm film, which is 1733 pixels."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in FOCALS:
@@ -56,7 +56,7 @@ def write_manifest(folder: Path, kind: str, focals: dict[str, object] | None = N
 
 
 def spec_of(source: ManifestSource) -> bytes:
-    """All of a source as one shard."""
+    """A source as one shard."""
     (batch,) = source.shards(Cut(10, 1 << 40))
     (spec,) = batch["spec"].to_pylist()
     return spec

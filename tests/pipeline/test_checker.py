@@ -1,4 +1,4 @@
-"""A run with a second teacher: the dataset has scores, masks, metres and focal lengths; wrong options are refused by name."""
+"""A run with a second teacher stores scores, masks, metres and focal lengths. Errors name wrong options."""
 
 import io
 from pathlib import Path
@@ -63,7 +63,7 @@ def path_of_tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photos, of which chelsea.jpg says that it was taken with 50 mm in film terms."""
+    """The photos. The EXIF of chelsea.jpg says 50 mm, as on 35 mm film."""
     folder = tmp_path_factory.mktemp("images")
     for path in photos.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -102,14 +102,14 @@ def test_every_label_has_the_checkers_scores_and_mask(labels: Labels) -> None:
     assert len(labelled) == sum(reason is None for reason in REASONS.values())
     for label in labelled:
         unasked = {"flip_mean", "flip_p90", "scale_mean", "scale_p90"}
-        # Luminance goes below 0: there is no far class then.
+        # Luminance goes below 0, and such maps have no far class.
         sometimes = {"jpeg_quality", "depth_range", "edge_alignment", "far_share"}
         assert set(SCORE_COLUMNS.names) - unasked - sometimes <= set(label.scores) <= set(SCORE_COLUMNS.names) - unasked
         assert ("jpeg_quality" in label.scores) == label.key.endswith(".jpg")
         assert label.mask.shape == label.depth.shape
         assert (label.mask.dtype, label.mask_bits) == (np.uint8, 2)
         assert 0 < label.scores["checker_mean"] < label.scores["checker_p90"]
-    # The inverse is no straight line: pixels agree well, badly and in between.
+    # The inverse is not a straight line, so pixels agree well, badly and in between.
     assert len(np.unique(np.concatenate([label.mask.ravel() for label in labelled]))) == 4
     rows = labels.index.to_pylist()
     assert [row["mask_source"] for row in rows] == ["checker" if row["status"] == "labelled" else None for row in rows]
@@ -145,7 +145,7 @@ def test_relative_labels_read_in_metres_and_rows_say_which_focal_length_that_res
             assert label.metres is None
             continue
         row = rows[label.key]
-        # The metres of the checker are 1 to 5, by its focal length.
+        # The checker's metres are 1 to 5 and depend on its focal length.
         middle = np.median(label.metres) * ASSUMED_FOCAL / row["focal"]
         assert 1 < middle < 5, label.key
         assert label.metres.dtype == np.float32

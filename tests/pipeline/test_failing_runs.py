@@ -66,7 +66,7 @@ def test_failures_are_tried_again_by_class_and_supersede_their_rows(
     assert run_job(*command).code == 0
     before = {label.key: label for label in da2ray.open_labels(str(output))}
     assert {key: label.reason for key, label in before.items()} == REASONS
-    # Two were mended; of one class only those are tried.
+    # Two files were repaired. A retry of one class reads only files of that class.
     for name in ("truncated.jpg", "corrupt.jpg"):
         shutil.copy(photos / "astronaut.jpg", images / name)
     tried = run_job(*command, "--retry-failed", "truncated", "empty")
@@ -77,12 +77,12 @@ def test_failures_are_tried_again_by_class_and_supersede_their_rows(
     assert len(after) == len(before)
     for label in after:
         if label.key != "truncated.jpg" and label.status == "labelled":
-            # Equal on every machine: these rows are those of the first run.
+            # Equal on every machine: these rows are copied from the first run.
             assert label.depth.tobytes() == before[label.key].depth.tobytes()
 
     assert run_job(*command, "--retry-failed").code == 0
     assert statuses(output) == REASONS | {"truncated.jpg": None, "corrupt.jpg": None}
-    # The snapshot before is what it was.
+    # The older snapshot did not change.
     assert {label.key: label.reason for label in da2ray.open_labels(str(output), snapshot=1)} == REASONS
 
 
@@ -100,7 +100,7 @@ def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first
     assert "; waiting for it" in ended[1].stdout
     assert re.search(r"run .* on .* committed \d+ shards? meanwhile", ended[1].stdout)
     assert len(commits_of(store)) == 30
-    # Nobody labelled a shard that the other one had: every object is the one that its commit names.
+    # No shard was labelled twice: a commit names every object.
     assert shard_objects(store) == {commit.object for commit in commits_of(store).values()}
     assert len(list_plans(store)) == 1
     assert list_snapshots(store) == [1]
@@ -110,12 +110,12 @@ def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first
 def test_a_mistake_that_only_a_worker_can_find_is_told_in_the_teachers_own_words(
     run_alone: RunJob, tmp_path: Path
 ) -> None:
-    """And after some tries, so that one node that fails to load its teacher does not end the run for all."""
+    """Workers try a few times, so that a run survives a node that fails to load its teacher."""
     write_crops(tmp_path / "images", 2)
     (tmp_path / "mymod.py").write_text(TEACHER_THAT_DOES_NOT_LOAD)
     script = f'cd {shlex.quote(str(tmp_path))} && exec {sys.executable} {JOB} "$@"'
     options = ("--images", "images", "--output", "labels", "--teacher", "mymod:MyTeacher")
-    # Its own Ray: workers start in the folder where the driver starts, which has the module and gets the file `tried`.
+    # Its own Ray: workers start in the driver's folder, which has the module and gets the file `tried`.
     finished = run_alone(*options, command=("sh", "-c", script, "sh"))
     assert finished.code == 2, finished
     assert "error: this device has no bf16: use --precision fp16\n" in finished.stderr

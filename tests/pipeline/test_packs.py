@@ -26,7 +26,7 @@ def test_a_job_labels_what_its_source_did_not_know_when_it_was_planned_and_retri
 
     def label(*options: str) -> str:
         command = ("--images", packs, "--output", output, "--teacher", "luminance", *options)
-        finished = run_job(*command, env={"PYTHONPATH": str(ROOT)})  # where workers find PackSource
+        finished = run_job(*command, env={"PYTHONPATH": str(ROOT)})  # workers import PackSource from there
         assert finished.code == 0, finished
         return finished.stdout
 
@@ -48,7 +48,7 @@ def test_a_job_labels_what_its_source_did_not_know_when_it_was_planned_and_retri
         "001.pack/1": "empty",
     }
 
-    # One of the two is mended, and both are read by their places, not by their pack.
+    # One of the two is repaired. Both are read by their places, without the rest of their pack.
     write_packs(tmp_path / "mended", [4, 2, 3], iter([*crops[:5], b"", *crops[6:]]))
     (tmp_path / "mended/001.pack").replace(packs / "001.pack")
     (packs / "000.pack").unlink()

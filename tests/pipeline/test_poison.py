@@ -1,4 +1,4 @@
-"""One image that kills, hangs or starves the process that meets it costs its own row and no other."""
+"""An image that kills or hangs its process, or takes all its memory, costs only its own label."""
 
 import shutil
 from functools import partial
@@ -14,9 +14,9 @@ from tests.photos import png, write_crops
 
 POISON = Path(__file__).parent.parent / "poison"
 DECODING = {"segfault": "crashed", "hang": "timeout", "lock": "timeout"}
-"""What `tests/poison/sitecustomize.py` knows, and the class that it should be found to be."""
+"""The faults that `tests/poison/sitecustomize.py` knows, and the failure class that each must get."""
 TEACHER = {10: "teacher_error", 20: "non_finite", 30: "out_of_memory", 40: "crashed", 50: "timeout", 60: "crashed"}
-"""60 keeps Python's lock while it hangs: nothing in the process can tell that from a crash."""
+"""60 holds Python's lock while it hangs, which the process cannot tell from a crash."""
 OPTIONS = ("--teacher", "luminance", "--shard-size", 6, "--batch-size", 2, "--sample-timeout", 2)
 
 
@@ -34,7 +34,7 @@ def undisturbed(run_job: RunJob, crops: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def run_poisoned(run_alone: RunJob) -> RunJob:
-    """Run the job with a Ray of its own: the poison is in each Python process that starts, and kills what it meets."""
+    """Run the job with its own Ray, because each Python process of it gets the poison."""
     return partial(run_alone, *OPTIONS, env={"PYTHONPATH": str(POISON)})
 
 
@@ -49,7 +49,7 @@ def assert_only_these_failed(labels: Labels, reasons: dict[str, str], undisturbe
     found = {label.key: label for label in labels}
     assert {key: label.reason for key, label in found.items() if label.status != "labelled"} == reasons
     assert found.keys() == expected.keys() | reasons.keys()
-    # Fixed: libraries, instruction set and threads; luminance computes each pixel by itself, also alone after a crash.
+    # Fixed: libraries, instruction set and threads. luminance computes each pixel by itself, so batches do not matter.
     for key, label in expected.items():
         np.testing.assert_array_equal(found[key].depth, label.depth)
 
@@ -61,7 +61,7 @@ def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(
     good = (crops / "0000.jpg").read_bytes()
     reasons = {}
     for number, (what, reason) in enumerate(DECODING.items()):
-        # In three shards, between good ones.
+        # In three shards, between good images.
         name = f"{6 * number + 2:04d}-{what}.jpg"
         (images / name).write_bytes(good + b"POISON:" + what.encode())
         reasons[name] = reason
@@ -91,7 +91,7 @@ def test_a_write_that_hangs_ends_the_run_with_a_message_and_what_was_written_sta
     assert finished.code == 75, finished
     assert "workers died, and died again when their shard was retried 3 times" in finished.stderr
     assert "Traceback" not in finished.stdout + finished.stderr
-    # Without the poison the rest is done, and nothing again.
+    # Without the poison a run labels the remaining shards only.
     again = run_job("--images", images, "--output", output, *OPTIONS)
     assert again.code == 0, again
     assert len(open_labels(str(output))) == len(list(images.iterdir()))

@@ -1,4 +1,4 @@
-"""The main job end to end: rows, labels, resume, signals and limits, by runs of jobs/pseudolabel.py."""
+"""The main job end to end: rows, labels, resume, signals and limits in runs of jobs/pseudolabel.py."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ CROPS = 28
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images enough for a run of random-tiny to be stopped half-way."""
+    """Enough images to stop a run of random-tiny half-way."""
     return write_crops(tmp_path_factory.mktemp("crops"), CROPS)
 
 
@@ -46,7 +46,7 @@ def crops_command(crops: Path, output: Path, teacher: str = "random-tiny") -> Se
 
 @pytest.fixture(scope="module")
 def undisturbed(run_job: RunJob, crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """What a run gives that nobody stops."""
+    """The dataset of a run that nobody stops."""
     output = tmp_path_factory.mktemp("undisturbed")
     finished = run_job(*crops_command(crops, output))
     assert finished.code == 0, finished
@@ -102,7 +102,7 @@ def test_depth_is_what_the_teacher_alone_gives(labels: da2ray.Labels, photos: Pa
         pixels = torch.from_numpy(image.pixels.reshape(-1).copy())
         depth = teacher.predict(PixelBatch(pixels, [image.pixels.shape[:2]], image.size)).depth[0].numpy()
         assert depth.std() > 10 * row["scale"], "a map this flat would agree with anything"
-        # Half a step of quantisation, and float32 rounding of another batch size and thread count.
+        # Half a step of quantisation, plus the float32 rounding of another batch size and thread count.
         np.testing.assert_allclose(label.depth, depth, rtol=0, atol=0.55 * row["scale"], err_msg=label.key)
         assert label.scores["depth_mean"] == pytest.approx(depth.mean(), rel=1e-4)
 
@@ -140,7 +140,7 @@ def test_the_same_command_again_labels_nothing_and_makes_no_new_snapshot(
 def assert_same_dataset(store: Store, expected: Store) -> None:
     """Shard objects byte for byte, and the index without the objects' names, which hold a random attempt id.
 
-    Fixed: libraries, instruction set, and the labelling actor's threads, which are its share of the machine's cores.
+    Fixed: libraries, instruction set, and the labelling actor's threads (its share of the machine's cores).
     """
     found, wanted = commits_of(store), commits_of(expected)
     assert sorted(found) == sorted(wanted) == list(range(CROPS // 2))
@@ -156,7 +156,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
 ) -> None:
     command = crops_command(crops, tmp_path / "labels")
     store = open_store(str(tmp_path / "labels"))
-    # Its own Ray: what is killed is the driver and all that it started.
+    # Its own Ray, because the test kills the driver and all processes below it.
     job = start_alone(*command)
     job.wait_until(lambda: count_commits(store) >= 2)
     job.kill()
@@ -175,7 +175,7 @@ def test_a_killed_and_resumed_run_gives_the_bytes_of_an_undisturbed_one(
 def test_sigterm_finishes_what_is_in_flight_exits_75_and_the_same_command_goes_on(
     run_job: RunJob, start_job: StartJob, tmp_path: Path
 ) -> None:
-    # Images so small that memory lets many shards in at once: enough of them that some are left outside.
+    # Small images let many shards into memory at once, so there are enough shards that some still wait.
     folder = write_crops(tmp_path / "images", 400)
     command = crops_command(folder, tmp_path / "labels", "luminance")
     store = open_store(str(tmp_path / "labels"))
@@ -243,7 +243,7 @@ def test_a_dry_run_writes_nothing_and_counts_what_would_be_done(
 
 
 def numbers(text: str, name: str) -> list[int]:
-    """The whole numbers in the line of a dry run that begins with `name`."""
+    """The integers in the line of a dry run that begins with `name`."""
     (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{name} ")]
     return [int(word.replace(",", "")) for word in line.split() if word.replace(",", "").isdecimal()]
 
@@ -288,7 +288,7 @@ def test_a_job_many_times_the_object_store_ends_and_spills_nothing(
     for number in range(48):
         (folder / f"{number:03d}.jpg").write_bytes(image)
     options = ["--images", folder, "--output", tmp_path / "labels", "--teacher", "luminance", "--shard-size", "4"]
-    # Its own Ray: it has an object store of that size.
+    # Its own Ray, because the object store must have that size.
     finished = run_alone(*options, command=[sys.executable, "-c", SPILLING, cpus], timeout=120)
     assert finished.code == 0, finished
     (told,) = [json.loads(line) for line in finished.stderr.splitlines() if line.startswith("{")]

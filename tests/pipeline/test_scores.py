@@ -1,4 +1,4 @@
-"""A run with `--consistency`: the dataset has scores, masks, hash and far maps; impossible requests are refused early."""
+"""A run with `--consistency` stores scores, masks, hashes and far maps, and refuses impossible requests early."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bad usage ends with exit code 2 and one or two lines that say what to change: no traceback, no Ray, and no image is read."""
+"""Bad usage ends with exit code 2 and one or two lines that say what to change. Ray does not start and no image is read."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(job_without_ray: Command) -> Refused:
-    """Run the job; returns what it says on stderr, checked to be fit for a user."""
+    """Run the job, check that its message suits a user, and return its stderr."""
 
     def run(*args: object) -> str:
         code, _, said = job_without_ray(*args)
@@ -38,7 +38,7 @@ def refused(job_without_ray: Command) -> Refused:
 
 @pytest.fixture
 def job(photos: Path, tmp_path: Path) -> Callable[..., list[object]]:
-    """The options of a good command, some of them changed; None leaves one out."""
+    """The options of a valid command with some changed. None leaves an option out."""
 
     def make(**changes: object) -> list[object]:
         options = {"images": photos, "output": tmp_path / "labels", "teacher": "luminance"} | changes

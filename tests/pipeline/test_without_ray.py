@@ -13,7 +13,7 @@ WITH_RAY = {
     "pipeline/run.py",
     "pipeline/prepare.py",  # asks the cluster for its GPUs
     "pipeline/dry_run.py",  # prints what `prepare` found
-    "benchmark/plain_ray.py",  # the plain Ray Data script that da2ray is compared with
+    "benchmark/plain_ray.py",  # the plain Ray Data script to which da2ray is compared
 }
 """Files outside the two folders that may need Ray."""
 

@@ -1,4 +1,4 @@
-"""A plan holds every sample once and is found again, and the shards that no commit names are left."""
+"""A plan holds every sample once and is found again. The shards without a commit remain to be labelled."""
 
 import pickle
 import time
@@ -21,7 +21,7 @@ from tests.sources.packs import PackSource, write_packs
 
 
 class Listed(MemberSource):
-    """A source of `count` samples that exist in name only; the key of number i is {i:09d}.jpg."""
+    """A source of `count` samples without bytes. The key of number i is {i:09d}.jpg."""
 
     kind = "prefix"
     looks_for = "numbers"
@@ -68,7 +68,7 @@ def every(plan: Plan) -> list[bytes]:
 
 
 def planned(plan: Plan) -> list[list[Member]]:
-    """The members of all shards, of a source that lists them."""
+    """The members of all shards of a source that lists its members."""
     return [members_of(unpack(spec, plan.info.root)) for spec in every(plan)]
 
 

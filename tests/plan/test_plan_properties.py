@@ -1,4 +1,4 @@
-"""A plan of any listing holds every sample once, in order and as listed, and a stored plan is the one that was made."""
+"""A plan of any listing holds every sample once, in order and as listed. A stored plan equals the plan that was made."""
 
 import itertools
 import pickle
@@ -27,7 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @pytest.fixture(autouse=True)
 def small_groups() -> Iterator[None]:
-    """Members are collected, and shards grouped, in tens: a listing of 300 has many such seams."""
+    """Collect members and group shards in tens, so that a listing of 300 has many seams."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "CUT_MEMBERS", 16)
         patch.setattr(planning, "GROUP_SHARDS", GROUP)
@@ -40,7 +40,7 @@ GROUP = 8
 
 @dataclass
 class Listing(MemberSource):
-    """A source of these members, listed in batches of these sizes, over and over."""
+    """A source of these members. Its listing repeats these batch sizes."""
 
     listed: list[Member]
     batches: list[int]
@@ -82,7 +82,7 @@ def listings(draw: st.DrawFn) -> Listing:
     members = []
     for number, size in enumerate(sizes):
         key = f"{number:04d}{odd.get(number, '')}.jpg"
-        # Most lie under the root; a manifest's may lie anywhere.
+        # Most members lie under the root. Those of a manifest may lie anywhere.
         uri = f"file:///elsewhere/{key}" if number in odd and number % 2 else join(ROOT, key)
         etag = draw(st.sampled_from([None, "", "e1", "é"])) if number in odd else None
         focal = draw(st.none() | st.just(800.5)) if number in odd else None
@@ -117,7 +117,7 @@ def test_shards_hold_every_sample_once_in_order_and_within_bounds(source: Listin
         assert (plan.info.shards, plan.info.samples, plan.info.bytes) == (len(found), len(listed), total)
         assert plan.info.exact
 
-        # The plan does not depend on the batches of the listing. Made again, it is found, and nothing is listed.
+        # The plan does not depend on the batches of the listing. The second time the stored plan is used, without a listing.
         again = make_plan(source, store, fingerprint="f", **bounds)
         opened = open_plan(store, plan.id)
         assert source.listings == 1
@@ -162,7 +162,7 @@ def test_a_specification_gives_its_members_back_and_selects_among_them(source: L
     places = [(shard, data.draw(st.lists(st.integers(0, len(found[shard]) - 1), max_size=5))) for shard in chosen]
     wanted = [found[shard][row] for shard, rows in places for row in rows]
     selected = source.select([(specs[shard], rows) for shard, rows in places])
-    # What a listing said of their size and version is forgotten.
+    # Sizes and versions from the listing are dropped.
     assert members_of(unpack(selected, ROOT)) == [replace(member, size=None, etag=None) for member in wanted]
     assert [source.member(selected, row) for row in range(len(wanted) + 1)] == [
         *members_of(unpack(selected, ROOT)),

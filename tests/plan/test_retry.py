@@ -34,12 +34,12 @@ def store(tmp_path: Path) -> Store:
 
 
 class Retry(RetrySource):
-    """A retry of these rows, without a snapshot that says so."""
+    """A retry of these rows, without a snapshot."""
 
     rows: pa.Table
 
     def _failed(self) -> list[pa.Table]:  # type: ignore[override]
-        # In two parts of an index, as they may be.
+        # An index may have several parts; this one has two.
         return [self.rows[:3], self.rows[3:]]
 
 
@@ -51,14 +51,14 @@ def retry(source: Source, store: Store, plan: Plan, places: list[tuple[int, int]
 
 
 def plan_of(source: Source, store: Store) -> Plan:
-    """A plan with a shard for each pack, or as many images."""
+    """A plan whose shards are packs, or hold as many images as a pack."""
     if isinstance(source, PackSource):
         return make_plan(source, store, shard_size=100, limit=None, fingerprint="f")
     return make_plan(source, store, shard_size=5, limit=None, fingerprint="f")
 
 
 def bodies(source: Source, cut: Cut) -> list[list[bytes]]:
-    """What each shard reads."""
+    """The bodies that each shard reads."""
     specs = [spec.as_py() for batch in source.shards(cut) for spec in batch["spec"]]
     return [[sample.body for sample in source.read(spec, concurrency=2)] for spec in specs]
 
@@ -71,7 +71,7 @@ def test_just_the_failed_samples_are_read_packed_into_shards(source: Source, sto
     assert sum(map(len, every)) == sum(COUNTS)
     places = [(0, 1), (0, 4), (1, 0), (2, 1), (1, 2)]
     again = retry(source, store, plan, places)
-    # By part of the index, and then by shard.
+    # Sorted by part of the index, then by shard.
     wanted = [every[shard][row] for shard, row in [(0, 1), (0, 4), (1, 0), (1, 2), (2, 1)]]
     assert bodies(again, Cut(100, 1 << 40)) == [wanted]
     assert bodies(again, Cut(2, 1 << 40)) == [wanted[:2], wanted[2:4], wanted[4:]]

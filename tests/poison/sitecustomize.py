@@ -1,8 +1,8 @@
 """Make marked images harmful in every Python process of a job whose PYTHONPATH names this folder.
 
 A file whose bytes hold `POISON:<fault>` causes that fault (DECODING) in the process that decodes it. An image whose first pixel
-is (254, 1, n) causes the fault `TEACHER[n]` in the process in which the teacher `luminance` sees it. A shard with a key that begins
-with `hang-write` hangs the process that writes it. Long deadlines are short here.
+is (254, 1, n) causes the fault `TEACHER[n]` in the process in which the teacher `luminance` sees it. A shard with a key that
+begins with `hang-write` hangs the process that writes it. Long deadlines are short here.
 """
 
 import ctypes

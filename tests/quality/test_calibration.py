@@ -1,4 +1,4 @@
-"""Calibration finds planted scores with their direction, and finds nothing in scores that say nothing."""
+"""Calibration finds planted scores with their direction, and finds nothing in random scores."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def write_labels(folder: Path, scores: Callable[[int, float], dict[str, float]])
 
 
 def planted(number: int, badness: float) -> dict[str, float]:
-    """Scores: one bad if high, one bad if low, one that says nothing, one the wrong way round, one constant."""
+    """Scores: one bad if high, one bad if low, one random, one the wrong way round, one constant."""
     rng = np.random.default_rng(1000 + number)
     return {
         "flip_p90": badness + 0.1 * rng.random(),

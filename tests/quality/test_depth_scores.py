@@ -68,7 +68,7 @@ def test_range_means_nothing_without_a_positive_mean() -> None:
 
 def test_continuity_tells_noise_from_smooth_maps() -> None:
     assert scores(noise())["gradient_continuity"] == pytest.approx(-0.5, abs=0.02)
-    walk = noise().cumsum(0).cumsum(1)  # each gradient says nothing about the next
+    walk = noise().cumsum(0).cumsum(1)  # gradients are independent
     assert abs(scores(noise().cumsum(1)[:1].repeat(ROWS, 1))["gradient_continuity"]) < 0.15
     y, x = torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij")
     waves = torch.sin(x / 9) + torch.cos(y / 7)

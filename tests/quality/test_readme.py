@@ -1,4 +1,4 @@
-"""The README of da2ray/quality: its commands parse or run, and its tables say what the code says."""
+"""In the README of da2ray/quality, commands parse or run and tables match the code."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from tests.readmes import ROOT, blocks, commands, parse
 FILE = ROOT / "da2ray" / "quality" / "README.md"
 README = FILE.read_text()
 INDENTED = re.findall(r"^    (python .*)$", README, re.MULTILINE)
-"""Commands that need ground truth or minutes."""
+"""Commands that are only parsed, because they need ground truth or minutes."""
 COUNT = 40
 
 
@@ -51,7 +51,7 @@ def test_the_table_of_modules_lists_every_module() -> None:
 
 
 def test_views_reports_and_calibration_work_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a dataset of made-up scores; the test of the README at the top labels photographs."""
+    """Run the commands on a dataset of made-up scores. tests/test_readme.py labels photographs."""
     random = np.random.default_rng(0)
     scores = {
         "blur": np.linspace(1, 100, COUNT).tolist(),

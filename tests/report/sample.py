@@ -1,4 +1,4 @@
-"""A dataset as runs leave it, made without running one: crops of photographs, scores, masks, a far class, hostile names."""
+"""A dataset like that of real runs, made without a run: crops of photographs, scores, masks, a far class, hostile names."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Axes show their values and thresholds; idle times are told from work; numbers are written for people."""
+"""Axes show their values and thresholds; idle times are separate from work; numbers suit people."""
 
 import math
 from datetime import datetime

@@ -198,7 +198,7 @@ def test_wrong_options_are_explained(
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """A web server on loopback, and the paths that clients asked it for."""
+    """A web server on loopback, and the paths that clients requested."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -12,11 +12,11 @@ from da2ray.errors import Reason, SampleError
 from da2ray.sources.base import SHARDS, Cut, Member, Sample
 
 GUESS_BYTES = 2000
-"""What an image is taken to have, for the estimate: not what any has."""
+"""Bytes that an estimate assumes for an image. No image has this size."""
 
 
 def write_packs(folder: Path, counts: Sequence[int], bodies: Iterator[bytes] | None = None) -> Path:
-    """Write pack 0, 1, ... of so many images: each image's length, 4 bytes, and then the image."""
+    """Write pack 0, 1, ... with the given numbers of images: for each image its length in 4 bytes, then its bytes."""
     folder.mkdir(parents=True)
     for number, count in enumerate(counts):
         images = (
@@ -29,11 +29,11 @@ def write_packs(folder: Path, counts: Sequence[int], bodies: Iterator[bytes] | N
 
 @dataclass(frozen=True, slots=True)
 class PackSource:
-    """Files of images one after another: a shard is a file, and how many images it holds is known once it was read.
+    """Files that hold one image after another. A shard is a file, and the number of its images is known after reading it.
 
     Attributes:
         url: a local folder.
-        knows_members: as a source with an index beside its files would: it can name a sample without reading its body.
+        knows_members: True for a source with an index beside its files, which can name a sample without reading its body.
     """
 
     url: str
@@ -49,7 +49,7 @@ class PackSource:
         return {"kind": self.kind, "url": self.url}
 
     def shards(self, cut: Cut) -> Iterator[pa.RecordBatch]:
-        """A shard for each pack, counted by a guess; with a limit, the heads of packs are walked."""
+        """A shard for each pack with an estimated count. With a limit, the lengths in the packs are read."""
         left = cut.limit
         for path in sorted(Path(self.url).glob("*.pack")):
             size = path.stat().st_size

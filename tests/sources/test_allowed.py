@@ -1,4 +1,4 @@
-"""A manifest's URIs reach what the user allowed and nothing else: not by another scheme, host, redirect or name."""
+"""A manifest's URIs reach only what the user allowed. No other scheme, host, redirect or name gets around that."""
 
 import json
 import os
@@ -22,7 +22,7 @@ LOCAL, REMOTE, WEB = "/data/m.csv", "s3://bucket/folder/m.csv", "https://images.
 
 @pytest.fixture(autouse=True)
 def _no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients do not wait for hosts that are not there."""
+    """Keep clients from waiting for hosts that do not exist."""
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "0")
 
 
@@ -37,7 +37,7 @@ def one(source: MemberSource, uri: str) -> bytes | SampleError:
 
 
 def refused(uri: str, *words: str, manifest: str = LOCAL) -> str:
-    """Why fetching it is refused; AssertionError if it is not."""
+    """The reason why fetching it is refused. AssertionError if it is not refused."""
     (sample,) = fetch([Member("k", uri)], 1, allowed=Allowed.of(manifest, words))
     assert isinstance(sample.body, SampleError), "was read"
     assert sample.body.reason is Reason.FORBIDDEN, sample.body.message
@@ -60,7 +60,7 @@ def refused(uri: str, *words: str, manifest: str = LOCAL) -> str:
         (REMOTE, "file:///etc/passwd", False),
         (REMOTE, "FILE:///etc/passwd", False),
         (REMOTE, "local://here/etc/passwd", False),
-        # da2ray's stores see no scheme in it, and would take it for a path of this machine.
+        # da2ray's stores find no scheme in it, and would take it for a local path.
         (REMOTE, "a.b://../../../etc/passwd", False),
         (REMOTE, "https://images.example/a.jpg", False),
         (REMOTE, "http://169.254.169.254/latest/meta-data", False),

@@ -1,4 +1,4 @@
-"""A shard's specification gives back the members that it was made of, whatever is unknown of them."""
+"""A shard's specification gives back the members that it was made of, with unknown sizes and versions too."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""The sources' README: its commands parse, its links lead somewhere, and its lists are those of the code."""
+"""The sources' README: its commands parse, its links lead somewhere, and its lists match the code."""
 
 import re
 

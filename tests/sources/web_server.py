@@ -1,4 +1,4 @@
-"""A web server on loopback that remembers what it was asked for."""
+"""A web server on loopback that remembers its requests."""
 
 import http.server
 import re

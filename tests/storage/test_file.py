@@ -1,4 +1,4 @@
-"""A file over an object: how many GETs it costs. That it reads like the object is said in test_storage.py, for each backend."""
+"""The number of GETs that a file over an object costs. test_storage.py checks its bytes for each backend."""
 
 import os
 from pathlib import Path

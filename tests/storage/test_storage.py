@@ -1,4 +1,4 @@
-"""One suite over every implementation of Store: what holds on a local disk holds on S3 through either client."""
+"""Every implementation of Store behaves alike: a local disk, and S3 through either client."""
 
 import contextlib
 import http.server
@@ -203,7 +203,7 @@ def test_a_file_reads_like_the_object(store: Store) -> None:
 
 
 class TestS3:
-    """What only a remote store can get wrong."""
+    """Faults that only a remote store can have."""
 
     @pytest.fixture(autouse=True)
     def _only_s3(self, backend: str) -> None:
@@ -288,7 +288,7 @@ class TestS3:
 
 @contextlib.contextmanager
 def short_answers() -> Iterator[str]:
-    """A server that declares ten bytes and sends five, always."""
+    """A server that always declares ten bytes and sends five."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

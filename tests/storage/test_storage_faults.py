@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a store is mended or told, by either client: nothing is lost, cut short or written twice."""
+"""Both clients retry or report every fault on the way to a store. Nothing is lost, cut short or written twice."""
 
 import contextlib
 import http.server
@@ -24,7 +24,7 @@ from tests.s3_server import S3Server
 
 DATA = bytes(range(256)) * 40
 PART_BYTES = 5 << 20
-"""The least that S3 takes for a part that is not the last."""
+"""The least size that S3 accepts for a part other than the last."""
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def bucket(s3: S3Server) -> str:
 def store(
     request: pytest.FixtureRequest, bucket: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
-    """A folder of its own, through the proxy, which passes everything on so far."""
+    """A store in its own folder behind the proxy, which passes everything on at first."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     monkeypatch.setattr(fault_proxy, "STALL_S", 0.3)
-    # botocore's own retries wait for seconds, and mend what ours shall; jobs in tests/integration have them.
+    # botocore's own retries would wait for seconds and hide ours. The jobs in tests/integration keep them.
     monkeypatch.setattr(fsspec, "S3_RETRIES", 0)
     yield open_store(f"{bucket}/{uuid.uuid4().hex}", request.param)
     proxy.set("none")
@@ -54,10 +54,10 @@ def store(
 
 @contextlib.contextmanager
 def faults(proxy: FaultProxy, mode: Mode) -> Iterator[None]:
-    """The first of equal requests fails; two uploads in parts are equal.
+    """Make the first of each group of equal requests fail. Requests of two uploads in parts count as equal.
 
     Raises:
-        AssertionError: none came, so nothing was shown.
+        AssertionError: no request came, so the test shows nothing.
     """
     seen: set[tuple[str, str, bytes]] = set()
 
@@ -168,7 +168,7 @@ def test_a_call_does_what_it_does_undisturbed(
 
 
 def large_file(folder: Path) -> Path:
-    """Of three parts."""
+    """An object of three parts."""
     path = folder / "file"
     path.write_bytes(os.urandom(2 * PART_BYTES + 1000))
     return path

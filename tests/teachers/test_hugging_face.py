@@ -122,7 +122,7 @@ def test_batching_changes_no_label(family: str, published: Any) -> None:
 
 
 def test_zoe_depth_with_several_heads_chooses_one_for_each_image(tmp_path: Path) -> None:
-    """The library lets a batch vote on the head. In this batch the last image disagrees and would be outvoted."""
+    """In the library a batch votes on the head. In this batch the last image disagrees and would be outvoted."""
     built = build("zoe-heads")
     images = [photo(64, 96), photo(64, 96), 255 - photo(64, 96, 5)]
     inputs = [built.processor(Image.fromarray(image), return_tensors="pt")["pixel_values"] for image in images]

@@ -1,4 +1,4 @@
-"""Every teacher of the design exists by name, and says what its depth means and what its weights allow."""
+"""Every teacher of the design exists by name, with the meaning of its depth and the licence of its weights."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Both formats hold the same labels, each in one range, readable without da2ray, and the same bytes every time."""
+"""Both formats hold the same labels, each in one range, readable without da2ray. Writing repeats the same bytes."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""What is written is what is read: any mix of sizes and outcomes in both formats, and any values in an index row."""
+"""Shards read back as written: any mix of sizes and outcomes in both formats, and any values in an index row."""
 
 import itertools
 import tempfile
@@ -37,7 +37,7 @@ def some(values: st.SearchStrategy) -> st.SearchStrategy:
 
 @st.composite
 def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
-    """An index row less its place, its map and its far class."""
+    """An index row without its place, its map and its far class."""
     reason = draw(some(st.sampled_from(Reason)))
     row = {
         "key": draw(ODD_KEYS | TEXT), "uri": draw(ODD_KEYS | TEXT), "etag": draw(some(TEXT)),
@@ -48,11 +48,11 @@ def samples(draw: st.DrawFn) -> tuple[dict, np.ndarray | None, np.ndarray | None
     }  # fmt: skip
     if reason:
         return dict.fromkeys(INDEX.names) | row, None, None
-    # Few sizes, so that a Zarr group has several; one of a single pixel.
+    # Few sizes, so that a Zarr group has several maps of one size. One map is a single pixel.
     shape = draw(st.sampled_from([(1, 1), (1, 9), (7, 1), (5, 6), (6, 5)]) | hnp.array_shapes(min_dims=2, max_dims=2))
     row |= {"network_height": shape[0], "network_width": shape[1], "kind": draw(st.sampled_from(Kind)).value}
     row |= {name: draw(FLOATS) for name in ("scale", "offset")}
-    # A score of an odd map may be anything.
+    # Odd maps may have any score.
     row |= {name: draw(some(st.floats(width=32))) for name in SCORE_COLUMNS.names}
     values = st.integers(0, 2**16 - 1) | st.sampled_from([0, 4095, 2**16 - 1])
     far = draw(some(hnp.arrays(np.bool_, shape)))
@@ -67,7 +67,7 @@ def shards(draw: st.DrawFn, plan: str = "p", shard: int = 3) -> tuple[pa.Table, 
 
 
 def same(found: pa.Table, wanted: pa.Table) -> bool:
-    """Equal, a NaN being equal to a NaN."""
+    """Whether two values are equal. A NaN equals a NaN here."""
     return str(found.to_pylist()) == str(wanted.to_pylist()) and found.schema.equals(wanted.schema)
 
 

@@ -1,4 +1,4 @@
-"""`gc` removes exactly what no commit and no snapshot names, when it is old enough, and nothing else."""
+"""`gc` removes exactly the objects that neither a commit nor a snapshot names, once they are old enough."""
 
 import os
 import time
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def fill(store: Store) -> None:
-    """A dataset of three shards and a snapshot, with a file of someone's in each folder."""
+    """A dataset of three shards and a snapshot, with a foreign file in each folder."""
     store.put("dataset.json", info().model_dump_json().encode())
     for shard in range(3):
         commit(store, [f"{shard}"], shard=shard)
@@ -54,7 +54,7 @@ def keys(store: Store) -> set[str]:
 
 
 def orphan(store: Store, shard: int = 1) -> str:
-    """What an attempt that lost, or was killed before its commit, leaves behind."""
+    """Write the objects of an attempt that lost or was killed before its commit."""
     key = object_key("p", shard, os.urandom(8).hex(), "parquet")
     store.put(key, built().data)
     return key
@@ -88,7 +88,7 @@ def test_what_is_named_or_not_ours_stays(store: Store) -> None:
 
 def test_orphans_go_and_nothing_else(store: Store) -> None:
     before = keys(store)
-    # Of a committed shard twice, of one that is not committed, and of a plan that has no commit at all.
+    # Two attempts at a committed shard, one at a shard without a commit, and one of a plan without commits.
     orphans = {orphan(store), orphan(store), orphan(store, 9), object_key("q", 0, "0" * 16, "zarr")}
     store.put(object_key("q", 0, "0" * 16, "zarr"), b"x")
     part = f"index/{'0' * 32}.parquet"
@@ -167,7 +167,7 @@ def test_temporary_files_of_killed_writers_go(store: Store) -> None:
 
 
 def test_what_an_old_snapshot_names_stays(store: Store) -> None:
-    """Shard 1 is labelled again: its first object and part are named by snapshot 1 alone."""
+    """Label shard 1 again, so that only snapshot 1 names its first object and part."""
     first = read_commit(store, "p", 1).object
     store.delete([commit_key("p", 1)])  # as `repair` does
     assert removed(collect(store, NOW, dry_run=False)) == {}, "nor is the object of a shard without commit removed"
@@ -181,7 +181,7 @@ def test_what_an_old_snapshot_names_stays(store: Store) -> None:
         labels = open_labels(store.url, number)
         assert [label.key for label in labels if label.depth is not None] == ["0", "1", "2"]
 
-    store.delete([snapshot_key(1)])  # someone no longer wants it
+    store.delete([snapshot_key(1)])  # a user no longer wants it
     assert removed(collect(store, NOW, dry_run=False)) == {"shards": 1, "index": 1}
     assert first not in keys(store)
     assert len(open_labels(store.url)) == 3
@@ -235,7 +235,7 @@ def test_where_names_cannot_be_read_nothing_of_theirs_goes(store: Store) -> None
 
 def test_an_attempt_that_commits_while_gc_runs_keeps_its_object(store: Store) -> None:
     class Racing(LostAnswers):
-        """A commit is created after objects were listed, and a snapshot after commits were."""
+        """`gc` lists objects before another writer creates a commit, and commits before it creates a snapshot."""
 
         def list(self, prefix: str = "") -> object:
             if prefix == "commits":
@@ -258,7 +258,7 @@ def test_a_leftover_part_that_a_new_snapshot_takes_is_young_again(store: Store) 
     commit(store, ["late"], shard=8)
     made = create_snapshot(store, ["p"], FINGERPRINT)
     (part,) = made.parts
-    store.delete([snapshot_key(made.number)])  # as if it had been killed before its last step
+    store.delete([snapshot_key(made.number)])  # as if the writer was killed before its last step
     age(store, {part.key})
     assert removed(collect(store, DAY, dry_run=True)) == {"index": 1}
     create_snapshot(store, ["p"], FINGERPRINT)

@@ -1,4 +1,4 @@
-"""`verify` finds and names every kind of damage, and `repair` makes exactly the broken shards be labelled again."""
+"""`verify` finds and names every kind of damage. After `repair` a run labels exactly the broken shards again."""
 
 import itertools
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def flip(store: Store, key: str, position: int) -> None:
 
 
 def rewrite(store: Store, shard: int, **changes: object) -> None:
-    """Another commit in place of a shard's."""
+    """Replace the commit of a shard."""
     old = read_commit(store, "p", shard)
     fields = {name: getattr(old, name) for name in Commit.__dataclass_fields__}
     store.put(commit_key("p", shard), serialise(Commit(**(fields | changes))))
@@ -79,7 +79,7 @@ def flip_in_footer(store: Store) -> None:
 
 
 def swap(store: Store) -> None:
-    """Objects of equal size, with the same labels in the same places: checksums and keys tell."""
+    """The objects have equal size and the same labels in the same places. Checksums and keys tell them apart."""
     first, second = (read_commit(store, "p", shard).object for shard in (1, 2))
     one, other = store.get(first), store.get(second)
     assert len(one) == len(other)
@@ -104,7 +104,7 @@ def other_scale(store: Store) -> None:
 
 
 def other_range(store: Store) -> None:
-    """Two labels of one size trade places: both decode, and each is another image's."""
+    """Two labels of one size trade places. Both decode, but belong to the other image."""
     rows = read_commit(store, "p", 1).rows
     for name in ("byte_offset", "byte_length", "byte_crc32"):
         values = rows[name].to_pylist()
@@ -114,7 +114,7 @@ def other_range(store: Store) -> None:
 
 
 def other_uri(store: Store) -> None:
-    """Nothing but the snapshot can tell."""
+    """Only the snapshot shows the difference."""
     rows = read_commit(store, "p", 1).rows
     rewrite(store, 1, rows=with_column(rows, "uri", ["/elsewhere"] * len(rows)))
 
@@ -158,7 +158,7 @@ def test_damage_is_found_and_repair_relabels_those_shards_only(store: Store, for
     report = verify(store, format)
     found = words(report)
     if name == "flip in value" and format == "zarr":
-        expected = {1: {"checksum", "object", "value"}}  # the zip has a checksum of each member
+        expected = {1: {"checksum", "object", "value"}}  # each member of the zip has a checksum
     assert found == expected
     assert all(finding.snapshot is None for finding in report.findings)
 
@@ -174,7 +174,7 @@ def test_damage_is_found_and_repair_relabels_those_shards_only(store: Store, for
 
 
 def test_no_flipped_bit_of_a_commit_goes_unnoticed(tmp_path: Path, format: str) -> None:  # noqa: A002
-    """A flip is found, or it changes nothing that is read (a padding byte, the name of the writing library)."""
+    """`verify` finds a flip unless nothing reads the byte (padding, or the name of the writing library)."""
     store = open_store(str(tmp_path / "dataset"))
     label(store, format, range(1))
     key, good = commit_key("p", 0), read_commit(store, "p", 0)

@@ -58,7 +58,7 @@ def test_a_job_that_was_never_beside_another_lists_commits_once_a_wave(
     listings = []
     remaining = Plan.remaining
     monkeypatch.setattr(Plan, "remaining", lambda self, store: listings.append(1) or remaining(self, store))
-    for run, each in (("one", 1), ("two", 2)):  # the second one meets the leases of the first
+    for run, each in (("one", 1), ("two", 2)):  # the second run meets the leases of the first
         listings.clear()
         with Claims(store, plan, run, 60, Console(file=io.StringIO())) as mine:
             commit(store, plan, mine.next(5, threading.Event()))
@@ -111,7 +111,7 @@ def test_what_a_dead_job_left_is_taken_up_where_it_ended(store: Store, plan: Pla
     commit(store, plan, dead.next(SHARDS, threading.Event())[:7])
     with Claims(store, plan, "heir", 60, Console(file=io.StringIO())) as heir:
         labelled = []
-        while (wave := heir.next(SHARDS, threading.Event())).size:  # its leases end one after another
+        while (wave := heir.next(SHARDS, threading.Event())).size:  # its leases expire one after another
             commit(store, plan, wave)
             labelled += wave.tolist()
     assert labelled == list(range(7, SHARDS))

@@ -1,4 +1,4 @@
-"""The coordinator finds an image that kills processes after a bounded number of deaths; budgets and stop requests hold."""
+"""The coordinator finds an image that kills processes after a bounded number of deaths, and keeps budgets and stop requests."""
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_a_run_that_goes_wrong_stops_early() -> None:
         ("2%", 2, 100, 100, False),
         ("2%", 3, 100, 100, True),
         ("100%", 50, 50, 50, False),
-        # A share is not judged on the first few.
+        # A share is not judged on the first few samples.
         ("2%", 30, 100, 10**6, False),
         ("2%", JUDGED_FROM // 50 + 1, JUDGED_FROM, 10**6, True),
     ],

@@ -18,7 +18,7 @@ def test_the_cause_is_found_however_deep_it_is_wrapped() -> None:
 
 
 def test_the_cause_of_an_actors_death_is_what_its_constructor_raised() -> None:
-    """As it comes from another process. Ray makes of it a text alone, behind a line of its own."""
+    """The error as it arrives from another process: Ray keeps only its text, after a line of its own."""
     raised = RayTaskError("__init__", "Traceback", UserError("use --precision fp16"), proctitle="ray", pid=1, ip="::1")
     died = pickle.loads(pickle.dumps(ActorDiedError(raised)))  # noqa: S301
     assert str(cause_of(died, UserError)) == "use --precision fp16"

@@ -14,7 +14,7 @@ from da2ray.storage import open_store
 
 
 class Stopping:
-    """What `stop_on_signals` talks to: a progress that may be stalled, and a coordinator that hears of the stop."""
+    """Stands for the progress, which may be stalled, and the coordinator, which gets the stop request."""
 
     def __init__(self, stalled: float = 0.0) -> None:
         self.stalled_seconds = stalled
@@ -67,7 +67,7 @@ def test_a_run_that_waits_for_a_teacher_is_not_stalled(tmp_path, monkeypatch: py
     monkeypatch.setattr("da2ray.pipeline.control.progress.time.monotonic", lambda: now[0])
     progress = Progress(open_store(str(tmp_path)), "run", Totals(10, 2, 0, 0), console=None, live=False)
     for seconds, counts, stalled in [
-        (10, Counts(), 0),  # no teacher yet: a GPU is waited for
+        (10, Counts(), 0),  # no teacher yet, the run waits for a GPU
         (5000, Counts(), 0),
         (10, Counts(living=1, actors=1, in_flight=1), 0),
         (600, Counts(living=1, actors=1, in_flight=1), 600),

@@ -1,4 +1,4 @@
-"""Totals, percentage and ETA hold for plans whose numbers of samples are estimates, and say that they are."""
+"""Totals, percentage and ETA work for plans with estimated numbers of samples, and say "about"."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ try:
 finally:
     print("alive")
 """
-"""Without the cluster that the constructor asks who it is."""
+"""A labelling actor without a cluster, whose constructor would ask the cluster for the actor's id."""
 
 
 def test_a_broken_device_ends_the_process_so_that_ray_tries_again_elsewhere() -> None:

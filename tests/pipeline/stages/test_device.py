@@ -16,7 +16,7 @@ SIZE = (14, 28)
 
 
 class Ramp:
-    """Depth = the image's first value + column; 255 raises, 254 gives NaN."""
+    """A teacher with depth = the image's first value + column; 255 raises, 254 gives NaN."""
 
     device = torch.device("cpu")
 
@@ -86,7 +86,7 @@ def test_scores_are_of_the_depth_before_it_was_quantised(device: Device) -> None
 
 
 class Small(Ramp):
-    """Memory for two images at a time, and for none that begins with 253."""
+    """A device with memory for two images at a time, and for no image that begins with 253."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -104,7 +104,7 @@ def test_out_of_memory_halves_the_micro_batch_and_remembers_what_fits() -> None:
     labelled = device.submit(host_batch(1, 2, 3, 4, 5, 6, 7, 8)).result(30)
     assert labelled.errors == [None] * 8
     assert [round(float(depth(labelled, index)[0, 0])) for index in range(8)] == list(range(1, 9))
-    # Eight, then four: each once. All others fit.
+    # Batches of eight and of four fail once each. All others fit.
     assert teacher.calls == [8, 4, 2, 2, 2, 2]
     device.submit(host_batch(1, 2, 3, 4)).result(30)
     assert teacher.calls[6:] == [2, 2]
@@ -138,11 +138,11 @@ def test_what_the_device_works_on_can_be_seen_while_it_does() -> None:
 
 
 def lost_device() -> Device:
-    """A device that fails for good in its first call."""
+    """A device that breaks in its first call and stays broken."""
 
     class Lost(Ramp):
         def predict(self, batch: PixelBatch) -> Prediction:  # noqa: ARG002
-            # One that holds no values: whoever asks for one is refused, as after a CUDA fault.
+            # A tensor without values: reading one raises, as after a CUDA fault.
             self.device = torch.device("meta")
             raise ValueError("an illegal memory access")
 

@@ -1,4 +1,4 @@
-"""Inference: a confidence becomes a mask; a second teacher gives scores, a mask and metres, for each image by itself."""
+"""Inference turns a confidence into a mask. A second teacher adds scores, a mask and metres. Images do not affect each other."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ SIZE = (28, 42)
 
 
 class Stripes:
-    """Depth is what an image's pixels say, resized; 254 in the first one gives NaN. What it saw is in `seen`."""
+    """A teacher whose depth is the resized pixels; 254 in the first pixel gives NaN. `seen` holds its inputs."""
 
     device = torch.device("cpu")
 
@@ -134,7 +134,7 @@ def test_each_image_goes_through_the_checkers_network_at_its_own_size() -> None:
     for place, image in enumerate(IMAGES):
         alone = label([image], Stripes(), checker(Stripes(power=1.5)), [sizes[place]])
         np.testing.assert_allclose(together.numbers[place], alone.numbers[0], rtol=1e-5)
-        # Batches of other sizes may round otherwise, which may move a pixel at the border of two levels.
+        # Other batch sizes may round differently, which may move a pixel at the border of two levels.
         assert (together.masks[place] != alone.masks[0]).mean() < 1e-3
     other_size = number(label(IMAGES, Stripes(), checker(Stripes(power=1.5))), "checker_mean")
     assert number(together, "checker_mean")[1] == pytest.approx(other_size[1])

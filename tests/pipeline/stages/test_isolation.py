@@ -1,4 +1,4 @@
-"""A decoding process of its own gives the same pixels, and if it dies or hangs, that costs one image."""
+"""A separate decoding process gives the same pixels. If it dies or hangs, one image fails."""
 
 import subprocess
 import sys
@@ -98,7 +98,7 @@ def test_where_no_process_starts_no_image_is_to_blame(
 
 
 class Slow(PackSource):
-    """A source whose second sample takes a second, each time it is read."""
+    """A source whose second sample takes a second to read, every time."""
 
     def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
         assert concurrency == 1, "a late read must be that of the sample that was asked for"

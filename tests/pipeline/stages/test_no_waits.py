@@ -1,4 +1,4 @@
-"""Inference never looks at a value on the device: that would wait for everything that is queued there."""
+"""Inference never reads a value from the device, because reading waits for all queued work."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from da2ray.teachers.base import Kind, PixelBatch, Prediction
 from da2ray.teachers.depth_anything.preprocess import preprocess
 
 DEVICE = torch.device("meta")
-"""Tensors there have no values, so who asks for one gets an error; and it is not the CPU, where looking is allowed."""
+"""Tensors on this device have no values, so reading one raises. It is not the CPU, on which reading is allowed."""
 SHAPES, SIZE = [(60, 90), (70, 100)], (56, 84)
 
 
@@ -47,7 +47,7 @@ def test_labels_scores_and_opinions_are_made_without_a_look(teacher: Blind, kind
     batch = HostBatch(np.zeros(pixels, dtype=np.uint8), SHAPES, SIZE, checker_sizes=[SIZE, (42, 56)])
     with torch.inference_mode():
         outputs = inference.outputs(batch, torch.empty(pixels, dtype=torch.uint8, device=DEVICE))
-    fit = {"metric_scale", "metric_shift", "metric_residual"}  # of relative depth to the checker's metres
+    fit = {"metric_scale", "metric_shift", "metric_residual"}  # the fit of relative depth to the checker's metres
     assert set(outputs.names) == set(NUMBERS.names) - {"focal"} - (fit if kind is Kind.METRIC else set())
     assert (outputs.numbers.device, outputs.numbers.shape) == (DEVICE, (len(SHAPES), len(outputs.names)))
     assert outputs.mask_sources == (("teacher",) if teacher.sure else ("flip", "scale", "checker"))

@@ -21,7 +21,7 @@ SMALL = (42, 56)
 
 
 class Plain:
-    """Depth is what an image's red pixels say, resized: the same for a mirrored image, mirrored. What it saw is in `seen`."""
+    """A teacher whose depth is the resized red channel; a mirrored image gives mirrored depth. `seen` holds its inputs."""
 
     device = torch.device("cpu")
 
@@ -43,21 +43,21 @@ class Plain:
 
 
 class Leaning(Plain):
-    """Says that the right side is nearer, whatever it sees there."""
+    """A teacher that makes the right side nearer, whatever the image."""
 
     def say(self, depth: torch.Tensor, batch: PixelBatch) -> torch.Tensor:
         return depth + 100 * torch.linspace(0, 1, batch.size[1])
 
 
 class Shortsighted(Plain):
-    """Says something else of small images."""
+    """A teacher that gives other depth for small images."""
 
     def say(self, depth: torch.Tensor, batch: PixelBatch) -> torch.Tensor:
         return depth.transpose(1, 2).reshape(depth.shape) if batch.size == SMALL else depth
 
 
 class Lost(Plain):
-    """Knows nothing of a mirrored image whose first pixels on the left are below 30."""
+    """A teacher that gives NaN at the first pixel of a mirrored `picture`, which it knows by that pixel."""
 
     def say(self, depth: torch.Tensor, batch: PixelBatch) -> torch.Tensor:
         for place, image in enumerate(batch.images()):
@@ -67,7 +67,7 @@ class Lost(Plain):
 
 
 def picture(number: int, height: int = 60, width: int = 90) -> np.ndarray:
-    """uint8 (height, width, 3): a ramp and a step, no two numbers alike; 200 at the upper right, blue 77."""
+    """uint8 (height, width, 3): a ramp and a step that differ for each `number`; red is 200 and blue 77 at the upper right."""
     y, x = np.mgrid[:height, :width]
     red = 20 + y + 60 * (x > 10 + 8 * number) + number
     red[0, -1] = 200 if number == 1 else 100
@@ -125,7 +125,7 @@ def test_at_a_smaller_size_a_steady_teacher_agrees_and_another_does_not() -> Non
     assert [seen.size for seen in teacher.seen] == [SIZE, SMALL]
     assert (number(steady, "scale_mean") < 0.1).all()
     assert steady.masks.shape == (3, *SIZE)
-    # It is at the step that sizes differ, and within a confidence's window of it.
+    # The sizes differ at the step, and within a window of the confidence around it.
     assert (steady.masks[:, 20:30, :4] >= 2).all()
     other = label(PICTURES, Shortsighted(), scale_step=14)
     assert (number(other, "scale_mean") > 0.3).all()
@@ -159,7 +159,7 @@ def test_the_mask_is_of_the_largest_error_of_all_opinions() -> None:
     assert both.mask_sources == ["flip+scale+checker"] * 3
     # Confidence falls with the error and levels with the confidence.
     least = np.minimum.reduce([each.masks for each in single.values()])
-    # Fixed: this process and the batch, so each opinion's error is the same to the bit.
+    # Fixed: this process and the batch, so each opinion's error is equal bit for bit.
     np.testing.assert_array_equal(both.masks, least)
     assert all((each.masks != least).any() for each in single.values())
     for name, each in single.items():
@@ -226,7 +226,7 @@ def test_where_memory_runs_out_halves_say_the_same() -> None:
     class Small(Leaning):
         def predict(self, batch: PixelBatch) -> Prediction:
             prediction = super().predict(batch)
-            if len(batch) > 1 and len(self.seen) > 1:  # not at once, but at the first opinion
+            if len(batch) > 1 and len(self.seen) > 1:  # not at first, but at the first opinion
                 raise torch.OutOfMemoryError("out of memory")
             return prediction
 
@@ -235,7 +235,7 @@ def test_where_memory_runs_out_halves_say_the_same() -> None:
     assert max(len(seen) for seen in teacher.seen[2:]) <= 2
     assert halved.errors == [None] * 3
     assert halved.mask_sources == whole.mask_sources
-    # Batches of other sizes may round otherwise, which may move a pixel at the border of two levels, or a bit at the median.
+    # Other batch sizes may round differently, which may move a pixel at the border of two levels, or a bit at the median.
     assert (halved.masks != whole.masks).mean() < 1e-3
     assert np.bitwise_count(halved.phashes ^ whole.phashes).max() <= 2
     np.testing.assert_allclose(halved.numbers, whole.numbers, rtol=1e-4, atol=1e-5)

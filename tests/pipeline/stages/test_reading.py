@@ -1,4 +1,4 @@
-"""The read stage: the shard alone fixes its micro-batches, which hold every sample once and fit into the room taken for them."""
+"""The shard alone determines its micro-batches. They hold every sample once, and fit into the memory reserved for them."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def make_reading(
 
 
 def spec_of(folder: Path) -> bytes:
-    """All of a folder as one shard."""
+    """A folder as one shard."""
     (batch,) = open_source(str(folder)).shards(Cut(1000, 1 << 40))
     (spec,) = batch["spec"].to_pylist()
     return spec
@@ -81,7 +81,7 @@ def test_every_planned_sample_is_in_exactly_one_row_with_its_reason(photos: Path
 
 
 def write_sizes(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
-    """A JPEG of each (width, height), none like another."""
+    """A JPEG of each (width, height); all differ."""
     folder.mkdir()
     for number, (width, height) in enumerate(sizes):
         ramp = np.add.outer(np.arange(height), np.arange(width) + 17 * number).astype(np.uint8)
@@ -109,7 +109,7 @@ def test_the_same_plan_gives_the_same_micro_batches(photos: Path, mode: DecodeMo
     first = make_reading(photos, mode).read(7, spec)
     assert first.equals(make_reading(photos, mode).read(7, spec))
     arena = Arena()
-    arena.take(50_000_000)[:] = 7  # what an earlier block left there
+    arena.take(50_000_000)[:] = 7  # the values of an earlier block
     assert first.equals(make_reading(photos, mode).read(7, spec, arena))
 
 
@@ -118,12 +118,12 @@ def test_the_same_plan_gives_the_same_micro_batches(photos: Path, mode: DecodeMo
 def test_pixels_are_those_of_each_file_whatever_its_neighbours(photos: Path, mode: DecodeMode, reused: bool) -> None:
     arena = Arena() if reused else None
     spec = spec_of(photos)
-    for batch_size in (1, 16):  # in 16, corrupt and truncated files share a micro-batch with their neighbours
+    for batch_size in (1, 16):  # with 16, corrupt and truncated files share a micro-batch with good ones
         images = images_of(make_reading(photos, mode, batch_size).read(7, spec, arena))
         assert sorted(images) == [name for name, reason in REASONS.items() if reason is None]
         for name, pixels in images.items():
             alone = decode((photos / name).read_bytes(), size_rule=SIZE_RULE, limits=LIMITS, mode=mode)
-            # Integers of one library: equal on every machine.
+            # Equal on every machine: integers, computed by one library.
             np.testing.assert_array_equal(pixels, alone.pixels, err_msg=name)
 
 
@@ -181,12 +181,12 @@ def test_no_jpeg_takes_more_room_than_was_counted_for_it(size: tuple[int, int]) 
             room = Decoding(mode).room(header, network)
             taken = decode_pixels(data, header, network, mode).size
             assert taken <= room, f"{mode} {size} orientation {orientation}: {taken} > {room}"
-            # Not counted too generously, or arenas would be several times as large as what they hold.
+            # The estimate must not be too generous, or arenas would be several times as large as their contents.
             assert room <= 4.5 * taken + 50_000
 
 
 def late_decoded(block: pa.Table, late: LateDecoder) -> pa.Table:
-    """The block as the label stage makes it before it labels."""
+    """The block after late decoding, with which the label stage begins."""
     return pa.concat_tables([late.decode(block.slice(row, 1)) for row in range(block.num_rows)])
 
 
@@ -229,7 +229,7 @@ def test_images_beyond_the_block_limit_are_labelled_as_in_an_undivided_block(
     spec, read = spec_of(photos), make_reading(photos, mode, size_rule=teacher.size_rule)
 
     def labels() -> tuple[int, dict[str, np.ndarray], dict[str, str | None]]:
-        """How many images travelled encoded, the depth of each that was labelled, and the reasons."""
+        """The number of images that travelled encoded, the depth of each labelled image, and the reasons of the others."""
         block = read.read(7, spec)
         encoded = sum(is_encoded(block.slice(row, 1)) for row in range(block.num_rows))
         depths, reasons = {}, {}
@@ -258,7 +258,7 @@ def test_images_beyond_the_block_limit_are_labelled_as_in_an_undivided_block(
     assert again == reasons == REASONS
     assert divided.keys() == whole.keys()
     for key, (depth, scale) in whole.items():
-        # One step of quantisation, and float32 rounding of another batch size.
+        # One step of quantisation, plus the float32 rounding of another batch size.
         np.testing.assert_allclose(divided[key][0], depth, rtol=0, atol=1.05 * scale, err_msg=key)
 
 
@@ -288,7 +288,7 @@ def test_an_image_that_kills_or_hangs_its_decoder_in_the_label_stage_costs_its_r
 
 
 def test_an_image_that_the_late_decoder_rejects_is_rejected() -> None:
-    """As a WebP above Pillow's own limit."""
+    """Raise what Pillow raises for a WebP above its own limit."""
 
     def decode(data: bytes, fields: Mapping[str, object]) -> np.ndarray:
         raise SampleError(Reason.TOO_MANY_PIXELS, f"{fields['key']}: {len(data)}")

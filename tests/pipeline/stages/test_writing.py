@@ -1,4 +1,4 @@
-"""The write stage: a shard is complete, in the plan's order, and holds each sample's own label."""
+"""The write stage makes a complete shard in the plan's order, with each sample's own label."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ OF_LABELS = [name for name in SCORE_COLUMNS.names if name not in {*FILE_SCORES.n
 
 
 def sample(row: int, reason: str | None = None, size: tuple[int, int] = SIZE) -> dict:
-    """What reading says of sample number `row`."""
+    """The columns of sample number `row` from the read stage."""
     return dict.fromkeys(SAMPLE_FIELDS) | {
         "key": f"{row}.jpg",
         "uri": f"/images/{row}.jpg",
@@ -42,7 +42,7 @@ def sample(row: int, reason: str | None = None, size: tuple[int, int] = SIZE) ->
 
 
 def read_row(samples: list[dict], *, planned: int, shard: int = 3) -> pa.Table:
-    """One row of READ; images are of 1 x 1, for the write stage never sees them."""
+    """One row of READ. Its images are 1 x 1, because the write stage never sees them."""
     shapes = [] if samples[0]["reason"] else [1, 1] * len(samples)
     columns = {
         "shard": pa.array([shard], pa.int64()),
@@ -58,7 +58,7 @@ def read_row(samples: list[dict], *, planned: int, shard: int = 3) -> pa.Table:
 def labels_of(
     rows: Sequence[int], errors: dict[int, tuple[str, str]] | None = None, size: tuple[int, int] = SIZE
 ) -> LabelledBatch:
-    """Depth, scale, offset and numbers that tell each sample from all others."""
+    """Depth, scale, offset and numbers that differ between all samples."""
     numbers = np.array(rows, np.float32)
     depths = (np.arange(size[0] * size[1]).reshape(size) + 100 * numbers[:, None, None]).astype(np.uint16)
     measured = numbers[:, None] + np.arange(len(NUMBERS), dtype=np.float32) / 8
@@ -108,7 +108,7 @@ def test_rows_and_maps_are_in_the_plans_order_whatever_the_order_of_micro_batche
             assert [found[name] for name in names] == alone.numbers[0, : len(names)].tolist()
             assert (found["plan"], found["shard"], found["fingerprint"]) == ("p", 3, "f" * 16)
             assert found["phash"] == 2**63 + row
-        build_shard(rows, maps, "parquet")  # what it makes is fit to be stored
+        build_shard(rows, maps, "parquet")  # the maps can be stored
 
 
 def test_micro_batches_of_several_sizes_keep_their_own_maps() -> None:
@@ -128,7 +128,7 @@ def test_what_the_teacher_fails_on_is_a_failed_row_without_label() -> None:
     assert rows["message"].to_pylist() == [None, "NaN in it", None]
     for name in ("scale", "offset", "kind", "phash", *OF_LABELS):
         assert [value is None for value in rows[name].to_pylist()] == [False, True, False], name
-    # Of a map that failed for what is in it, that is what there is to know.
+    # A map that failed because of its values still has the share of bad values.
     place = NUMBERS.get_field_index("nonfinite_share")
     assert rows["nonfinite_share"].to_pylist() == labels_of([0, 1, 2]).numbers[:, place].tolist()
     assert [depth is None for depth in maps] == [False, True, False]
@@ -143,7 +143,7 @@ def test_what_could_not_be_read_keeps_its_reason_and_has_no_label() -> None:
     for name in ("scale", "offset", "kind", "phash", "nonfinite_share", *OF_LABELS):
         assert rows[name].null_count == 2, name
     assert maps == [None, None]
-    # What the file's header said is known all the same.
+    # The columns from the file's header are still known.
     assert rows["aspect"].to_pylist() == [1.5, 1.5]
     assert rows["jpeg_quality"].to_pylist() == [75, None]
 
