@@ -19,7 +19,7 @@ PAGE = 3
 
 @dataclass
 class AnyKeyS3:
-    """`objects` is the content of the bucket `b`; `asked` is what was asked for: method and target, byte for byte."""
+    """`objects` is the content of the bucket `b`; `asked` holds the method and target of each request, byte for byte."""
 
     port: int
     objects: dict[str, bytes]

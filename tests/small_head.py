@@ -21,10 +21,10 @@ CPUS, STORE_BYTES = 2, 512 << 20
 
 
 class SmallHead:
-    """Runs until `close`.
+    """A Ray node that runs until `close`.
 
     Attributes:
-        driver_env: what a driver needs in its environment to join it.
+        driver_env: the environment with which a driver joins it.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SmallHead:
             text=True,
             env=inherited | AUTH | WORKER_ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"},
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509  Safe in C: one prctl, no lock of Python's. Its reaper ends the rest.
+            preexec_fn=end_with_parent,  # noqa: PLW1509  Safe: one prctl, no Python lock. Its reaper ends the rest.
         )
         assert self._process.stdout is not None
         address = self._process.stdout.readline().strip()
@@ -47,7 +47,7 @@ class SmallHead:
         self.driver_env = {"RAY_ADDRESS": address, **AUTH}
 
     def close(self) -> None:
-        """Kill it, because it has nothing left to save."""
+        """Kill the node, which has nothing to save."""
         kill_with_children(self._process)
 
 

@@ -93,7 +93,7 @@ _ALL = (
 )
 
 SCORES: Final = {score.name: score for score in _ALL}
-"""By name, in the order of the index."""
+"""The scores by name, in the order of the index."""
 
 
 def names_of(*groups: Group) -> list[str]:

@@ -13,10 +13,10 @@ from da2ray.storage import open_store, redact
 
 
 def show_plan(job: Job, console: Console) -> None:
-    """Print the plan of a job, what of it is committed, and an estimate of what labelling the rest takes."""
+    """Print the plan of a job, how much of it is committed, and an estimate of what labelling the rest takes."""
     config = job.config
     with tempfile.TemporaryDirectory(prefix="da2ray-dry-run-") as folder:
-        # The stored plan; if there is none, a plan of today's listing, in a folder of its own.
+        # The stored plan, or else one from listing the source now, in a temporary folder.
         plan = open_plan(job.store, job.plan_id) or make_plan(
             job.reading.source, open_store(folder), **job.plan_options
         )

@@ -179,15 +179,16 @@ def check_consistency(config: PseudolabelConfig, spec: TeacherSpec) -> None:
 
 
 def check_output(store: Store) -> None:
-    """Check that a dataset can be at the store: a bucket exists, a folder can be made. Nothing is written.
+    """Check that the store can hold a dataset: its bucket exists, or its folder can be made. Nothing is written.
 
     Raises:
-        UserError: it cannot.
+        UserError: the store cannot hold one.
         UnavailableError: the store does not answer.
     """
     problem: object = None
     if store.url.startswith("/"):
-        nearest = next(each for each in (Path(store.url), *Path(store.url).parents) if each.exists())
+        # `lexists`, because a link to nothing is there but cannot become a folder.
+        nearest = next(each for each in (Path(store.url), *Path(store.url).parents) if os.path.lexists(each))
         if not nearest.is_dir():
             problem = f"{nearest} is not a folder"
         elif not os.access(nearest, os.W_OK | os.X_OK):

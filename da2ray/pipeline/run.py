@@ -1,4 +1,4 @@
-"""The main job: plan, label, commit, resume, snapshot. Read `pseudolabel` downwards for the whole of it."""
+"""The main job: plan, label, commit, resume, snapshot. Read it downwards from `pseudolabel`."""
 
 import threading
 
@@ -101,8 +101,8 @@ def stored_plan(job: Job, console: Console) -> Plan:
 
 
 def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
-    """Label, wave by wave, the shards that are left and that no other job labels. A stop request ends it once the shards in
-    flight are committed.
+    """Label the remaining shards that no other job labels, in waves. After a stop request it ends once the shards in flight are
+    committed.
     """
     run = new_run_name()
     counts = Counts()
@@ -123,7 +123,7 @@ def label_all(job: Job, plan: Plan, before: Totals, console: Console) -> Counts:
 def label_waves(
     job: Job, plan: Plan, run: str, totals: Totals, claims: Claims, wave: np.ndarray, console: Console
 ) -> Counts:
-    """Label a first wave of shard numbers, and then whatever else can be claimed, with progress and signals."""
+    """Label a first wave of shard numbers, then all others that can be claimed, with progress and signals."""
     connect(job.config, console)
     watch = ClusterWatch(console, embedded=not cluster_address(job.config))
     try:

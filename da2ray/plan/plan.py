@@ -61,7 +61,7 @@ class PlanInfo:
         root: the URL that most samples lie under.
         shard_size: samples a shard holds at most.
         shard_bytes: listed bytes a shard holds at most; a larger sample is alone in its shard.
-        limit: samples in all at most; None for all.
+        limit: the most samples to plan; None for all.
         fingerprint: of what decides the labels, as the caller gave it.
         shards, samples: how many.
         bytes: sum of the listed sizes; None if one is unknown.

@@ -74,7 +74,7 @@ def choose(
     dedupe: int | None,
     val_share: float,
 ) -> Choice:
-    """Apply the rules of a preset and one's own, remove near-duplicates, and split what is left.
+    """Apply the rules of a preset and the user's own, remove near-duplicates, and split the remaining rows.
 
     Args:
         dedupe: the bits in which hashes of near-duplicates may differ; None keeps them all.

@@ -182,7 +182,7 @@ def gradient_continuity(depth: Tensor) -> Tensor:
     """Autocorrelation of a map's gradients: how well a gradient predicts the next one.
 
     sum(g_i * g_i+1) / sqrt(sum(g_i^2) * sum(g_i+1^2)), numerator and denominator added up over rows and columns. 1: smooth
-    everywhere; 0: a gradient says nothing of the next one, as in a map of steps; -0.5: noise. NaN for a constant map.
+    everywhere; 0: neighbouring gradients are unrelated, as in a map of steps; -0.5: noise. NaN for a constant map.
 
     Args:
         depth: float32 (N, h, w), finite.

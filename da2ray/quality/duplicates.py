@@ -72,7 +72,7 @@ class Table:
 
     Attributes:
         blocks: (first bit, width) of each block of the hash, the chosen blocks last.
-        bits: how many bits the chosen blocks have in all.
+        bits: total number of bits in the chosen blocks.
         before: masks, for arranged hashes, of blocks that come before the last chosen block and are not chosen. A pair that
             agrees in one of them is in a bucket of an earlier table too; so each pair is reported once.
     """
@@ -111,12 +111,12 @@ class Table:
         """The bits in which members of one bucket may differ."""
         return np.uint64((1 << (HASH_BITS - self.bits)) - 1)
 
-    def told_before(self, left: Hashes, right: Hashes) -> NDArray[np.bool_]:
+    def in_earlier_table(self, left: Hashes, right: Hashes) -> NDArray[np.bool_]:
         """Tell which pairs of arranged hashes of one bucket an earlier table has too."""
-        differing, told = left ^ right, np.zeros(len(left), bool)
+        differing, known = left ^ right, np.zeros(len(left), bool)
         for mask in self.before:
-            told |= (differing & np.uint64(mask)) == 0
-        return told
+            known |= (differing & np.uint64(mask)) == 0
+        return known
 
 
 def threads_to_use() -> int:
@@ -224,7 +224,7 @@ def _pairs(hashes: Hashes, distance: int, threads: int) -> tuple[Places, Places]
             if compared > most:
                 return None
             for left, right in _compare(part, np.arange(1, len(part) + 1), stops, part, distance):
-                new = ~table.told_before(left, right)
+                new = ~table.in_earlier_table(left, right)
                 found.append((left[new], right[new]))
                 count += len(found[-1][0])
                 if count > most_found:

@@ -21,7 +21,7 @@ class Cut:
     Attributes:
         shard_size: samples a shard holds at most. A source that does not know its samples goes by `shard_bytes` alone.
         shard_bytes: image bytes a shard holds at most, as far as the source knows them; a larger sample is alone in its shard.
-        limit: samples in all at most; None for all.
+        limit: the most samples of all shards together; None for all.
     """
 
     shard_size: int
@@ -126,6 +126,6 @@ class Source(Protocol):
     def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
         """One specification that reads just these samples, as they are now: (a shard's specification, rows in it) each.
 
-        Samples come in the order given. What a listing said of their size and version is forgotten.
+        Samples come in the order given. Sizes and versions from the listing are dropped.
         """
         ...

@@ -40,7 +40,7 @@ _NUMBERS: Final = pa.schema(
 )
 """The numbers of a specification: lengths of strings, null for a null, and the columns that are numbers."""
 _LENGTH: Final = struct.Struct("<I")
-"""Of the record batch, before it."""
+"""The length of the record batch, which precedes it."""
 _CODEC: Final = "zstd"
 
 

@@ -65,7 +65,7 @@ class Evidence:
 
 
 EVIDENCE = Evidence()
-"""Of this process. A worker process belongs to one run, so its credentials stay those of one run."""
+"""The evidence of this process. A worker process belongs to one run, so its credentials stay those of one run."""
 
 
 class Opener(Protocol):
@@ -152,7 +152,7 @@ class Judge:
         for root, key in EVIDENCE.objects(failure.root):
             try:
                 self._open_at(root, PROBE_RETRY_S).get(key)
-            except FileNotFoundError:  # deleted since, which tells nothing of the access
+            except FileNotFoundError:  # deleted since, which says nothing about access
                 EVIDENCE.discard(root, key)
             except OSError as error:
                 return error

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CREDENTIAL_LIFE: Final = timedelta(minutes=15)
 """How long a credential is used before botocore is asked again, which renews those of a role or an instance in time."""
 DEFAULT_REGION: Final = "us-east-1"
-"""The region of S3 clients that are told none; stores other than AWS's accept it."""
+"""The region of S3 clients without a configured one. Stores other than AWS accept it."""
 
 
 @dataclass(frozen=True)

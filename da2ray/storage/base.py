@@ -26,10 +26,10 @@ LIST_BATCH = 10_000
 
 CONNECT_TIMEOUT_S = 10
 REQUEST_TIMEOUT_S = 120
-"""For one request with its body. A shard of 100 MB fits at 1 MB/s, and a server that accepts but never answers is given up after
-it."""
+"""The time for one request with its body. A shard of 100 MB fits at 1 MB/s. After it a server that accepts but never answers is
+given up."""
 STAT_TIMEOUT_S = 30
-"""For one request whose answer has no body."""
+"""The time for one request whose answer has no body."""
 
 
 @dataclass(frozen=True, slots=True)

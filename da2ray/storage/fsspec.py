@@ -23,9 +23,9 @@ from da2ray.storage.retry import retry_seconds, settled
 DELETE_THREADS = 8
 PART_BYTES = 64 << 20
 SLOWEST_BYTES_PER_S = 1_500_000
-"""For a file that goes up in parts."""
+"""The slowest upload of a file in parts that does not time out."""
 LIST_TIMEOUT_S = 600
-"""For a folder of any number of pages: enough for 3 million entries on an S3 server that takes 0.2 s a page."""
+"""The time for listing a folder of any number of pages: enough for 3 million entries on an S3 server that takes 0.2 s a page."""
 S3_RETRIES = 4
 """botocore's own retries, for a page or a part among many, after 1, 2, 4, 8 s, each times a random share. `settled` adds more; if
 it has less time than these take, botocore gets one.
@@ -132,7 +132,7 @@ class FsspecStore:
 
     def _pipe(self, fs: Any, path: str, data: bytes, **mode: str) -> None:
         self._make_parent(fs, path)
-        # s3fs sends large data in parts unless told of larger parts.
+        # s3fs sends large data in parts unless the part size is larger.
         options: dict[str, Any] = {"chunksize": 5 << 30} | mode if self._scheme == "s3" else mode
         _run(fs, "pipe_file", path, data, **options)
 

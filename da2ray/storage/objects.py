@@ -37,7 +37,7 @@ SCHEMES = frozenset({"s3", "gs", "az", "azure", "adl", "abfs", "abfss"})
 MAX_PUT_BYTES = 5 << 30
 """S3's limit for one PUT (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 SLOWEST_BYTES_PER_S = 1_500_000
-"""For the one PUT of `create_file`: 5 GiB in an hour."""
+"""The slowest upload by `create_file` that does not time out: one PUT of 5 GiB in an hour."""
 PART_BYTES = 64 << 20
 LIST_PAGE = 1000
 """The number of keys in one answer to a listing, at most, on S3."""

@@ -51,6 +51,19 @@ def job(photos: Path, tmp_path: Path) -> Callable[..., list[object]]:
 Job = Callable[..., list[object]]
 
 
+@pytest.mark.parametrize("output", ["file", "file/labels", "link", "link/labels"])
+@pytest.mark.parametrize("dry", [True, False])
+def test_an_output_that_cannot_be_a_folder_is_refused_by_a_dry_run_too(
+    refused: Refused, job: Job, tmp_path: Path, output: str, dry: bool
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    stderr = refused(*job(output=tmp_path / output), *(["--dry-run"] if dry else []))
+    assert f"{tmp_path / output.partition('/')[0]} is not a folder" in stderr
+    assert "choose another --output" in stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_an_unknown_teacher_is_told_its_likely_name(refused: Refused, job: Job, tmp_path: Path) -> None:
     said = refused(*job(teacher="depth-anything-v2-smal"))
     assert "depth-anything-v2-smal" in said

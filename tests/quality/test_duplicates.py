@@ -84,7 +84,7 @@ def test_exactly_one_table_reports_a_pair_within_the_distance_and_reordering_bit
             left, right = table.arrange(one), table.arrange(other)
             np.testing.assert_array_equal(table.restore(left), one)
             np.testing.assert_array_equal(np.bitwise_count(left ^ right), distance)
-            told += (table.buckets(left) == table.buckets(right)) & ~table.told_before(left, right)
+            told += (table.buckets(left) == table.buckets(right)) & ~table.in_earlier_table(left, right)
         assert (told == 1).all()
 
 

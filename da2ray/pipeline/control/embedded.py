@@ -5,7 +5,7 @@ and a full dashboard agent: 4 s of CPU on one core, and `ray.init` waits for the
 worker's log, and sends no statistics, so it does without them.
 
 Ray 2.60 has no public switch for this, so this module replaces three methods of its `Node` while `ray.init` runs. The minor
-version of Ray is pinned (pyproject.toml), and a test looks at the processes that are left.
+version of Ray is pinned (pyproject.toml), and a test looks at the remaining processes.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def _no_dashboard() -> ImportError:
 
 @contextlib.contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Within this context a module or class has another value under a name."""
+    """Replace an attribute of a module or class within this context."""
     before = vars(owner)[name]
     setattr(owner, name, value)
     try:

@@ -29,7 +29,7 @@ DAEMONS = {"raylet": "raylet", "gcs_server": "GCS"}
 
 
 class ClusterWatch:
-    """Until `close`, watches the GCS and this node's raylet, and ends this process if one has been unreachable for a while."""
+    """Watches the GCS and this node's raylet until `close`. Ends this process if one of them is unreachable for a while."""
 
     def __init__(self, console: Console, *, embedded: bool) -> None:
         context = ray.get_runtime_context()

@@ -16,7 +16,7 @@ STALL_SECONDS = 3600.0
 
 
 class StopRequest(threading.Event):
-    """Set once a run is to stop. `forced`: a second signal ended it before the shards in flight were done."""
+    """An event that is set once a run is to stop. `forced`: a second signal ended it before the shards in flight were done."""
 
     forced = False
 

@@ -5,7 +5,7 @@ actor which share of the cluster they may use. Every execution waits for the ans
 third actor keeps the nodes of pool actors. An embedded Ray has one run, one node that cannot grow, and no dashboard.
 
 Ray 2.60 has no public switch for this. As in `control/embedded.py`, names of Ray's are replaced for a while, the minor version
-of Ray is pinned, and a test looks at the processes that are left.
+of Ray is pinned, and a test looks at the remaining processes.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""From an image file to pixels, with the room that they take known before: what reading and the label stage share."""
+"""Decode an image file to pixels whose size is known before. The read stage and the label stage share this."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
