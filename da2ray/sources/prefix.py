@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.errors import UnavailableError, UserError
+from da2ray.errors import OutageError, UnavailableError, UserError
 from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
@@ -35,6 +35,7 @@ class PrefixSource(MemberSource):
         self.root, _, self._name = url.rpartition("/") if is_file else (url, "", "")
         self.root = self.root or "/"
         self._client: Client = client
+        self._was_listed = False
 
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url}
@@ -63,6 +64,7 @@ class PrefixSource(MemberSource):
         Raises:
             UserError: the URL does not exist or may not be listed.
             UnavailableError: its store does not answer.
+            OutageError: it may not be listed any more, and could be before.
         """
         try:
             if self._name:
@@ -72,9 +74,16 @@ class PrefixSource(MemberSource):
                 return
             if self.url.startswith("/") and not Path(self.url).is_dir():
                 raise UserError(f"no such folder: {self.url}")
-            yield from self._store().list()
+            for batch in self._store().list():
+                self._was_listed = True
+                yield batch
         except UnavailableError:
             raise
+        except PermissionError as error:
+            if self._was_listed and not self.url.startswith("/"):
+                message = f"cannot list {self.url}: {error}; access worked before: renew the credentials"
+                raise OutageError(message) from error
+            raise UserError(f"cannot list {self.url}: {error}") from error
         except OSError as error:
             raise UserError(f"cannot list {self.url}: {error}") from error
 

@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from botocore.utils import validate_region_name  # type: ignore[import-untyped]
 
 from da2ray.errors import UserError
+from da2ray.storage.base import NO_CREDENTIALS
 from da2ray.storage.redaction import printable, redact
 
 if TYPE_CHECKING:
@@ -224,10 +225,6 @@ class BotocoreCredentials:
             "token": frozen.token,
             "expires_at": datetime.now(UTC) + CREDENTIAL_LIFE,
         }
-
-
-NO_CREDENTIALS: Final = "credentials cannot be renewed: "
-"""The beginning of the message of a BotocoreCredentials that fails."""
 
 
 @contextmanager

@@ -181,6 +181,10 @@ LASTING = frozenset({501, 505, 506, 507, 508, 510, 511})
 """Statuses of the 5xx kind that say what the server cannot do, or that its disk is full."""
 
 
+NO_CREDENTIALS = "credentials cannot be renewed: "
+"""The beginning of the message of a provider of credentials that fails. The text alone passes through obstore."""
+
+
 def untrusted(uri: str, message: str) -> RejectedError:
     """The error for a server whose certificate the client rejects."""
     return RejectedError(

@@ -15,7 +15,7 @@ import fsspec.asyn
 import pyarrow as pa
 
 from da2ray.errors import StoreError, UnavailableError, UserError
-from da2ray.storage import aws, base
+from da2ray.storage import base
 from da2ray.storage.base import LIST_BATCH, Stat, check_length, listing, short_message, unquoted
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
@@ -300,7 +300,9 @@ def _s3_options(retry_s: float) -> dict[str, Any]:
     """What s3fs is given. Its session is aiobotocore's, with the variables of `aws_config`."""
     from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # noqa: PLC0415 - only S3 needs it
 
-    config = aws.aws_config(AioSession)
+    from da2ray.storage.aws import aws_config  # noqa: PLC0415 - botocore
+
+    config = aws_config(AioSession)
     return {
         "anon": config.anonymous,
         "endpoint_url": config.endpoint,

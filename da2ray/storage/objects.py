@@ -24,7 +24,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from da2ray import __version__
 from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
-from da2ray.storage import aws, base
+from da2ray.storage import base
 from da2ray.storage.base import LIST_BATCH, Stat, check_key, check_length, listing, short_message, unquoted
 from da2ray.storage.retry import retry_seconds, settled
 
@@ -282,8 +282,8 @@ def _without_answer(uri: str, error: BaseError | FileNotFoundError, text: str) -
         return PermissionError(f"{uri}: {short_message(text)}")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{uri}: {short_message(text)}")
-    if aws.NO_CREDENTIALS in text:
-        return PermissionError(f"{uri}: {short_message(text[text.index(aws.NO_CREDENTIALS) :])}")
+    if base.NO_CREDENTIALS in text:
+        return PermissionError(f"{uri}: {short_message(text[text.index(base.NO_CREDENTIALS) :])}")
     if untrusted := _UNTRUSTED.search(text):
         what = "certificate not trusted" if untrusted[1] == "InvalidCertificate" else "no connection by TLS"
         return base.untrusted(uri, f"{what} ({untrusted[2] or untrusted[1]})")
@@ -324,7 +324,9 @@ def _make_client(url: str, timeout_s: float, retry_s: float) -> Client:
 
 def _s3_client(bucket: str, prefix: str | None, options: "ClientConfig", retry: "RetryConfig") -> S3Store:
     """An S3 client whose whole configuration `aws_config` decides, so that obstore takes none from the environment itself."""
-    config = aws.aws_config()
+    from da2ray.storage.aws import aws_config  # noqa: PLC0415 - botocore: 0.2 s, which other stores do without
+
+    config = aws_config()
     try:
         credentials = None if config.anonymous else config.credentials()
     except PermissionError as error:

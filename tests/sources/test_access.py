@@ -208,3 +208,15 @@ def test_the_first_object_of_a_scheme_is_told_once(bucket: str, client: Client, 
     for _ in range(2):
         bodies(bucket, client)
     assert told == ["s3"]
+
+
+def test_a_listing_that_is_refused_later_may_be_tried_again(bucket: str, proxy: FaultProxy, client: Client) -> None:
+    source = PrefixSource(f"{bucket}/a", client)
+    proxy.refuses = lambda _: (400, "ExpiredToken")
+    with pytest.raises(UserError, match="ExpiredToken"):
+        list(source.members())
+    proxy.refuses = lambda _: None
+    assert next(source.members()).num_rows == len(BODIES)
+    proxy.refuses = lambda _: (400, "ExpiredToken")
+    with pytest.raises(OutageError, match="renew the credentials"):
+        list(source.members())

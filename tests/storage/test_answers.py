@@ -9,7 +9,7 @@ import pytest
 
 from da2ray.errors import Exit, RejectedError, UnavailableError, UserError
 from da2ray.labels.dataset import create_or_open
-from da2ray.storage import Store, fsspec, objects, open_store
+from da2ray.storage import Store, aws, fsspec, open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy
 from tests.labels.test_dataset import info
@@ -114,7 +114,7 @@ def test_a_wrong_region_says_what_to_set(refused_store: Callable[..., Store], an
 
 def test_a_panic_of_obstore_is_an_error_of_the_store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever makes obstore panic: the class is a BaseException, which no `except Exception` catches."""
-    monkeypatch.setattr(objects.aws, "_checked_endpoint", lambda _, url: url)
+    monkeypatch.setattr(aws, "_checked_endpoint", lambda _, url: url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
     with pytest.raises(RejectedError, match=bucket) as caught:
         open_store(bucket, "obstore", 0).get("k")
