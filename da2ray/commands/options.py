@@ -137,10 +137,31 @@ def load(model: type[Model], argv: Sequence[str], *, prog: str | None = None) ->
     given = vars(_parser(model, prog).parse(argv))
     path = given.pop("config", None)
     values = (_read_yaml(Path(path)) if path else {}) | given
+    for name, value in values.items():
+        _check_text(name, value)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError("\n".join(_explain(model, problem) for problem in error.errors()[:2])) from None
+
+
+def _check_text(name: str, value: object) -> None:
+    """Check that texts are UTF-8, because stored configurations, plans and labels can hold nothing else.
+
+    Raises:
+        UserError: a text is not.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--{name.replace('_', '-')} is not UTF-8: {_short(value)!a}") from None
+    elif isinstance(value, Mapping):
+        for each in (*value, *value.values()):
+            _check_text(name, each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_text(name, each)
 
 
 class _Parser(argparse.ArgumentParser):

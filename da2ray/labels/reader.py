@@ -3,6 +3,7 @@ far class, if present; both shard formats cost the same. README.md beside this f
 """
 
 import itertools
+import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -257,7 +258,7 @@ def _checked(data: bytes, crc32: int) -> bytes:
 
 
 def open_labels(
-    url: str,
+    url: str | os.PathLike[str],
     snapshot: int | None = None,
     view: str | None = None,
     split: str | None = None,

@@ -1,6 +1,7 @@
 """Ground truth for a dataset, and the error of a label against it."""
 
 import io
+import os
 import posixpath
 from enum import StrEnum
 
@@ -29,7 +30,7 @@ class Truth:
     and infinity mean unknown.
     """
 
-    def __init__(self, url: str, client: Client = "auto") -> None:
+    def __init__(self, url: str | os.PathLike[str], client: Client = "auto") -> None:
         self._store = open_store(url, client)
         self.url = self._store.url
         # A listing takes a request for each thousand files; asking for each label would take one for each label.

@@ -318,7 +318,7 @@ class _JsonObjects:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._values: list[list[str | None]] = [[] for _ in columns]
-        self._names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] | None = None
         self._spelled: list[str | None] = []
         self._first: str | None = None
         self.bytes = 0

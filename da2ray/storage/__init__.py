@@ -12,7 +12,7 @@ that cannot work at all, such as a scheme whose package is not installed, raises
 
 from da2ray.storage.base import LIST_SCHEMA, Stat, Store
 from da2ray.storage.file import StoreFile
-from da2ray.storage.open import Client, canonical_url, is_web, join, open_store, split_uri
+from da2ray.storage.open import Client, canonical_url, is_web, join, local_path, open_store, split_uri
 from da2ray.storage.redaction import printable, redact, redacted
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "canonical_url",
     "is_web",
     "join",
+    "local_path",
     "open_store",
     "printable",
     "redact",

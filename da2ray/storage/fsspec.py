@@ -201,10 +201,12 @@ class FsspecStore:
             if _s3_status(error) is None:
                 raise FileNotFoundError(f"{uri}: no such object") from None
             raise _translated(uri, error) from None
-        except (MemoryError, ValueError, NotImplementedError) as error:
+        except MemoryError:
+            raise
+        except (ValueError, NotImplementedError) as error:
             if type(error).__module__.startswith("botocore"):
                 raise _translated(uri, error) from None
-            raise
+            raise StoreError(f"{uri}: {self._scheme}:// cannot read or write this: {_message(error)}") from None
         except Exception as error:  # noqa: BLE001  Each file system has errors of its own: botocore, aiohttp, ...
             raise _translated(uri, error) from None
 
@@ -355,7 +357,9 @@ def _translated(uri: str, error: Exception) -> OSError:
         return PermissionError(text)
     if _UNTRUSTED & names:
         return base.untrusted(uri, _message(error))
-    if isinstance(error, TypeError | AttributeError | LookupError):
+    if isinstance(
+        error, TypeError | AttributeError | LookupError | IsADirectoryError | NotADirectoryError | FileExistsError
+    ):
         return StoreError(text)
     if type(error).__module__.startswith("botocore") and not _TRANSPORT & names:
         return StoreError(text)

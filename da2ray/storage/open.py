@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote
 
+from yarl import URL
+
 from da2ray.errors import UserError
 from da2ray.storage.base import Store
 from da2ray.storage.local import LocalStore
@@ -106,7 +108,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     if not path or "\0" in path:
         raise UserError(f"not a path or URL: {path!r}")
     try:
-        return Path(path).expanduser()
+        return Path(path).expanduser() if path.startswith("~") else Path(path)
     except RuntimeError:
         raise UserError(
             f"{printable(path)}: there is no user of this name; write ./~… for a folder that begins so"
@@ -165,7 +167,17 @@ def _parse(url: str | os.PathLike[str]) -> tuple[str | None, str]:
         raise UserError(f"a {scheme}:// URL holds a password: give it through the environment instead")
     if not host and scheme != "memory":
         raise UserError(f"no bucket or host in {redact(text)!r}")
+    if scheme in WEB and not _is_web_host(re.split("[?#]", host)[0]):
+        raise UserError(f"{redact(printable(text))} is not a URL: its host or port is wrong")
     return {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme), rest
+
+
+def _is_web_host(text: str) -> bool:
+    try:
+        url = URL(f"https://{text}")
+        return bool(url.raw_host and url.port)
+    except ValueError:
+        return False
 
 
 def _absolute(path: str) -> str:

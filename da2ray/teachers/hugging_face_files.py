@@ -9,7 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
+from da2ray.storage import local_path, printable
 from da2ray.teachers.depth_anything.checkpoint import HUB_ID
 
 CONFIG = "config.json"
@@ -40,7 +40,7 @@ class Repository:
         Raises:
             UserError: the source is neither.
         """
-        if Path(source).expanduser().is_dir():
+        if local_path(source).is_dir():
             return cls(source)
         hub = HUB_ID.fullmatch(source)
         if hub is None or hub["file"]:
@@ -63,7 +63,7 @@ class Repository:
             UserError: the file cannot be fetched.
         """
         if not self.on_hub:
-            path = Path(self.source).expanduser() / name
+            path = local_path(self.source) / name
             return path if path.is_file() else None
         try:
             return Path(huggingface_hub.hf_hub_download(self.source, name, revision=self.revision))

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
+from da2ray.storage import local_path, printable
 
 INDEX = "model_index.json"
 NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -68,7 +68,7 @@ def find_repository(source: str) -> tuple[Repository, dict[str, Any]]:
     Raises:
         UserError: the pipeline does not exist, cannot be fetched, or has no readable index.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_dir():
         repository, index = Repository(str(path.absolute()), None), path / INDEX
     elif (hub := HUB_ID.fullmatch(source)) is None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
+from da2ray.storage import local_path, printable
 from da2ray.teachers.base import LoadOptions, PixelBatch, SizeRule, Teacher
 from da2ray.teachers.depth_anything import checkpoint
 from da2ray.teachers.depth_anything.teacher import precision_dtype, torch_device
@@ -151,7 +151,7 @@ def find_repo(repo: str) -> Path:
     Raises:
         UserError: the repository does not exist or cannot be fetched.
     """
-    folder = Path(repo).expanduser().resolve()
+    folder = local_path(repo).resolve()
     if folder.is_dir():
         if not (folder / HUBCONF).is_file():
             raise UserError(
@@ -274,7 +274,7 @@ def running(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _fetch(name: str, commit: str) -> Path:
-    cache = Path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray").expanduser() / "hub"
+    cache = local_path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray") / "hub"
     folder = cache / f"{name.replace('/', '_')}_{commit}"
     if not folder.is_dir():
         url = ARCHIVE.format(name=name, commit=commit)

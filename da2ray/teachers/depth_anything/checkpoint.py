@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from da2ray.errors import UserError
-from da2ray.storage import printable, redact
+from da2ray.storage import local_path, printable, redact
 from da2ray.teachers.depth_anything.configs import CONFIGS, Config, parameter_shapes
 from da2ray.teachers.depth_anything.keymap import Layout, from_layout, layout_of, shapes_in
 
@@ -61,7 +61,7 @@ def locate(weights: str) -> Path:
     """
     if "://" in weights:
         return _download(weights)
-    path = Path(weights).expanduser()
+    path = local_path(weights)
     if path.is_dir():
         path /= HUB_FILE
     if path.is_file():
@@ -240,7 +240,7 @@ def _download(url: str) -> Path:
         info = filesystem.info(remote)
         version = [str(info.get(key)) for key in ("ETag", "etag", "LastModified", "mtime", "size")]
         digest = hashlib.sha256("\n".join([url, *version]).encode()).hexdigest()[:16]
-        folder = Path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray").expanduser() / "weights"
+        folder = local_path(os.environ.get("DA2RAY_CACHE") or "~/.cache/da2ray") / "weights"
         # The name must not contain a URL's signature, which would also hide the suffix.
         target = folder / f"{digest}-{Path(redact(remote)).name}"
         if not target.exists():

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from da2ray.errors import UserError
-from da2ray.storage import printable
+from da2ray.storage import local_path, printable
 from da2ray.teachers.depth_anything.checkpoint import HUB_ID
 from da2ray.teachers.depth_anything.configs import Config
 from da2ray.teachers.hugging_face_files import CONFIG, read_json
@@ -63,7 +63,7 @@ def find_config(weights: str, path: Path) -> Path | None:
     hub = HUB_ID.fullmatch(weights)
     if path.suffix not in _SUFFIXES or "://" in weights:
         return None
-    if Path(weights).expanduser().exists() or hub is None:
+    if local_path(weights).exists() or hub is None:
         beside = path.parent / CONFIG
         return beside if beside.is_file() else None
     import huggingface_hub  # noqa: PLC0415 - half a second, for hub ids only
