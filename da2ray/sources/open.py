@@ -122,7 +122,7 @@ def _is_file(url: str, client: Client, user_agent: str | None) -> bool:
     root, key = split_uri(url)
     try:
         open_store(root, client, user_agent=user_agent).stat(key)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a key that no object has
         return False
     except UnavailableError:
         raise

@@ -138,6 +138,8 @@ def read_rows(
         raise UserError(f"{url}: row {row + error.place + 1} {error}") from None
     except _FileError as error:
         raise UserError(f"{url} {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{url} is not UTF-8: the names of its columns cannot be read") from None
     except pa.ArrowException as error:
         raise UserError(f"cannot read {url} after row {row}: {printable(error)}") from None
 

@@ -180,7 +180,13 @@ class ObjectStore:
         with self._lock:
             if (timeout_s, client_retry_s) not in self._clients:
                 Fork.used = True
-                self._clients[timeout_s, client_retry_s] = _make_client(self.url, timeout_s, client_retry_s)
+                try:
+                    client = _make_client(self.url, timeout_s, client_retry_s)
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.url}: obstore cannot open such a URL: {short_message(str(error))}"
+                    ) from None
+                self._clients[timeout_s, client_retry_s] = client
             return self._clients[timeout_s, client_retry_s]
 
 

@@ -14,7 +14,7 @@ from da2ray.storage.base import Store
 from da2ray.storage.local import LocalStore
 from da2ray.storage.objects import SCHEMES, ObjectStore
 from da2ray.storage.redaction import WEB, printable, redact
-from da2ray.storage.s3 import S3ObjectStore
+from da2ray.storage.s3 import S3ObjectStore, is_odd
 
 Client = Literal["auto", "obstore", "fsspec"]
 
@@ -46,7 +46,8 @@ def open_store(
         return LocalStore(url)
     if redact(url) != url:
         raise UserError(f"{redact(url)} cannot have a query: a signature is for one object, and this is a folder")
-    if client == "fsspec" or (client == "auto" and scheme not in SCHEMES):
+    odd = scheme == "s3" and is_odd(url.partition("://")[2].partition("/")[2])
+    if client == "fsspec" or odd or (client == "auto" and scheme not in SCHEMES):
         # Imported here: 0.2 s in each process, which few stores need.
         if scheme == "s3":
             from da2ray.storage.s3_fsspec import S3FsspecStore  # noqa: PLC0415

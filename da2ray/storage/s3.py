@@ -29,21 +29,21 @@ class S3ObjectStore(ObjectStore):
         return S3ObjectStore, (self.url, self._retry_s)
 
     def get(self, key: str) -> bytes:
-        return self._by_name.get(key) if _is_odd(key) else super().get(key)
+        return self._by_name.get(key) if is_odd(key) else super().get(key)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        return self._by_name.get_range(key, offset, length) if _is_odd(key) else super().get_range(key, offset, length)
+        return self._by_name.get_range(key, offset, length) if is_odd(key) else super().get_range(key, offset, length)
 
     def stat(self, key: str) -> Stat:
-        return self._by_name.stat(key) if _is_odd(key) else super().stat(key)
+        return self._by_name.stat(key) if is_odd(key) else super().stat(key)
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         return self._by_name.list(prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
         every = list(keys)
-        super().delete([key for key in every if not _is_odd(key)])
-        if odd := [key for key in every if _is_odd(key)]:
+        super().delete([key for key in every if not is_odd(key)])
+        if odd := [key for key in every if is_odd(key)]:
             self._by_name.delete(odd)
 
     @cached_property
@@ -53,5 +53,6 @@ class S3ObjectStore(ObjectStore):
         return S3FsspecStore(self.url, self._retry_s)
 
 
-def _is_odd(key: str) -> bool:
+def is_odd(key: str) -> bool:
+    """Whether obstore cannot name this key."""
     return bool(key and _ODD.search(key))

@@ -125,6 +125,7 @@ def test_parquet_is_read_or_refused(columns: list[tuple[str, pa.DataType, Any]],
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @given(junk=st.binary(max_size=60))
+@example(junk=b"\x80\r")
 @settings(FEW, max_examples=20)
 def test_any_bytes_are_read_or_refused(suffix: str, junk: bytes, tmp_path: Path) -> None:
     (tmp_path / f"m.{suffix}").write_bytes(junk)
@@ -174,6 +175,7 @@ def test_a_url_is_split_and_joined_or_refused(url: str) -> None:
 @example(url="http://[")
 @example(url="https://h:99999/x")
 @example(url="zip://a::b")
+@example(url="s3://b//x/../y")
 def test_a_command_with_any_url_ends_by_the_table(
     url: str, command: Command, job_without_ray: Command, tmp_path: Path
 ) -> None:
