@@ -163,7 +163,7 @@ def test_a_signed_uri_keeps_its_signature_to_be_read_and_its_key_has_none(tmp_pa
         f"id,https://h/a?sig={SECRET}\x1b[2J\n1,2\n",
     ],
 )
-def test_what_is_said_of_a_broken_manifest_shows_no_credential_and_no_escapes(tmp_path: Path, body: str) -> None:
+def test_the_error_about_a_broken_manifest_shows_no_credential_and_no_escapes(tmp_path: Path, body: str) -> None:
     path = tmp_path / ("m.jsonl" if body.startswith("{") else "m.csv")
     path.write_text(body)
     with pytest.raises(UserError) as caught:
@@ -237,11 +237,11 @@ def assert_plain_names(names: Sequence[str]) -> None:
 
 
 def assert_quiet(finished: Finished, *secrets: str) -> None:
-    for said in (finished.stdout, finished.stderr):
-        assert "\x1b" not in said
-        assert "Traceback" not in said
+    for output in (finished.stdout, finished.stderr):
+        assert "\x1b" not in output
+        assert "Traceback" not in output
         for secret in secrets:
-            assert secret not in said
+            assert secret not in output
 
 
 def test_a_job_over_a_hostile_signed_manifest_stores_and_says_nothing_secret(

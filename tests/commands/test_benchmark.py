@@ -21,28 +21,28 @@ def run_benchmark(run: RunJob, *args: object) -> str:
 
 @pytest.mark.timeout(900)  # it starts Ray four times
 def test_every_stage_end_to_end_and_the_plain_way_are_in_one_run(run_alone: RunJob, tmp_path: Path) -> None:
-    said = run_benchmark(
+    out = run_benchmark(
         run_alone,
         *("--make-images", 8, "--decode", "scaled", "--plain", "network-size", "--shard-size", 2),
         *("--work", tmp_path / "work"),
     )
     for row in ("network-size", "decode only", "teacher only", "encode + write only", "end to end"):
-        assert row in said
+        assert row in out
 
 
 def test_a_resume_is_measured_on_a_plan_that_is_three_quarters_done(tmp_path: Path) -> None:
-    said = run_benchmark(run_script, "--resume-shards", 40, "--work", tmp_path / "work")
-    assert "10 of 40 shards are left" in said
+    out = run_benchmark(run_script, "--resume-shards", 40, "--work", tmp_path / "work")
+    assert "10 of 40 shards are left" in out
 
 
 @pytest.mark.timeout(900)  # a minute where nothing else runs; half of it is Depth Anything V2 S on one core
 def test_quality_is_measured_on_worlds_of_known_depth(run_alone: RunJob, tmp_path: Path) -> None:
-    said = run_benchmark(run_alone, "--quality", 24, "--work", tmp_path / "work")
-    assert "24 worlds" in said
-    assert "7 of them degraded" in said
+    out = run_benchmark(run_alone, "--quality", 24, "--work", tmp_path / "work")
+    assert "24 worlds" in out
+    assert "7 of them degraded" in out
     for word in ("flip_p90", "masks (flip+scale", "strict", "mirror", "lowest level", "scores without passes"):
-        assert word in said
-    assert "nan" not in next(line for line in said.splitlines() if "scores without passes" in line)
+        assert word in out
+    assert "nan" not in next(line for line in out.splitlines() if "scores without passes" in line)
     for kind in ("abs_rel", "disparity"):
         assert (tmp_path / "work" / f"calibration-{kind}.json").exists()
 
@@ -62,8 +62,8 @@ def test_a_preset_is_judged_by_what_it_keeps_and_what_it_removes() -> None:
 
 
 def test_near_duplicates_are_looked_for_among_planted_ones(tmp_path: Path) -> None:
-    said = run_benchmark(run_script, "--dedupe-hashes", 20_000, "--work", tmp_path / "work")
-    assert " 0 were missed, 0 answers are wrong" in said
+    out = run_benchmark(run_script, "--dedupe-hashes", 20_000, "--work", tmp_path / "work")
+    assert " 0 were missed, 0 answers are wrong" in out
 
 
 def test_images_to_measure_on_are_asked_for(tmp_path: Path) -> None:

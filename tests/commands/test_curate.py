@@ -34,8 +34,8 @@ def curating(capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*args: object) -> tuple[int, str, str]:
         argv = [str(arg) for arg in args]
         code = COMMAND.main(argv, prog="curate.py")
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
@@ -72,15 +72,17 @@ def kept_numbers(store: Store, view: str, split: str | None = None) -> list[int]
     return [int(key.removesuffix(".jpg")) for key in labels.index["key"].to_pylist()]
 
 
-def test_a_view_holds_what_the_rules_keep_and_the_table_says_what_each_removed(curating: Command, store: Store) -> None:
+def test_a_view_holds_the_rows_that_the_rules_keep_and_the_table_shows_what_each_removed(
+    curating: Command, store: Store
+) -> None:
     rules = ("--where", "blur >= 10", "flip_p90 below p90", "blur >= 10 AND blur < 38")
-    code, said, err = curating("--dataset", store.url, "--view", "clean", "--preset", "none", *rules)
+    code, out, err = curating("--dataset", store.url, "--view", "clean", "--preset", "none", *rules)
     assert (code, err) == (0, "")
-    assert "snapshot 1: 44 rows, 40 of them labelled; views leave out the other 4" in said
-    lines = {line.strip()[:7]: line.split()[-3:] for line in said.splitlines() if line.startswith(" where")}
+    assert "snapshot 1: 44 rows, 40 of them labelled; views leave out the other 4" in out
+    lines = {line.strip()[:7]: line.split()[-3:] for line in out.splitlines() if line.startswith(" where")}
     # p90 of flip_p90 lies between rows 3 and 4: rows 0 to 3 go, which other rules remove too.
     assert lines == {"where 1": ["10", "0", "30"], "where 2": ["4", "0", "30"], "where 3": ["12", "2", "28"]}
-    assert "flip_p90 < 0.90249" in said
+    assert "flip_p90 < 0.90249" in out
     assert kept_numbers(store, "clean") == list(range(10, 38))
 
     view = open_view(store, "clean")
@@ -88,25 +90,25 @@ def test_a_view_holds_what_the_rules_keep_and_the_table_says_what_each_removed(c
     stored = [(rule.name, rule.where, rule.removes, rule.alone) for rule in view.rules]
     assert stored[1] == ("where 2", "flip_p90 below p90", 4, 0)
     assert view.rules[1].resolved.startswith("flip_p90 < 0.902")
-    assert f"kept 28 (70.0% of labelled): {view.by_split['train']} train, {view.by_split['val']} val" in said
+    assert f"kept 28 (70.0% of labelled): {view.by_split['train']} train, {view.by_split['val']} val" in out
 
 
 def test_a_preset_leaves_out_rules_of_scores_that_are_not_there_and_says_so(curating: Command, store: Store) -> None:
-    code, said, _ = curating("--dataset", store.url, "--view", "v", "--preset", "default")
+    code, out, _ = curating("--dataset", store.url, "--view", "v", "--preset", "default")
     assert code == 0
     view = open_view(store, "v")
     assert view.skipped
     assert {rule.name for rule in view.rules}.isdisjoint(name for name, _ in view.skipped)
     for name, why in view.skipped:
-        assert f"skipped rule {name}: {why}" in said
+        assert f"skipped rule {name}: {why}" in out
     assert view.kept == COUNT - (COUNT - len(kept_numbers(store, "v")))
 
 
 def test_of_look_alikes_the_largest_stays_and_plain_images_are_no_look_alikes(curating: Command, store: Store) -> None:
     arguments = ("--dataset", store.url, "--preset", "none", "--dedupe", 4)
-    code, said, _ = curating(*arguments, "--view", "all")
+    code, out, _ = curating(*arguments, "--view", "all")
     assert code == 0
-    assert "1 cluster of look-alikes; not compared: 2 images of nearly one colour, 1 without a hash" in said
+    assert "1 cluster of look-alikes; not compared: 2 images of nearly one colour, 1 without a hash" in out
     assert kept_numbers(store, "all") == [number for number in range(COUNT) if number not in (10, 11)]
     found = open_view(store, "all").dedupe
     assert found is not None
@@ -150,9 +152,9 @@ def test_a_dry_run_prints_the_same_and_stores_nothing(curating: Command, store: 
     code, dry, _ = curating(*arguments, "--dry-run")
     assert (code, list_views(store)) == (0, [])
     assert dry.endswith("nothing stored: --dry-run\n")
-    code, said, _ = curating(*arguments, "--view", "v")
+    code, out, _ = curating(*arguments, "--view", "v")
     assert code == 0
-    assert said.splitlines()[:-1] == dry.splitlines()[:-1]
+    assert out.splitlines()[:-1] == dry.splitlines()[:-1]
     assert list_views(store) == ["v"]
 
 
@@ -174,7 +176,7 @@ def test_a_view_is_of_the_snapshot_that_was_named(curating: Command, store: Stor
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "words"),
     [
         (["blur >= 0", "blur > 1000"], "rule where 2 (blur > 1000) removes all 40 labelled rows"),
         (
@@ -184,18 +186,18 @@ def test_a_view_is_of_the_snapshot_that_was_named(curating: Command, store: Stor
     ],
 )
 def test_a_view_of_no_row_is_an_error_that_names_the_rule(
-    curating: Command, store: Store, rules: list[str], said: str
+    curating: Command, store: Store, rules: list[str], words: str
 ) -> None:
     arguments = ("--dataset", store.url, "--preset", "none", "--where", *rules, "--dedupe", 4)
     code, out, err = curating(*arguments, "--view", "v")
     assert (code, "kept 0" in out) == (2, True)
-    assert err == f"error: no row is left, so no view is stored: {said}\n"
+    assert err == f"error: no row is left, so no view is stored: {words}\n"
     assert list_views(store) == []
     assert curating(*arguments, "--dry-run")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         ((), "--view is required"),
         (("--view", "v", "--error", "disparity"), "--error belongs to --calibrate"),
@@ -212,16 +214,16 @@ def test_a_view_of_no_row_is_an_error_that_names_the_rule(
     ],
 )
 def test_a_mistake_exits_2_with_two_lines_and_stores_nothing(
-    curating: Command, store: Store, arguments: tuple[object, ...], said: str
+    curating: Command, store: Store, arguments: tuple[object, ...], words: str
 ) -> None:
     code, out, err = curating("--dataset", store.url, *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert words in err
     assert len(err.splitlines()) <= 2
     assert list_views(store) == []
 
 
-def test_no_dataset_and_no_hashes_are_said_to_be(curating: Command, tmp_path: Path) -> None:
+def test_a_missing_dataset_and_missing_hashes_are_errors(curating: Command, tmp_path: Path) -> None:
     code, _, err = curating("--dataset", tmp_path, "--view", "v")
     assert (code, "no dataset at" in err) == (2, True)
     snapshot_of(open_store(str(tmp_path)), {"blur": [1.0, 2.0]})
@@ -247,8 +249,8 @@ def test_a_calibration_is_by_the_error_that_was_asked_for_and_written_where(
         np.save(tmp_path / "truth" / f"{number:04d}.npy", rng.uniform(1, 9, (8, 10)).astype(np.float32))
     output = tmp_path / "found" / "calibration.json"
     arguments = ("--calibrate", tmp_path / "truth", "--error", error, "--calibration-output", output)
-    code, said, _ = curating("--dataset", store.url, *arguments)
-    assert (code, f"true error ({error}) of {COUNT} images" in said) == (0, True)
+    code, out, _ = curating("--dataset", store.url, *arguments)
+    assert (code, f"true error ({error}) of {COUNT} images" in out) == (0, True)
     found = json.loads(output.read_text())
     assert (found["kind"], len(found["errors"])) == (error, COUNT)
     assert list_views(store) == []

@@ -19,15 +19,15 @@ def test_the_demo_shows_every_labelled_photograph_beside_its_depth(
 ) -> None:
     # Its own Ray, because the demo promises to work without a cluster.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    said = io.StringIO()
-    assert demo(DemoConfig(folder=str(tmp_path)), Console(file=said, soft_wrap=True)) == 0
+    printed = io.StringIO()
+    assert demo(DemoConfig(folder=str(tmp_path)), Console(file=printed, soft_wrap=True)) == 0
     labels = open_labels(str(tmp_path / "labels"))
     labelled = [label for label in labels if label.depth is not None]
     assert len(labels) == len(packaged_photos())
     assert len(labelled) > 20
-    assert f"{len(labelled)} photographs beside their depth: {tmp_path / 'contact_sheet.png'}" in said.getvalue()
-    assert str(tmp_path / "labels") in said.getvalue()
-    assert "depth-anything-v2-tiny is embedded" in said.getvalue()
+    assert f"{len(labelled)} photographs beside their depth: {tmp_path / 'contact_sheet.png'}" in printed.getvalue()
+    assert str(tmp_path / "labels") in printed.getvalue()
+    assert "depth-anything-v2-tiny is embedded" in printed.getvalue()
     assert all(
         {"blur", "flip_p90", "scale_p90"} <= label.scores.keys() and label.mask is not None for label in labelled
     )

@@ -109,10 +109,10 @@ def test_a_job_that_finds_its_store_down_may_be_run_again(
 ) -> None:
     down(part, *methods)
     options = ("--images", f"{bucket}/{images}", "--output", f"{bucket}/{tmp_path.name}", "--storage-client", client)
-    code, _, said = label(*options)
+    code, _, message = label(*options)
     assert proxy.faults.total(), "nothing failed, so nothing was shown"
-    assert code == Exit.RESUMABLE, said
-    error, then = said.splitlines()
+    assert code == Exit.RESUMABLE, message
+    error, then = message.splitlines()
     assert error.startswith("error: ")
     assert bucket in error
     assert "the same command again" in then
@@ -123,9 +123,9 @@ def test_a_command_that_finds_its_store_down_may_be_run_again(
     command: Command, down: Callable[..., None], bucket: str, what: str
 ) -> None:
     down(bucket.rpartition("/")[2])
-    code, _, said = command(what, f"{bucket}/labels")
-    assert code == Exit.RESUMABLE, said
-    assert "the same command again" in said
+    code, _, message = command(what, f"{bucket}/labels")
+    assert code == Exit.RESUMABLE, message
+    assert "the same command again" in message
 
 
 def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) 
     plan = planned(*options)
     commit = commit_key(plan.id, 0)
     open_store(str(tmp_path / "labels")).put(commit, b"half a comm")
-    code, _, said = label(*options)
+    code, _, message = label(*options)
     assert code == Exit.USAGE
-    assert said.startswith(f"error: {tmp_path}/labels/{commit}")
-    assert f"da2ray verify {tmp_path}/labels" in said
+    assert message.startswith(f"error: {tmp_path}/labels/{commit}")
+    assert f"da2ray verify {tmp_path}/labels" in message
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (GetTimeoutError("Get timed out"), Exit.RESUMABLE, "the cluster does not answer: Get timed out\n"),
         (ActorDiedError(), Exit.RESUMABLE, "workers died"),
@@ -149,7 +149,7 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) 
     ],
 )
 def test_what_ray_raises_is_not_taken_for_another_trouble(
-    label: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+    label: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, message: str
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -157,7 +157,7 @@ def test_what_ray_raises_is_not_taken_for_another_trouble(
     monkeypatch.setattr(run, "label_all", fail)
     found, out, err = label("--images", write_crops(tmp_path / "images", 2), "--output", tmp_path / "labels")
     assert found == code
-    assert said in out + err
+    assert message in out + err
     assert "a store failed" not in err
 
 

@@ -52,17 +52,17 @@ def test_every_field_has_a_description_and_stands_in_the_help(
     with pytest.raises(SystemExit) as ended:
         load(model, ["--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for name, field in model.model_fields.items():
         assert field.description, name
         shown = field.alias or name
-        assert f"  {'URL' if shown == 'url' else '--' + shown.replace('_', '-')}" in said
-        assert field.description in said
-    assert "%%" not in said
+        assert f"  {'URL' if shown == 'url' else '--' + shown.replace('_', '-')}" in message
+        assert field.description in message
+    assert "%%" not in message
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         ([], "--images is required"),
         (["--images", "i"], "--output is required"),
@@ -85,15 +85,15 @@ def test_every_field_has_a_description_and_stands_in_the_help(
         ([*NEEDED, "stray"], "stray"),
     ],
 )
-def test_a_mistake_on_the_command_line_names_its_option(argv: list[str], said: str) -> None:
+def test_a_mistake_on_the_command_line_names_its_option(argv: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         load(PseudolabelConfig, argv, prog="pseudolabel.py")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) <= 2
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("colour: red\n", "--colour is not an option of this command"),
         ("shardsize: 8\n", "--shardsize is not an option of this command; did you mean --shard-size?"),
@@ -109,12 +109,12 @@ def test_a_mistake_on_the_command_line_names_its_option(argv: list[str], said: s
         ("images: \xff\n", "is not YAML"),
     ],
 )
-def test_a_mistake_in_the_yaml_file_names_the_option_or_the_file(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_in_the_yaml_file_names_the_option_or_the_file(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "job.yaml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as error:
         load(PseudolabelConfig, [*NEEDED, "--config", str(file)])
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) <= 2
 
 

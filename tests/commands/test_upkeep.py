@@ -27,26 +27,26 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_verify_repair_run_and_verify_again(command: Command, store: Store) -> None:
-    code, said, err = command("verify", store.url)
+    code, out, err = command("verify", store.url)
     assert (code, err) == (0, "")
-    assert said.startswith("4 of 4 shards and 1 of 1 part of the newest snapshot's index checked")
-    assert said.endswith("nothing is wrong\n")
-    assert command("repair", store.url)[:2] == (0, said)
+    assert out.startswith("4 of 4 shards and 1 of 1 part of the newest snapshot's index checked")
+    assert out.endswith("nothing is wrong\n")
+    assert command("repair", store.url)[:2] == (0, out)
 
     gone = read_commit(store, "p", 2).object
     store.delete([gone])
-    code, said, _ = command("verify", store.url)
+    code, out, _ = command("verify", store.url)
     assert code == 1
-    assert [line.split()[:4] for line in said.splitlines() if "shards/" in line] == [["p", "2", gone, "object_missing"]]
-    assert f"da2ray repair {store.url}" in said
+    assert [line.split()[:4] for line in out.splitlines() if "shards/" in line] == [["p", "2", gone, "object_missing"]]
+    assert f"da2ray repair {store.url}" in out
 
-    code, said, _ = command("repair", store.url, "--dry-run")
-    assert (code, "would remove 1 commit:" in said) == (0, True)
-    code, said, _ = command("repair", store.url)
+    code, out, _ = command("repair", store.url, "--dry-run")
+    assert (code, "would remove 1 commit:" in out) == (0, True)
+    code, out, _ = command("repair", store.url)
     assert code == 0
-    assert gone in said
+    assert gone in out
     for line in ("removed 1 commit:", "stay broken in these: 1", "next: run the same job again"):
-        assert line in said
+        assert line in out
     assert label(store, "parquet") == [2]
     assert command("verify", store.url)[0] == 0
 
@@ -56,29 +56,29 @@ def test_a_broken_part_and_a_broken_snapshot(command: Command, store: Store) -> 
     store.put(part.key, b"broken")
     assert f"{part.key} " in command("verify", store.url)[1]
     assert "would write 1 part of the index again" in command("repair", "--dry-run", store.url)[1]
-    code, said, _ = command("repair", store.url)
-    assert (code, "wrote 1 part of the index again" in said) == (0, True)
+    code, out, _ = command("repair", store.url)
+    assert (code, "wrote 1 part of the index again" in out) == (0, True)
     assert command("verify", store.url)[0] == 0
 
     store.put(snapshot_key(1), b"broken")
     assert command("verify", store.url)[0] == 1
-    code, said, _ = command("repair", store.url)
-    assert (code, "delete it, and the next snapshot takes its number" in said) == (1, True)
+    code, out, _ = command("repair", store.url)
+    assert (code, "delete it, and the next snapshot takes its number" in out) == (1, True)
     code, _, err = command("gc", store.url)
     assert (code, snapshot_key(1) in err) == (2, True)
 
 
-def test_a_broken_view_is_said_and_exits_1_until_it_is_made_again(command: Command, store: Store) -> None:
+def test_a_broken_view_is_reported_with_exit_1_until_it_is_made_again(command: Command, store: Store) -> None:
     row = pa.table([pa.array([0]), pa.array(["k"]), pa.array(["train"])], schema=KEPT)
     snapshot = open_snapshot(store)
     made = View(name="clean", created="", snapshot=snapshot.number, rows=snapshot.rows, rules=(), val_share=0)
     made = write_view(store, made, row)
     assert "index checked, 1 view, " in command("verify", store.url)[1]
     store.delete([made.object])
-    code, said, _ = command("verify", store.url)
-    assert (code, "views/clean.json" in said, made.object in said) == (1, True, True)
-    code, said, _ = command("repair", store.url)
-    assert (code, "with jobs/curate.py --replace or delete its JSON: clean" in said) == (1, True)
+    code, out, _ = command("verify", store.url)
+    assert (code, "views/clean.json" in out, made.object in out) == (1, True, True)
+    code, out, _ = command("repair", store.url)
+    assert (code, "with jobs/curate.py --replace or delete its JSON: clean" in out) == (1, True)
     write_view(store, made, row)
     assert command("verify", store.url)[0] == 0
 
@@ -89,10 +89,10 @@ def test_verify_as_json_is_json_and_nothing_else(
     key = read_commit(store, "p", 0).object
     store.put(key, store.get(key)[:-1])
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # shows progress as a bar on stderr
-    code, said, err = command("verify", "--json", store.url)
+    code, out, err = command("verify", "--json", store.url)
     assert code == 1
     assert "verify" in err
-    found = json.loads(said)
+    found = json.loads(out)
     assert (found["shards"], found["shards_checked"], found["parts"]) == (SHARDS, SHARDS, 1)
     (finding,) = found["findings"]
     assert {name: finding[name] for name in ("plan", "shard", "object", "what", "snapshot")} == {
@@ -104,37 +104,37 @@ def test_a_sample_is_a_share(command: Command, store: Store) -> None:
     assert command("verify", store.url, "--sample", "50%")[1].startswith("2 of 4 shards")
     assert command("verify", store.url, "--sample", "0.01")[1].startswith("1 of 4 shards")
     for bad in ("0", "2", "200%", "some", "nan"):
-        code, _, said = command("verify", store.url, "--sample", bad)
+        code, _, err = command("verify", store.url, "--sample", bad)
         assert code == 2
-        assert said == f"error: --sample: must be above 0 and at most 1, such as 0.05 or 5%; got '{bad}'\n"
+        assert err == f"error: --sample: must be above 0 and at most 1, such as 0.05 or 5%; got '{bad}'\n"
 
 
 def test_gc_counts_by_folder(command: Command, store: Store) -> None:
     orphan = f"shards/p/00000001-{'0' * 16}.parquet"
     store.put(orphan, b"12345")
-    code, said, _ = command("gc", store.url)
+    code, out, _ = command("gc", store.url)
     assert code == 0
-    assert "kept 1 object (5 bytes) that no commit names, younger than --grace 24 hours" in said
+    assert "kept 1 object (5 bytes) that no commit names, younger than --grace 24 hours" in out
     os.utime(Path(store.url) / orphan, (0, 0))
 
-    def rows(said: str) -> list[list[str]]:
-        return [line.split() for line in said.splitlines()[1:] if line.split()[-1] != "0"]
+    def rows(out: str) -> list[list[str]]:
+        return [line.split() for line in out.splitlines()[1:] if line.split()[-1] != "0"]
 
-    code, said, _ = command("gc", "--dry-run", store.url)
-    assert (code, rows(said)) == (0, [["shards", "1", "5"]])
-    assert "would remove" in said
+    code, out, _ = command("gc", "--dry-run", store.url)
+    assert (code, rows(out)) == (0, [["shards", "1", "5"]])
+    assert "would remove" in out
     assert command("gc", store.url, "--grace", "0.5")[1].splitlines()[1].split() == ["shards", "1", "5"]
     assert rows(command("gc", store.url, "--grace", "0")[1]) == []
     assert len(open_labels(store.url)) == SHARDS * 7
     for bad in ("-1", "inf", "nan", "soon"):
-        code, _, said = command("gc", store.url, f"--grace={bad}")
-        assert (code, "--grace: must be" in said) == (2, True)
+        code, _, err = command("gc", store.url, f"--grace={bad}")
+        assert (code, "--grace: must be" in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["verify", "repair", "gc"])
 def test_a_place_without_dataset_is_exit_2_and_one_line(command: Command, tmp_path: Path, name: str) -> None:
-    code, said, err = command(name, tmp_path / "nothing")
-    assert (code, said) == (2, "")
+    code, out, err = command(name, tmp_path / "nothing")
+    assert (code, out) == (2, "")
     assert err.startswith(f"error: no dataset at {tmp_path / 'nothing'}")
     assert len(err.splitlines()) == 1
 
@@ -147,8 +147,8 @@ def test_a_store_that_cannot_be_reached_is_exit_2_and_no_finding(
         raise PermissionError(f"{store.url}: permission denied")
 
     monkeypatch.setattr(type(store), "get", refuse)
-    code, said, err = command(name, store.url)
-    assert (code, said) == (2, "")
+    code, out, err = command(name, store.url)
+    assert (code, out) == (2, "")
     assert "permission denied" in err
 
 

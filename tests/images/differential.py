@@ -61,37 +61,37 @@ class Verdict(NamedTuple):
 def judge(data: bytes) -> tuple[str, str]:  # noqa: PLR0911 - a return for each class
     """The class of a file, and a line of detail."""
     limits = Limits(min_side=1, max_aspect=1e9, max_tokens=10**9, max_pixels=LIMIT)
-    ours, said, reason = None, "", None
+    ours, detail, reason = None, "", None
     try:
         image = decode(data, size_rule=OfficialSize(), limits=limits, mode=DecodeMode.EXACT)
         ours = image.pixels
         assert ours.shape == (image.height, image.width, 3)
     except SampleError as error:
-        reason, said = error.reason, f"{error.reason}: {error.message}"
+        reason, detail = error.reason, f"{error.reason}: {error.message}"
         if reason is Reason.TOO_MANY_PIXELS:
-            return "limit", said
+            return "limit", detail
     pillow, official = by_pillow(data), by_cv2(data)
     if pillow is not None and official is not None:
         if ours is not None:
             if np.array_equal(ours, official):
-                return "same", said
+                return "same", detail
             animated = is_animated_png(data) and np.array_equal(ours, pillow_default(data))
-            return ("animated PNG, decoded" if animated else "unexplained: other pixels"), said
+            return ("animated PNG, decoded" if animated else "unexplained: other pixels"), detail
         if is_animated_png(data) and reason in {Reason.TRUNCATED, Reason.CORRUPT}:
-            return "animated PNG, refused", said
+            return "animated PNG, refused", detail
         damaged = data[:2] == b"\xff\xd8" and reason in {Reason.TRUNCATED, Reason.CORRUPT}
-        return ("jpeg damaged pixels" if damaged and "jpeg:" in said else "unexplained: refused"), said
+        return ("jpeg damaged pixels" if damaged and "jpeg:" in detail else "unexplained: refused"), detail
     if official is not None:
         if ours is not None:
             return (
                 "cv2 alone, decoded" if np.array_equal(ours, official) else "unexplained: other pixels than cv2"
-            ), said
-        return "cv2 alone, refused", said
+            ), detail
+        return "cv2 alone, refused", detail
     if pillow is not None:
-        return ("Pillow alone, decoded" if ours is not None else "Pillow alone, refused"), said
+        return ("Pillow alone, decoded" if ours is not None else "Pillow alone, refused"), detail
     if ours is None:
-        return "refused", said
-    return ("neither, decoded" if data[:4] == b"\x89PNG" else "unexplained: neither decodes"), said
+        return "refused", detail
+    return ("neither, decoded" if data[:4] == b"\x89PNG" else "unexplained: neither decodes"), detail
 
 
 def by_pillow(data: bytes) -> np.ndarray | None:

@@ -104,10 +104,10 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
     committed = count_commits(store)
     assert committed < SHARDS, "down too late to show anything"
     assert ended.code == 75, ended
-    said = [line for line in ended.stderr.splitlines() if "a store failed" in line or "the same command" in line]
-    assert 1 <= len(said) <= 2, ended
-    assert bucket in said[0]
-    assert "the same command" in said[-1]
+    lines = [line for line in ended.stderr.splitlines() if "a store failed" in line or "the same command" in line]
+    assert 1 <= len(lines) <= 2, ended
+    assert bucket in lines[0]
+    assert "the same command" in lines[-1]
     assert "Traceback" not in ended.stdout + ended.stderr, ended.stderr
     for commit in commits_of(store).values():
         assert "unreadable" not in commit.rows["reason"].to_pylist()

@@ -22,7 +22,7 @@ def keys(store: Store, prefix: str) -> list[str]:
     return [key for batch in store.list(prefix) for key in batch["key"].to_pylist()]
 
 
-def test_a_commit_says_all_that_is_needed_to_believe_its_shard(store: Store) -> None:
+def test_a_commit_holds_everything_that_verifies_its_shard(store: Store) -> None:
     shard = built()
     outcome = commit_shard(store, "p", 3, shard, FINGERPRINT)
     assert outcome.committed

@@ -141,7 +141,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return dataset(tmp_path, request.param, masked=True, with_far=True)
 
 
-def test_labels_tell_no_far_pixel_from_nobody_says(store: Store) -> None:
+def test_labels_distinguish_no_far_pixel_from_an_unknown_far_class(store: Store) -> None:
     labels = da2ray.open_labels(store.url)
     shares = labels.index["far_share"].to_pylist()
     for label, share, far in zip(labels, shares, expected(), strict=True):

@@ -32,9 +32,9 @@ def test_a_span_is_held_by_one_and_each_gets_another(store: Store) -> None:
     assert (first.held, second.held) == ({0}, {1})
     assert first.take([0, 1, 2]) is None
     assert first.held == {0, 2}
-    told = second.take([0, 1, 2])
-    assert told is not None
-    assert told.run == "first"
+    holder = second.take([0, 1, 2])
+    assert holder is not None
+    assert holder.run == "first"
     assert second.held == {1}
 
 

@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_noticed_and_named(tmp_path: Path, shard_format: str) -
     assert labels[2].depth is not None
 
 
-def test_what_is_missing_is_said_with_the_way_to_make_it(tmp_path: Path) -> None:
+def test_an_error_about_a_missing_part_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no dataset"):
         da2ray.open_labels(str(tmp_path / "nothing"))
     create_or_open(open_store(str(tmp_path)), info())

@@ -111,7 +111,7 @@ def test_a_view_stays_with_its_snapshot(store: Store) -> None:
         da2ray.open_labels(store.url, snapshot=2, view="v")
 
 
-def test_what_is_not_there_is_said_with_what_is(store: Store) -> None:
+def test_an_error_about_a_missing_name_lists_the_existing_ones(store: Store) -> None:
     with pytest.raises(UserError, match=r"no view 'v'; its views: none yet; jobs/curate.py"):
         da2ray.open_labels(store.url, view="v")
     write_view(store, view("strict"), kept())
@@ -178,7 +178,7 @@ def test_the_same_again_is_fine_and_another_under_its_name_is_refused(store: Sto
     assert [label.key for label in da2ray.open_labels(store.url, view="v")] == ["a1", "a3"]
 
 
-def test_of_two_writers_at_once_the_first_wins_and_the_second_is_told(store: Store) -> None:
+def test_if_two_writers_create_a_view_at_once_the_first_wins_and_the_second_gets_an_error(store: Store) -> None:
     class Late(LostAnswers):
         """A store on which a writer finds no view before it creates one."""
 
@@ -403,7 +403,7 @@ def another_snapshot(store: Store, _: View) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "words"),
     [
         (cut_json, "is not a view"),
         (delete_list, "is missing"),
@@ -414,7 +414,7 @@ def another_snapshot(store: Store, _: View) -> None:
     ],
 )
 def test_verify_finds_a_view_that_is_not_whole_and_repair_leaves_it_to_its_maker(
-    store: Store, damage: Callable[[Store, View], None], said: str
+    store: Store, damage: Callable[[Store, View], None], words: str
 ) -> None:
     commit(store, ["d0"], plan="d")
     create_snapshot(store, list("abcd"), FINGERPRINT)  # now the view's snapshot is not the newest
@@ -426,7 +426,7 @@ def test_verify_finds_a_view_that_is_not_whole_and_repair_leaves_it_to_its_maker
     report = verify(store, "parquet")
     (finding,) = report.findings
     assert (finding.what, finding.object, finding.plan, finding.shard) == (Wrong.VIEW, view_key("v"), None, None)
-    assert said in finding.detail
+    assert words in finding.detail
     before = keys(store)
     assert repair(store, report, dry_run=False).views == ["v"]
     assert keys(store) == before

@@ -163,10 +163,10 @@ def arguments(images: Path, output: Path, *more: object) -> PseudolabelConfig:
 
 
 def test_a_dry_run_says_what_a_checker_costs(photos: Path, tmp_path: Path) -> None:
-    said = io.StringIO()
+    printed = io.StringIO()
     config = arguments(photos, tmp_path / "labels", "--checker", "random-tiny", "--dry-run")
-    assert pseudolabel(config, Console(file=said, width=200)) == 0
-    assert "passes     1 an image through luminance, 1 through random-tiny (checker)" in said.getvalue()
+    assert pseudolabel(config, Console(file=printed, width=200)) == 0
+    assert "passes     1 an image through luminance, 1 through random-tiny (checker)" in printed.getvalue()
 
 
 def test_another_checker_is_another_fingerprint_and_none_keeps_the_old_one(photos: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_another_checker_is_another_fingerprint_and_none_keeps_the_old_one(photo
         (["--mask-bits", 9], "--mask-bits"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_said(photos: Path, tmp_path: Path, options: list[object], words: str) -> None:
+def test_a_wrong_option_is_named(photos: Path, tmp_path: Path, options: list[object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         prepare(arguments(photos, tmp_path / "labels", *options), Console(file=io.StringIO()))
 

@@ -107,9 +107,7 @@ def test_two_jobs_at_once_make_one_dataset_and_the_second_is_told_what_the_first
     assert len(da2ray.open_labels(str(output))) == 90
 
 
-def test_a_mistake_that_only_a_worker_can_find_is_told_in_the_teachers_own_words(
-    run_alone: RunJob, tmp_path: Path
-) -> None:
+def test_a_mistake_that_only_a_worker_can_find_keeps_the_teachers_message(run_alone: RunJob, tmp_path: Path) -> None:
     """Workers try a few times, so that a run survives a node that fails to load its teacher."""
     write_crops(tmp_path / "images", 2)
     (tmp_path / "mymod.py").write_text(TEACHER_THAT_DOES_NOT_LOAD)

@@ -76,7 +76,7 @@ def labels(first_run: Finished, photos_command: list[object]) -> da2ray.Labels:
     return da2ray.open_labels(str(photos_command[3]))
 
 
-def test_every_planned_sample_has_exactly_one_row_that_says_what_became_of_it(labels: da2ray.Labels) -> None:
+def test_every_planned_sample_has_exactly_one_row_with_its_status(labels: da2ray.Labels) -> None:
     assert labels.index.schema.equals(INDEX)
     rows = labels.index.to_pylist()
     assert [row["key"] for row in rows] == list(REASONS)
@@ -291,6 +291,6 @@ def test_a_job_many_times_the_object_store_ends_and_spills_nothing(
     # Its own Ray, because the object store must have that size.
     finished = run_alone(*options, command=[sys.executable, "-c", SPILLING, cpus], timeout=120)
     assert finished.code == 0, finished
-    (told,) = [json.loads(line) for line in finished.stderr.splitlines() if line.startswith("{")]
-    assert told["cumulative_created_bytes"] > 2 * STORE_BYTES, "too little data to show anything"
-    assert told["spilled_bytes_total"] == 0
+    (stats,) = [json.loads(line) for line in finished.stderr.splitlines() if line.startswith("{")]
+    assert stats["cumulative_created_bytes"] > 2 * STORE_BYTES, "too little data to show anything"
+    assert stats["spilled_bytes_total"] == 0

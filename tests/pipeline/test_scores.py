@@ -127,11 +127,12 @@ def quiet() -> Console:
     ],
 )
 def test_a_dry_run_says_what_opinions_cost(photos: Path, tmp_path: Path, options: list[str], words: str) -> None:
-    said = io.StringIO()
+    printed = io.StringIO()
     assert (
-        pseudolabel(arguments(photos, tmp_path / "labels", *options, "--dry-run"), Console(file=said, width=200)) == 0
+        pseudolabel(arguments(photos, tmp_path / "labels", *options, "--dry-run"), Console(file=printed, width=200))
+        == 0
     )
-    assert words in said.getvalue()
+    assert words in printed.getvalue()
 
 
 def test_opinions_are_another_fingerprint_and_none_keeps_the_old_one(photos: Path, tmp_path: Path) -> None:
@@ -159,7 +160,9 @@ def test_opinions_are_another_fingerprint_and_none_keeps_the_old_one(photos: Pat
         (["--consistency", "none,flip"], "--consistency"),
     ],
 )
-def test_what_cannot_be_had_is_said(photos: Path, tmp_path: Path, options: list[object], words: str) -> None:
+def test_an_impossible_request_is_refused_by_name(
+    photos: Path, tmp_path: Path, options: list[object], words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         prepare(arguments(photos, tmp_path / "labels", *options), quiet())
 

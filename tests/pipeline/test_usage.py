@@ -24,14 +24,14 @@ def refused(job_without_ray: Command) -> Refused:
     """Run the job, check that its message suits a user, and return its stderr."""
 
     def run(*args: object) -> str:
-        code, _, said = job_without_ray(*args)
-        assert code == 2, said
-        lines = said.splitlines()
+        code, _, message = job_without_ray(*args)
+        assert code == 2, message
+        lines = message.splitlines()
         assert lines[0].startswith("error: ")
-        assert 1 <= len(lines) <= 2, said
-        assert len(said) <= 600, said  # the list of all teachers takes most of it
-        assert "Traceback" not in said
-        return said.removeprefix("error: ")
+        assert 1 <= len(lines) <= 2, message
+        assert len(message) <= 600, message  # the list of all teachers takes most of it
+        assert "Traceback" not in message
+        return message.removeprefix("error: ")
 
     return run
 
@@ -64,10 +64,10 @@ def test_an_output_that_cannot_be_a_folder_is_refused_by_a_dry_run_too(
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_an_unknown_teacher_is_told_its_likely_name(refused: Refused, job: Job, tmp_path: Path) -> None:
-    said = refused(*job(teacher="depth-anything-v2-smal"))
-    assert "depth-anything-v2-smal" in said
-    assert "did you mean depth-anything-v2-small" in said
+def test_the_error_for_an_unknown_teacher_proposes_a_name(refused: Refused, job: Job, tmp_path: Path) -> None:
+    message = refused(*job(teacher="depth-anything-v2-smal"))
+    assert "depth-anything-v2-smal" in message
+    assert "did you mean depth-anything-v2-small" in message
     assert not (tmp_path / "labels").exists()
 
 
@@ -77,10 +77,10 @@ def test_a_dataset_of_another_fingerprint_is_not_mixed(
     store = open_store(str(tmp_path / "labels"))
     create_or_open(store, info(source=str(photos)))
     before = store.get("dataset.json")
-    said = refused(*job())
-    assert "--output" in said
-    assert str(tmp_path / "labels") in said
-    assert "weights_sha256" in said
+    message = refused(*job())
+    assert "--output" in message
+    assert str(tmp_path / "labels") in message
+    assert "weights_sha256" in message
     assert store.get("dataset.json") == before
     assert [key for batch in store.list() for key in batch["key"].to_pylist()] == ["dataset.json"]
 
@@ -91,8 +91,8 @@ def test_a_dataset_of_the_other_format_names_the_option(refused: Refused, job: J
 
 
 def test_a_source_that_is_not_there_is_named(refused: Refused, job: Job, tmp_path: Path) -> None:
-    said = refused(*job(images=tmp_path / "nowhere"))
-    assert str(tmp_path / "nowhere") in said
+    message = refused(*job(images=tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in message
     assert not (tmp_path / "labels").exists()
 
 
@@ -103,9 +103,9 @@ def test_a_manifest_that_is_not_there_is_named(refused: Refused, job: Job, tmp_p
 def test_a_source_without_images_says_what_was_looked_for(refused: Refused, job: Job, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no image")
-    said = refused(*job(images=tmp_path / "empty"))
-    assert str(tmp_path / "empty") in said
-    assert ".jpg" in said
+    message = refused(*job(images=tmp_path / "empty"))
+    assert str(tmp_path / "empty") in message
+    assert ".jpg" in message
 
 
 def test_a_source_of_an_unknown_scheme_is_named(refused: Refused, job: Job) -> None:
@@ -114,15 +114,15 @@ def test_a_source_of_an_unknown_scheme_is_named(refused: Refused, job: Job) -> N
 
 def test_an_output_below_a_file_cannot_be_written_to(refused: Refused, job: Job, tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("in the way")
-    said = refused(*job(output=tmp_path / "file.txt" / "labels"))
-    assert str(tmp_path / "file.txt") in said
-    assert "--output" in said
+    message = refused(*job(output=tmp_path / "file.txt" / "labels"))
+    assert str(tmp_path / "file.txt") in message
+    assert "--output" in message
 
 
 def test_an_output_on_a_read_only_file_system_cannot_be_written_to(refused: Refused, job: Job) -> None:
-    said = refused(*job(output="/proc/da2ray/labels"))
-    assert "/proc/da2ray/labels" in said
-    assert "--output" in said
+    message = refused(*job(output="/proc/da2ray/labels"))
+    assert "/proc/da2ray/labels" in message
+    assert "--output" in message
 
 
 @pytest.mark.parametrize("client", ["obstore", "fsspec"])
@@ -131,14 +131,14 @@ def test_s3_credentials_that_are_wrong_are_said_to_be(
 ) -> None:
     bucket = s3.create_bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    said = refused(*job(images=f"{bucket}/photos", storage_client=client))
-    assert f"{bucket}/photos" in said
+    message = refused(*job(images=f"{bucket}/photos", storage_client=client))
+    assert f"{bucket}/photos" in message
 
 
 @pytest.mark.parametrize("client", ["obstore", "fsspec"])
 def test_a_bucket_that_is_not_there_is_named(refused: Refused, job: Job, s3: S3Server, client: str) -> None:
-    said = refused(*job(images="s3://da2ray-no-such-bucket/photos", storage_client=client))
-    assert "s3://da2ray-no-such-bucket" in said
+    message = refused(*job(images="s3://da2ray-no-such-bucket/photos", storage_client=client))
+    assert "s3://da2ray-no-such-bucket" in message
 
 
 @pytest.mark.parametrize("client", ["obstore", "fsspec"])
@@ -148,17 +148,17 @@ def test_an_s3_identity_that_may_only_read_cannot_be_written_with(
     bucket = s3.create_bucket()
     for name, value in s3.reader_env.items():
         monkeypatch.setenv(name, value)
-    said = refused(*job(output=f"{bucket}/labels", storage_client=client))
-    assert f"{bucket}/labels" in said
-    assert "--output" in said
+    message = refused(*job(output=f"{bucket}/labels", storage_client=client))
+    assert f"{bucket}/labels" in message
+    assert "--output" in message
 
 
 def test_weights_of_another_network_say_what_was_expected_and_found(refused: Refused, job: Job, tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     save_file(random_state(TINY), path)
-    said = refused(*job(teacher="depth-anything-v2-small", weights=path))
-    assert str(path) in said
-    assert "depth-anything-v2-small" in said
+    message = refused(*job(teacher="depth-anything-v2-small", weights=path))
+    assert str(path) in message
+    assert "depth-anything-v2-small" in message
     assert not (tmp_path / "labels").exists()
 
 
@@ -187,9 +187,9 @@ def test_weights_that_are_not_there_or_none_at_all_are_named(refused: Refused, j
     ],
 )
 def test_a_value_that_is_wrong_names_its_option(refused: Refused, job: Job, option: str, value: str) -> None:
-    said = refused(*job(**{option: value}))
-    assert f"--{option.replace('_', '-')}" in said
-    assert value in said
+    message = refused(*job(**{option: value}))
+    assert f"--{option.replace('_', '-')}" in message
+    assert value in message
 
 
 def test_an_option_that_is_not_one_or_is_missing_is_named(refused: Refused, job: Job, tmp_path: Path) -> None:

@@ -200,12 +200,12 @@ def test_an_error_about_too_little_truth_names_a_file_that_is_missing(tmp_path: 
 def test_the_table_says_what_the_json_says(found: Calibration) -> None:
     console = Console(record=True, width=200)
     print_calibration(found, console)
-    said = console.export_text()
+    text = console.export_text()
     stored = json.loads(found.to_json())
     assert stored["mask"]["errors"][1] is None
     for score in stored["scores"]:
-        assert score["name"] in said
-    assert f"{stored['mean_error']:.4f}" in said
+        assert score["name"] in text
+    assert f"{stored['mean_error']:.4f}" in text
     assert len(stored["errors"]) == COUNT
 
 

@@ -79,13 +79,13 @@ def test_exactly_one_table_reports_a_pair_within_the_distance_and_reordering_bit
         for bit in rng.choice(HASH_BITS, distance, replace=False):
             other[place] ^= np.uint64(1 << int(bit))
     for count in (100, 10**6, 10**8):
-        told = np.zeros(len(one), int)
+        found = np.zeros(len(one), int)
         for table in tables(count, distance):
             left, right = table.arrange(one), table.arrange(other)
             np.testing.assert_array_equal(table.restore(left), one)
             np.testing.assert_array_equal(np.bitwise_count(left ^ right), distance)
-            told += (table.buckets(left) == table.buckets(right)) & ~table.in_earlier_table(left, right)
-        assert (told == 1).all()
+            found += (table.buckets(left) == table.buckets(right)) & ~table.in_earlier_table(left, right)
+        assert (found == 1).all()
 
 
 def test_equal_and_dense_hashes_are_not_compared_pair_by_pair() -> None:

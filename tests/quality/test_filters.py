@@ -108,7 +108,7 @@ def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "words"),
     [
         ("flip_p90 <", "is not an expression over the index: Parser Error"),
         ("", "is not an expression over the index"),
@@ -135,10 +135,10 @@ def test_percentiles_stand_anywhere_but_in_literals_and_comments(catalog: duckdb
         ("blurr below p50", "has no column blurr\ndid you mean blur?"),
     ],
 )
-def test_a_wrong_rule_is_reported_in_two_lines_before_anything_is_read(where: str, said: str) -> None:
+def test_a_wrong_rule_is_reported_in_two_lines_before_anything_is_read(where: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         bind([Rule("wrong", where)])
-    assert said in str(error.value)
+    assert words in str(error.value)
     assert len(str(error.value).splitlines()) <= 2
 
 

@@ -54,7 +54,7 @@ def test_a_score_over_decades_is_drawn_in_decades() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [
         (0, "0"),
         (0.08321, "0.0832"),
@@ -65,12 +65,12 @@ def test_a_score_over_decades_is_drawn_in_decades() -> None:
         (-5, "-5"),
     ],
 )
-def test_numbers_are_written_with_three_digits(value: float, said: str) -> None:
-    assert number(value) == said
+def test_numbers_are_written_with_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "said"),
+    ("part", "whole", "text"),
     [
         (0, 10, "0 %"),
         (1, 3, "33 %"),
@@ -79,8 +79,8 @@ def test_numbers_are_written_with_three_digits(value: float, said: str) -> None:
         (9_999_999, 10**7, "over 99.9 %"),
     ],
 )
-def test_a_share_above_nothing_never_reads_as_nothing(part: int, whole: int, said: str) -> None:
-    assert percent(part, whole) == said
+def test_a_share_above_nothing_never_reads_as_nothing(part: int, whole: int, text: str) -> None:
+    assert percent(part, whole) == text
 
 
 def test_idle_times_lie_between_runs_and_a_run_of_two_points_is_a_level_line(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ class Elements(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.said = ""
+        self.text = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.said += data
+        self.text += data
 
 
 def test_names_and_messages_from_datasets_are_shown_as_text(page: Page) -> None:
@@ -62,8 +62,8 @@ def test_names_and_messages_from_datasets_are_shown_as_text(page: Page) -> None:
     assert sum(tag == "script" for tag, _ in found.elements) == 2
     assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
     assert not {"i", "img", "iframe", "object", "link"} & {tag for tag, attributes in found.elements} - {"link"}
-    assert "<i>0</i>.jpg" in found.said
-    assert MESSAGE in found.said
+    assert "<i>0</i>.jpg" in found.text
+    assert MESSAGE in found.text
     keys = {label["key"] for label in data_of(page.html)["labels"]}
     assert {SCRIPT_KEY, IMAGE_KEY} <= keys
 
@@ -162,21 +162,21 @@ def test_configurations_are_shown_without_credentials(page: Page) -> None:
 
 
 def test_the_page_says_in_words_what_to_look_at(page: Page) -> None:
-    said = Elements(page.html).said
-    assert "27 of 35 images (77 %) have a label." in said
-    assert "20 % failed, all truncated." in said
-    assert "2.9 % were rejected by a policy, all too_small." in said
-    assert "its teacher was busy 40% of the time: reading or writing held it up" in said
-    assert "Not measured: the scores of --checker NAME." in said
+    text = Elements(page.html).text
+    assert "27 of 35 images (77 %) have a label." in text
+    assert "20 % failed, all truncated." in text
+    assert "2.9 % were rejected by a policy, all too_small." in text
+    assert "its teacher was busy 40% of the time: reading or writing held it up" in text
+    assert "Not measured: the scores of --checker NAME." in text
 
 
 def test_a_dataset_without_scores_or_runs_still_has_a_page(tmp_path: Path, command: Command) -> None:
     dataset = write_dataset(tmp_path, 2, scores=False)
     for path in sorted((dataset / "runs").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    code, said, _ = command("report", dataset, "--output", tmp_path / "deep" / "page.html")
+    code, text, _ = command("report", dataset, "--output", tmp_path / "deep" / "page.html")
     assert code == 0
-    assert "page.html" in said
+    assert "page.html" in text
     assert "No run has written its progress." in (tmp_path / "deep" / "page.html").read_text()
 
 
@@ -259,12 +259,12 @@ def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Pat
     page = tmp_path / "page.html"
     assert command("report", dataset, "--output", page, "--view", "few")[0] == 0
     found = Elements(page.read_text())
-    assert "The view few keeps 2 labels (13 %); its rule <b>even</b>, flip_p90 < 2.5, removes most (60 %)" in found.said
+    assert "The view few keeps 2 labels (13 %); its rule <b>even</b>, flip_p90 < 2.5, removes most (60 %)" in found.text
     assert [tag for tag, each in found.elements if each.get("class") == "threshold"] == ["path"]
     values = [row["flip_p90"] for row in open_labels(str(dataset)).index.to_pylist() if row["status"] == "labelled"]
-    assert "dedupe no better look-alike within 4 bits 5 5 33 %" in " ".join(found.said.split())
+    assert "dedupe no better look-alike within 4 bits 5 5 33 %" in " ".join(found.text.split())
     removed = sum(not value < 2.5 for value in values)
-    assert f"(<b>even</b>: {removed})" in found.said
-    code, _, said = command("report", dataset, "--output", page, "--view", "few", "--snapshot", 2)
-    assert (code, "view few is of snapshot 1" in said) == (2, True)
+    assert f"(<b>even</b>: {removed})" in found.text
+    code, _, text = command("report", dataset, "--output", page, "--view", "few", "--snapshot", 2)
+    assert (code, "view few is of snapshot 1" in text) == (2, True)
     assert "no view 'none'" in command("report", dataset, "--output", page, "--view", "none")[2]

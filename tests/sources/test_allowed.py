@@ -173,7 +173,7 @@ def test_the_scheme_alone_allows_no_private_host(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST"])
-def test_a_named_host_is_read_and_its_message_said_how(host: str) -> None:
+def test_a_named_host_is_read_as_the_error_proposed(host: str) -> None:
     with web_server({"/a.jpg": b"x"}) as server:
         uri = f"http://{host}:{server.port}/a.jpg"
         option = refused(uri, "http").rpartition("--allow-scheme ")[2]

@@ -181,7 +181,7 @@ STRUCT = pa.array([{"bytes": b"x", "path": "000.jpg"}])
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "said"),
+    ("name", "values", "words"),
     [
         ("image", STRUCT, r"column 'image' of type struct<.*it must be text"),
         ("uri", pa.array([["a.jpg"]]), "column 'uri' of type list<"),
@@ -195,16 +195,16 @@ STRUCT = pa.array([{"bytes": b"x", "path": "000.jpg"}])
     ],
 )
 def test_a_column_of_an_unfit_type_is_named_with_its_type(
-    tmp_path: Path, name: str, values: pa.Array, said: str
+    tmp_path: Path, name: str, values: pa.Array, words: str
 ) -> None:
     columns = {"uri": pa.array(["a.jpg"]), name: values} if name in {"key", "focal"} else {name: values}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         listed(open_source(tmp_path / "m.parquet", with_focals=True))
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "words"),
     [
         ('{"uri": ["a"]}', "row 2 has a list in 'uri'"),
         ('{"uri": {"a": 1}}', "row 2 has an object in 'uri'"),
@@ -222,10 +222,10 @@ def test_a_column_of_an_unfit_type_is_named_with_its_type(
         ('{"uri": "a", "key": " "}', "row 2 has no key"),
     ],
 )
-def test_a_wrong_row_of_json_lines_is_named(tmp_path: Path, row: str, said: str) -> None:
+def test_a_wrong_row_of_json_lines_is_named(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"uri": "first.jpg"}\n' + row.encode("latin-1") + b"\n")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         listed(open_source(path))
     assert keys(open_source(path), limit=1) == ["first.jpg"]
 

@@ -187,7 +187,7 @@ def test_a_long_listing_whose_pages_break_off_is_whole(store: Store, proxy: Faul
 
 
 @pytest.mark.parametrize("mode", ["lost", "conflict"])
-def test_of_creates_at_once_one_object_is_there_and_one_caller_at_most_is_told_so(
+def test_simultaneous_creates_make_one_object_and_at_most_one_caller_gets_true(
     store: Store, proxy: FaultProxy, mode: Mode
 ) -> None:
     bodies = [f"{number}".encode() * 1000 for number in range(8)]
@@ -207,7 +207,7 @@ def test_a_commit_whose_answer_is_lost_is_known_to_be_ours(store: Store, proxy: 
 
 
 @pytest.mark.parametrize("mode", ["down", "refused", "hang"])
-def test_a_store_that_stays_down_is_told_in_one_line_in_good_time(
+def test_a_store_that_stays_down_is_a_one_line_error_in_time(
     store: Store, proxy: FaultProxy, mode: Mode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
@@ -281,7 +281,7 @@ def test_a_web_server_is_asked_again(web: FaultProxy, mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", ["truncate", "hang", "down"])
-def test_a_web_server_that_always_fails_is_told_in_good_time(
+def test_a_web_server_that_always_fails_is_an_error_in_time(
     web: FaultProxy, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fsspec, "WEB_RETRY_S", 1.0)
@@ -311,8 +311,8 @@ def test_a_file_system_that_is_gone_is_unavailable_and_a_long_name_is_not(
         store.get("k")
 
 
-@pytest.mark.parametrize("said", ["soon", "-1", "nan", "inf"])
-def test_a_retry_time_that_is_none_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DA2RAY_RETRY_SECONDS", said)
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_retry_time_that_is_not_a_number_of_seconds_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DA2RAY_RETRY_SECONDS", text)
     with pytest.raises(UserError, match="DA2RAY_RETRY_SECONDS"):
         open_store("s3://bucket")

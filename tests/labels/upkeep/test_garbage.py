@@ -266,7 +266,7 @@ def test_a_leftover_part_that_a_new_snapshot_takes_is_young_again(store: Store) 
     assert removed(collect(store, DAY, dry_run=True)) == {}
 
 
-def test_progress_is_told(store: Store) -> None:
+def test_progress_is_reported(store: Store) -> None:
     for _ in range(3):
         orphan(store)
     seen: list[tuple[int, int]] = []

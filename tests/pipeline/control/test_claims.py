@@ -90,11 +90,11 @@ def test_two_jobs_label_every_shard_once_between_them(store: Store, plan: Plan) 
 
 
 def test_who_finds_all_leased_waits_and_learns_who_labelled_it(store: Store, plan: Plan) -> None:
-    said = io.StringIO()
+    printed = io.StringIO()
     with Claims(store, plan, "one", 60, Console(file=io.StringIO())) as first:
         wave = first.next(SHARDS, threading.Event())
         assert len(wave) == SHARDS
-        second, got = Claims(store, plan, "two", 60, Console(file=said)), []
+        second, got = Claims(store, plan, "two", 60, Console(file=printed)), []
         thread = threading.Thread(target=lambda: got.append(second.next(SHARDS, threading.Event())))
         thread.start()
         thread.join(0.3)
@@ -102,7 +102,7 @@ def test_who_finds_all_leased_waits_and_learns_who_labelled_it(store: Store, pla
         commit(store, plan, wave)
         thread.join(30)
     assert got[0].size == 0
-    assert "run one on" in said.getvalue()
+    assert "run one on" in printed.getvalue()
     assert len(second.others) == 1
 
 

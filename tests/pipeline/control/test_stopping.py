@@ -18,12 +18,12 @@ class Stopping:
 
     def __init__(self, stalled: float = 0.0) -> None:
         self.stalled_seconds = stalled
-        self.said: list[str] = []
+        self.states: list[str] = []
         self.asked: list[str] = []
         self.stop = SimpleNamespace(remote=lambda: self.asked.append("stop"))
 
     def say(self, state: str) -> None:
-        self.said.append(state)
+        self.states.append(state)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
         assert request.is_set()
         assert not request.forced
         wait_for(lambda: run.asked == ["stop"])
-        assert "finishing what is in flight" in run.said[0]
+        assert "finishing what is in flight" in run.states[0]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert request.forced
@@ -59,7 +59,7 @@ def test_a_run_in_which_nothing_moves_ends_with_a_message() -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signals(run, run, request):
         time.sleep(10)
     assert not request.forced, "a stalled run is `failed`, not `stopped`"
-    assert run.said == ["nothing has moved for 1h 0m, ending:"]
+    assert run.states == ["nothing has moved for 1h 0m, ending:"]
 
 
 def test_a_run_that_waits_for_a_teacher_is_not_stalled(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_a_copy_that_fails_is_the_device_s_fault(monkeypatch: pytest.MonkeyPatch
     assert device.broken
 
 
-def test_a_teacher_that_fails_on_every_image_is_told_apart_from_its_device(device: Device) -> None:
+def test_a_teacher_that_fails_on_every_image_is_not_taken_for_a_broken_device(device: Device) -> None:
     with pytest.raises(ValueError, match="cannot stand"):
         device.submit(host_batch(255, 255)).result(30)
     assert not device.broken
