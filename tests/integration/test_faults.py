@@ -1,5 +1,6 @@
 """With a store that fails, in every mode, the main job makes the same dataset as an undisturbed run."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import da2ray
 from da2ray.errors import Status
 from da2ray.storage import Store, open_store
-from tests.fault_proxy import FaultProxy, Mode
+from tests.fault_proxy import FaultProxy, Mode, Request
 from tests.jobs import Finished, RunJob, StartJob, commits_of, count_commits
 from tests.photos import write_crops
 from tests.s3_server import S3Server
@@ -117,3 +118,46 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
     assert resumed.code == 0, resumed
     assert f"resuming: {committed} of {SHARDS} shards committed" in resumed.stdout
     assert_same_dataset(store, undisturbed)
+
+
+@pytest.mark.parametrize("refusal", [(400, "ExpiredToken"), (403, "InvalidAccessKeyId")])
+def test_credentials_that_expire_end_the_job_which_goes_on_with_new_ones(
+    run_job: RunJob, bucket: str, undisturbed: Store, proxy: FaultProxy, refusal: tuple[int, str]
+) -> None:
+    output = f"{bucket}/expired-{refusal[1]}"
+    proxy.set("none")
+    served = itertools.count()
+
+    def refuses(request: Request) -> tuple[int, str] | None:
+        image = request.method == "GET" and "/photos/" in request.target
+        return refusal if image and next(served) >= PHOTOS // 2 else None
+
+    proxy.refuses = refuses
+    try:
+        ended = label(run_job, bucket, output, proxy)
+    finally:
+        proxy.refuses = lambda _: None
+    assert ended.code == 75, ended
+    assert "renew the credentials" in ended.stderr
+    for commit in commits_of(open_store(output)).values():
+        assert not {"forbidden", "unreadable"} & set(commit.rows["reason"].to_pylist())
+    resumed = label(run_job, bucket, output, proxy)
+    assert resumed.code == 0, resumed
+    assert_same_dataset(open_store(output), undisturbed)
+
+
+def test_access_that_is_refused_from_the_start_is_not_resumable(
+    run_job: RunJob, bucket: str, proxy: FaultProxy
+) -> None:
+    output = f"{bucket}/refused"
+    proxy.set("none")
+    proxy.refuses = lambda request: (
+        (403, "AccessDenied") if request.method == "GET" and "/photos/" in request.target else None
+    )
+    try:
+        ended = label(run_job, bucket, output, proxy)
+    finally:
+        proxy.refuses = lambda _: None
+    assert ended.code == 2, ended
+    assert "check the credentials" in ended.stderr
+    assert not commits_of(open_store(output))
