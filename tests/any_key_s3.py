@@ -1,6 +1,6 @@
 """An S3 on loopback whose objects may have any key. SeaweedFS keeps objects in folders, so it can hold no `//` and no `..`.
 
-It checks no signature. Listings come in pages, in the order of the keys' UTF-8 bytes, as S3 gives them.
+It does not check signatures. Listings come in pages, in the order of the keys' UTF-8 bytes, as S3 gives them.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Credentials that are refused are not the images' fault: no row is made of them, and the run ends with the right code."""
+"""Refused credentials are not the images' fault: they make no rows, and the run ends with the right exit code."""
 
 import pickle
 from collections.abc import Callable, Iterator

@@ -1,5 +1,5 @@
-"""What an answer of a store means: what waiting can mend is unavailable, what refuses access is a permission error, and the
-rest is rejected at once, by either client.
+"""Both clients classify a store's answers alike: unavailable if waiting may help, a permission error if access is refused, else
+rejected at once.
 """
 
 import time
@@ -113,7 +113,7 @@ def test_a_wrong_region_says_what_to_set(refused_store: Callable[..., Store], an
 
 
 def test_a_panic_of_obstore_is_an_error_of_the_store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever makes obstore panic: the class is a BaseException, which no `except Exception` catches."""
+    """Make obstore panic. Its class of panics is a BaseException, which `except Exception` does not catch."""
     monkeypatch.setattr(aws, "_checked_endpoint", lambda _, url: url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
     with pytest.raises(RejectedError, match=bucket) as caught:

@@ -1,4 +1,4 @@
-"""AWS configuration is resolved as AWS tools do, and both clients get the same."""
+"""AWS configuration is resolved as AWS tools resolve it, and both clients get the same."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    """Empty files, and nothing in the environment but where they are."""
+    """Empty AWS files, and an environment that only names their places."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))

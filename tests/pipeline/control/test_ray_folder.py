@@ -13,7 +13,7 @@ from da2ray.pipeline.control.embedded import FOLDER_BYTES, ray_folder
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, **variables: object) -> tuple[str, str]:
-    """The folder, and what the user is told."""
+    """The folder, and the message for the user."""
     for name in ("RAY_TMPDIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -24,7 +24,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, **variables: object) -> tuple[str, s
 
 @pytest.fixture
 def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What stands for /tmp/ray."""
+    """A folder in place of /tmp/ray."""
     monkeypatch.setattr(embedded, "SHORT_FOLDER", str(tmp_path / "short"))
     return embedded.SHORT_FOLDER
 
