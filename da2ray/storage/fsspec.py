@@ -55,6 +55,7 @@ class FsspecStore:
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
         self._process = os.getpid()
+        self._parents: list[object] = []
         try:
             fsspec.get_filesystem_class(self._scheme)
         except (ImportError, ValueError) as error:
@@ -212,6 +213,8 @@ class FsspecStore:
 
     def _filesystem(self) -> tuple[Any, str]:
         if self._process != os.getpid():  # forked: the parent's loop, its connections and maybe a held lock
+            # Kept, because the end of a file system closes its connections, which are the parent's.
+            self._parents.append(self._made)
             self._lock, self._made, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._made is None:

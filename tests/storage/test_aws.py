@@ -291,6 +291,7 @@ def test_a_forked_child_reads_or_is_told_what_to_change(
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr
     for line in ended.stdout.splitlines():
         if works:
             assert line == "x"
