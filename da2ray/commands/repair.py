@@ -51,11 +51,10 @@ def _print(store: Store, repaired: Repaired, console: Console, *, dry_run: bool)
     if repaired.snapshots:
         numbers = ", ".join(str(number) for number in repaired.snapshots)
         console.print(f"snapshots never change, so rows of broken objects stay broken in these: {numbers}")
-    if repaired.unreadable:
-        console.print(
-            f"{store.url}/{repaired.unreadable} is broken and cannot be repaired: "
-            "delete it, and the next snapshot takes its number"
-        )
+    if repaired.removed:
+        console.print(f"{would} {counted(len(repaired.removed), 'file')} on which no label depends")
+    for key, detail in repaired.unreadable.items():
+        console.print(f"{key} cannot be repaired: {detail}")
     if repaired.views:
         console.print(
             "these views are broken, make each again with jobs/curate.py --replace or delete its JSON: "

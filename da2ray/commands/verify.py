@@ -13,7 +13,10 @@ from da2ray.errors import Exit
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.upkeep.verify import Report
 from da2ray.labels.upkeep.verify import verify as check
-from da2ray.storage import Store, open_store
+from da2ray.storage import Store, open_store, printable
+
+SHOWN = 5
+"""Files that are named in the line about foreign files."""
 
 
 class VerifyConfig(CommandConfig):
@@ -59,6 +62,11 @@ def print_report(report: Report, console: Console) -> None:
             shard = "" if found.shard is None else str(found.shard)
             table.add_row(found.plan or "", shard, found.object, found.what.value, found.detail)
         console.print(table)
+    if report.foreign:
+        shown = ", ".join(report.foreign[:SHOWN]) + (", …" if len(report.foreign) > SHOWN else "")
+        console.print(
+            f"{counted(len(report.foreign), 'file')} not named by da2ray, which nothing reads: {printable(shown)}"
+        )
     views = f"{counted(report.views, 'view')}, " if report.views else ""
     console.print(
         f"{report.shards_checked:,} of {counted(report.shards, 'shard')} and {report.parts_checked:,} of "

@@ -17,16 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.errors import CorruptError, Status
+from da2ray.errors import Status
 from da2ray.labels.schema import INDEX, conform
 from da2ray.labels.shards.base import BuiltShard, ShardFormat
 from da2ray.labels.shards.formats import FORMATS
+from da2ray.labels.stored import Stored, intact
 from da2ray.storage import Store
+from da2ray.storage.base import check_key
 
 METADATA_KEY: Final = b"da2ray"
 
 
-_COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/(\d{8,})\.parquet")
+_COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/([0-9]{8}|[1-9][0-9]{8,17})\.parquet")
 # Columns that repeat a few values in a shard. The others are (nearly) unique, and a dictionary would only store them twice.
 _REPEATED: Final = [
     "status",
@@ -83,6 +85,19 @@ class Commit:
     rows: pa.Table
 
 
+class _About(Stored):
+    """What a commit says besides its rows; `rows` is their number."""
+
+    plan: str
+    shard: int
+    attempt: str
+    object: str
+    size: int
+    checksum: Checksum
+    fingerprint: str
+    rows: int
+
+
 @dataclass(frozen=True, slots=True)
 class CommitOutcome:
     """How an attempt ended: `committed` if it won; `attempt` and `object` are those of the attempt that did."""
@@ -135,37 +150,23 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
         OSError: the store failed.
     """
     key = commit_key(plan, shard)
-    data = store.get(key)
-    try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-        about = json.loads(table.schema.metadata[METADATA_KEY])
-        commit = Commit(
-            plan=about["plan"],
-            shard=about["shard"],
-            attempt=about["attempt"],
-            object=about["object"],
-            size=about["size"],
-            checksum=Checksum(**about["checksum"]),
-            fingerprint=about["fingerprint"],
+    with intact(store, key, "a commit of this shard", f"run `da2ray repair {store.url}`, then the job again"):
+        table = pq.read_table(pa.BufferReader(store.get(key)), page_checksum_verification=True)
+        about = _About.model_validate_json(table.schema.metadata[METADATA_KEY])
+        if (about.plan, about.shard, about.rows) != (plan, shard, table.num_rows):
+            raise ValueError(
+                f"it says plan {about.plan}, shard {about.shard}, {about.rows} rows, and holds {table.num_rows}"
+            )
+        return Commit(
+            plan=plan,
+            shard=shard,
+            attempt=about.attempt,
+            object=check_key(about.object),
+            size=about.size,
+            checksum=about.checksum,
+            fingerprint=about.fingerprint,
             rows=conform(table, INDEX),
         )
-        counted = about["rows"]
-    except (
-        OSError,
-        pa.ArrowException,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # Arrow raises OSError for broken bytes too
-        raise CorruptError(
-            f"{store.url}/{key} is not a commit of this shard ({error}): run `da2ray verify {store.url}`"
-        ) from error
-    if (commit.plan, commit.shard, commit.rows.num_rows) != (plan, shard, counted):
-        raise CorruptError(
-            f"{store.url}/{key} says plan {commit.plan}, shard {commit.shard}, {counted} rows, and holds "
-            f"{commit.rows.num_rows}: run `da2ray verify {store.url}`"
-        )
-    return commit
 
 
 def list_commits(store: Store, plan: str) -> Iterator[CommitEntry]:

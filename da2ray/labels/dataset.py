@@ -3,12 +3,14 @@
 import hashlib
 import json
 
+from pydantic import Field
+
 import da2ray
-from da2ray.errors import RejectedError, UserError
+from da2ray.errors import CorruptError, RejectedError, UserError
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.shards.base import ShardFormat
 from da2ray.labels.shards.formats import FORMATS
-from da2ray.labels.stored import Stored
+from da2ray.labels.stored import Stored, read_versioned
 from da2ray.storage import Store
 from da2ray.teachers.base import Kind, TeacherSpec
 
@@ -25,8 +27,8 @@ class Codec(Stored):
     """How a label's bytes become integers, of `bits` bits (8 to 16); a mask's integers have `mask_bits` (1 to 8)."""
 
     name: str
-    bits: int
-    mask_bits: int = DEFAULT_MASK_BITS
+    bits: int = Field(ge=8, le=16)
+    mask_bits: int = Field(DEFAULT_MASK_BITS, ge=1, le=8)
 
 
 class CheckedBy(Stored):
@@ -175,20 +177,11 @@ def open_dataset(store: Store) -> DatasetInfo | None:
         UserError: the dataset is of a later format version, or `dataset.json` is not one of ours.
     """
     try:
-        data = store.get(KEY)
+        return read_versioned(store, KEY, DatasetInfo, "a da2ray dataset", "restore it, or choose another --output")
     except FileNotFoundError:
         return None
-    try:
-        version = json.loads(data)["format_version"]
-        if version > FORMAT_VERSION:
-            raise UserError(
-                f"{store.url} has format version {version}, da2ray {da2ray.__version__} reads up to {FORMAT_VERSION}: "
-                "update da2ray"
-            )
-        return DatasetInfo.model_validate_json(data)
-    except (ValueError, TypeError, KeyError) as error:  # pydantic's ValidationError is a ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{store.url}/{KEY} is not a da2ray dataset ({reason}): choose another --output") from error
+    except CorruptError as error:
+        raise UserError(str(error)) from error
 
 
 def require_dataset(store: Store) -> DatasetInfo:

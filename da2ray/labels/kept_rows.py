@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from da2ray.errors import CorruptError, StoreError
+from da2ray.errors import CorruptError
+from da2ray.labels.stored import intact
 from da2ray.storage import Store, StoreFile
 
 KEPT: Final = pa.schema(
@@ -24,6 +25,8 @@ KEPT: Final = pa.schema(
     ]
 )
 """A kept row: its position in the snapshot's index, from 0, ascending; its key; its split, "train" or "val"."""
+
+_REMEDY: Final = "open the view again if it was replaced, else make it again with jobs/curate.py --replace"
 
 ROWS_PER_GROUP: Final = 1 << 20
 """Writing takes 280 MB on top of the process's start, at 6.2M rows and at 12.4M alike. 62M rows are 60 groups, and a reader
@@ -75,27 +78,24 @@ def read_kept(store: Store, key: str, split: str | None, count: int, rows: int) 
         OSError: the store failed.
     """
     try:
-        return _read(pq.ParquetFile(StoreFile(store, key), page_checksum_verification=True), split, count, rows)
-    except (StoreError, PermissionError):
-        raise
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:  # Arrow raises OSError for broken bytes too
-        what = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:200]
-        raise CorruptError(
-            f"{store.url}/{key} does not match its view ({what}): open the view again if it was replaced, else make it again "
-            "with --replace"
-        ) from error
+        with intact(store, key, "the list of its view", _REMEDY):
+            return _read(pq.ParquetFile(StoreFile(store, key), page_checksum_verification=True), split, count, rows)
+    except FileNotFoundError as error:
+        raise CorruptError(f"{store.url}/{key} is missing, the list of its view: {_REMEDY}") from error
 
 
 def count_kept(store: Store, key: str) -> Counter[str]:
     """The number of rows of each split in a list whose bytes are known to be right.
 
     Raises:
+        CorruptError: the bytes are not a list.
         OSError: the store failed.
     """
-    file = pq.ParquetFile(StoreFile(store, key))
     counts: Counter[str] = Counter()
-    for group in range(file.num_row_groups):
-        counts.update(_by_split(file.read_row_group(group, columns=["split"])))
+    with intact(store, key, "the list of its view", _REMEDY):
+        file = pq.ParquetFile(StoreFile(store, key))
+        for group in range(file.num_row_groups):
+            counts.update(_by_split(file.read_row_group(group, columns=["split"])))
     return counts
 
 
@@ -104,6 +104,9 @@ def _by_split(kept: pa.Table) -> dict[str, int]:
 
 
 def _read(file: pq.ParquetFile, split: str | None, count: int, rows: int) -> np.ndarray:
+    there = file.metadata.num_rows
+    if there < count or (split is None and there > count):  # before memory is taken for them
+        raise ValueError(f"it has {there} rows, the view says {count}")
     found = np.empty(count, dtype=np.int64)
     done = 0
     for group in range(file.num_row_groups):

@@ -8,6 +8,7 @@ the holder is dead.
 """
 
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,15 +17,22 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, Field
 
+from da2ray.errors import CorruptError
+from da2ray.labels.stored import Stored, read_json
+from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 
+_KEY: Final = re.compile(r"leases/[^/]+/[^/]+\.json")
+
+THREADS: Final = 16
+"""Leases read at once by `broken_leases`."""
 SPAN: Final = 1024
 """Shards of a lease: few objects for the longest plan, and work for several jobs in all but short plans."""
 
 
-class Holder(BaseModel):
+class Holder(Stored):
     """The job that holds a lease.
 
     Attributes:
@@ -32,12 +40,10 @@ class Holder(BaseModel):
         host, boot, pid, started: the driver's process; `boot` tells one machine from another of the same name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     run: str
     host: str
     boot: str
-    pid: int
+    pid: int = Field(ge=0, lt=1 << 31)
     started: float
 
     @classmethod
@@ -59,13 +65,11 @@ class Holder(BaseModel):
             return True
 
 
-class Lease(BaseModel):
+class Lease(Stored):
     """What a lease object holds: `expires` is UTC, and `released` says that the holder is done with the span."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     holder: Holder
-    expires: datetime
+    expires: AwareDatetime
     released: bool = False
 
     @property
@@ -160,8 +164,8 @@ class Leases:
     def _read(self, link: _Link) -> Lease | None:
         """The lease; None if it is missing or not a lease, since such an object binds nobody."""
         try:
-            return Lease.model_validate_json(self._store.get(self._key(link)))
-        except (FileNotFoundError, ValueError):
+            return read_lease(self._store, self._key(link))
+        except (FileNotFoundError, CorruptError):
             return None
 
     def _newest(self) -> dict[int, int]:
@@ -176,6 +180,46 @@ class Leases:
 
     def _key(self, link: _Link) -> str:
         return f"leases/{self._plan}/{link.span:06d}-{link.epoch:06d}.json"
+
+
+def list_leases(store: Store) -> dict[str, int]:
+    """The leases of all plans: key -> size in bytes. Other files in the folder are not ours."""
+    return {
+        key: size
+        for batch in store.list("leases")
+        for key, size in zip(batch["key"].to_pylist(), batch["size"].to_pylist(), strict=True)
+        if _KEY.fullmatch(key)
+    }
+
+
+def broken_leases(store: Store) -> dict[str, str]:
+    """The leases that cannot be read: key -> what is wrong.
+
+    Raises:
+        OSError: the store failed.
+    """
+
+    def check(key: str) -> tuple[str, str] | None:
+        try:
+            read_lease(store, key)
+        except CorruptError as error:
+            return key, str(error)
+        except FileNotFoundError:  # removed since it was listed
+            return None
+        return None
+
+    return dict(filter(None, look_ahead(check, sorted(list_leases(store)), THREADS, "leases")))
+
+
+def read_lease(store: Store, key: str) -> Lease:
+    """A lease.
+
+    Raises:
+        FileNotFoundError: it was removed.
+        CorruptError: the object is not a lease.
+        OSError: the store failed.
+    """
+    return read_json(store, key, Lease, "a lease", "delete it, it binds nobody (`da2ray repair` does so too)")
 
 
 def _boot() -> str:

@@ -7,24 +7,29 @@ A name begins with the time at which its run began, so names sort by age. A run 
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from pydantic import PlainSerializer
+from pydantic import AwareDatetime, PlainSerializer, TypeAdapter
 
 from da2ray.errors import CorruptError
-from da2ray.labels.stored import Stored
+from da2ray.labels.stored import Stored, intact, read_json
 from da2ray.parallel import look_ahead
 from da2ray.storage import Store, redacted
+
+_FILE: Final = re.compile(r"runs/[^/]+/(?:config|progress)\.json")
+_CONFIG: Final = TypeAdapter(dict[str, Any])
+_REMEDY: Final = "delete it, no label depends on it (`da2ray repair` does so too)"
 
 THREADS: Final = 16
 """Files read at once by `read_runs`."""
 
 # Rates are taken between neighbouring points: whole seconds would change those of a short run by half.
-Moment = Annotated[datetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds"), when_used="json")]
+Moment = Annotated[AwareDatetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds"), when_used="json")]
 """A time in UTC, in JSON as ISO 8601 with milliseconds."""
 
 
@@ -126,6 +131,26 @@ def read_runs(store: Store) -> list[Run]:
     return list(look_ahead(read, sorted({key.split("/")[1] for key in there}), THREADS, "runs"))
 
 
+def broken_runs(store: Store) -> dict[str, str]:
+    """The files of runs that cannot be read: key -> what is wrong.
+
+    Raises:
+        OSError: the store failed.
+    """
+
+    def check(key: str) -> tuple[str, str] | None:
+        _, name, file = key.split("/")
+        try:
+            (_read_config if file == "config.json" else _read_progress)(store, name)
+        except CorruptError as error:
+            return key, str(error)
+        except FileNotFoundError:  # deleted since it was listed
+            return None
+        return None
+
+    return dict(filter(None, look_ahead(check, sorted(_keys(store)), THREADS, "runs")))
+
+
 def newest_progress(store: Store) -> RunProgress | None:
     """The progress of the newest run that wrote one; None if no run did.
 
@@ -146,24 +171,20 @@ def _progress_key(run: str) -> str:
 
 
 def _keys(store: Store) -> set[str]:
-    """The files of all runs."""
-    return {key for batch in store.list("runs") for key in batch["key"].to_pylist() if key.count("/") == 2}
+    """The files of all runs; other files in the folder are not ours."""
+    return {key for batch in store.list("runs") for key in batch["key"].to_pylist() if _FILE.fullmatch(key)}
 
 
 def _read_config(store: Store, run: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(store.get(_config_key(run))))
-    except (ValueError, TypeError) as error:
-        raise _corrupt(store, _config_key(run), error) from error
+    key = _config_key(run)
+    with intact(store, key, "the configuration of a run", _REMEDY):
+        return _CONFIG.validate_json(store.get(key))
 
 
 def _read_progress(store: Store, run: str) -> RunProgress:
-    try:
-        return RunProgress.model_validate_json(store.get(_progress_key(run)))
-    except ValueError as error:  # pydantic's ValidationError is a ValueError
-        raise _corrupt(store, _progress_key(run), error) from error
-
-
-def _corrupt(store: Store, key: str, error: Exception) -> CorruptError:
-    why = " ".join(str(error).split())[:200]
-    return CorruptError(f"{store.url}/{key} is corrupt ({why}): remove it, no label depends on it")
+    key = _progress_key(run)
+    progress = read_json(store, key, RunProgress, "the progress of a run", _REMEDY)
+    with intact(store, key, "the progress of this run", _REMEDY):
+        if progress.run != run:
+            raise ValueError(f"it is that of {progress.run}")
+    return progress

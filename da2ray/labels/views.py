@@ -20,13 +20,14 @@ from da2ray.errors import CorruptError, UserError
 from da2ray.labels.kept_rows import count_kept, read_kept, write_kept
 from da2ray.labels.schema import FORMAT_VERSION
 from da2ray.labels.snapshots import Snapshot, open_snapshot
-from da2ray.labels.stored import Stored, parse_stored
+from da2ray.labels.stored import Stored, intact, read_versioned
 from da2ray.storage import Store, StoreFile
 
 OBJECT: Final = re.compile(r"views/[A-Za-z0-9_-][A-Za-z0-9._-]*-[0-9a-f]{32}\.parquet")
 """Keys of lists of kept rows: `views/<name>-<first 32 hex digits of the file's sha256>.parquet`."""
 
 _NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
+_REMEDY: Final = "make it again with jobs/curate.py --replace, or delete it"
 _HASH_DIGITS: Final = 32
 _PIECE: Final = 8 << 20
 """Bytes of a list read at a time to be hashed."""
@@ -165,14 +166,20 @@ def open_view(store: Store, name: str) -> View:
     """
     key = view_key(name)
     try:
-        data = store.get(key)
+        view = read_versioned(store, key, View, "a view", _REMEDY)
     except FileNotFoundError as error:
         there = ", ".join(list_views(store)) or "none yet; jobs/curate.py makes one"
         raise UserError(f"{store.url} has no view {name!r}; its views: {there}") from error
-    try:
-        return _checked(parse_stored(View, data, f"view {name} of {store.url}"), name)
-    except ValueError as error:
-        raise CorruptError(f"{store.url}/{key} is not a view ({error}): make it again with --replace") from error
+    with intact(store, key, "a view", _REMEDY):
+        if view.name != name or not OBJECT.fullmatch(view.object):
+            raise ValueError("it contradicts its name")
+        if (
+            sum(view.by_split.values()) != view.kept
+            or view.kept > view.rows
+            or min(view.by_split.values(), default=0) < 0
+        ):
+            raise ValueError("it contradicts itself")
+    return view
 
 
 def list_views(store: Store) -> list[str]:
@@ -254,12 +261,6 @@ def check_view(store: Store, name: str) -> int:
             f"it counts {view.by_split}, but its list has other numbers: make the view again with --replace"
         )
     return size
-
-
-def _checked(view: View, name: str) -> View:
-    if view.name != name or not OBJECT.fullmatch(view.object) or sum(view.by_split.values()) != view.kept:
-        raise ValueError("it contradicts its name or itself")
-    return view
 
 
 def _same(store: Store, view: View) -> View:

@@ -9,9 +9,12 @@ driver of a run reads only the small columns, and a read task fetches the specif
 
 import hashlib
 import json
+import re
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,9 +25,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
+from da2ray import __version__
 from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
+from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
 from da2ray.sources.base import Cut, Source
 from da2ray.storage import Store, StoreFile, join
@@ -47,6 +53,7 @@ SCHEMA: Final = pa.schema(
         # Sum of the listed sizes; null if one of them is unknown.
         pa.field("bytes", pa.int64()),
         pa.field("length", pa.int64(), nullable=False),  # of `spec`, in bytes
+        pa.field("crc32", pa.int64(), nullable=False),  # of `spec`, as in zip and gzip
         pa.field("spec", pa.large_binary(), nullable=False),
     ]
 )
@@ -83,6 +90,10 @@ class PlanInfo:
     format_version: int = PLAN_VERSION
 
 
+_INFO: Final = TypeAdapter(PlanInfo)
+_KEY: Final = re.compile(r"plans/([0-9a-f]{16})\.parquet")
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One shard as it travels to a task: its number, and where its specification lies in the plan's file."""
@@ -91,10 +102,19 @@ class Shard:
     number: int
     offset: int
     length: int
+    crc32: int
 
     def spec(self, store: Store) -> bytes:
-        """Fetch the specification from the dataset at `store`, with one range GET."""
-        return store.get_range(plan_key(self.plan), self.offset, self.length)
+        """Fetch the specification from the dataset at `store`, with one range GET.
+
+        Raises:
+            CorruptError: its checksum is not the plan's.
+        """
+        key = plan_key(self.plan)
+        spec = store.get_range(key, self.offset, self.length)
+        with _intact(store, key):
+            _check_spec(self.number, spec, self.crc32)
+        return spec
 
 
 def plan_id(
@@ -112,6 +132,16 @@ def plan_id(
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _id_of(info: PlanInfo) -> str:
+    return plan_id(
+        info.source,
+        shard_size=info.shard_size,
+        shard_bytes=info.shard_bytes,
+        limit=info.limit,
+        fingerprint=info.fingerprint,
+    )
+
+
 def plan_key(plan: str) -> str:
     return f"plans/{plan}.parquet"
 
@@ -125,18 +155,46 @@ class Plan:
         Raises:
             FileNotFoundError: the store has no plan of this id.
             UserError: a later version wrote the plan.
+            CorruptError: the object is not this plan.
         """
         self.id = plan
+        self.key = plan_key(plan)
         self._store = store
-        self._file = pq.ParquetFile(StoreFile(store, plan_key(plan), _READ_BYTES))
-        values = json.loads(self._file.metadata.metadata[METADATA_KEY])
-        if values["format_version"] > PLAN_VERSION:
-            raise UserError(f"plan {plan} has format {values['format_version']}, and this da2ray reads {PLAN_VERSION}")
-        self.info = PlanInfo(**values)
+        with _intact(store, self.key):
+            self._file = pq.ParquetFile(StoreFile(store, self.key, _READ_BYTES), page_checksum_verification=True)
+            values = json.loads(self._file.metadata.metadata[METADATA_KEY])
+            if values["format_version"] > PLAN_VERSION:
+                raise UserError(
+                    f"{store.url}/{self.key} has format version {values['format_version']}, da2ray {__version__} reads up to "
+                    f"{PLAN_VERSION}: update da2ray"
+                )
+            self.info = _INFO.validate_python(values)
+            if self._file.schema_arrow.names != SCHEMA.names or self._file.metadata.num_rows != self.info.shards:
+                raise ValueError("its columns or rows are not those of a plan")
+            if _id_of(self.info) != plan:
+                raise ValueError(f"it is plan {_id_of(self.info)}")
 
     def __len__(self) -> int:
         """The number of shards, which are numbered from 0."""
         return self.info.shards
+
+    def check(self) -> None:
+        """Read the whole plan, a row group at a time, and check it.
+
+        Raises:
+            CorruptError: its numbers contradict each other, or a page or a specification has another checksum.
+            OSError: the store failed.
+        """
+        with _intact(self._store, self.key):
+            samples = 0
+            for group in range(self._file.num_row_groups):
+                table = self._file.read_row_group(group)
+                samples += pc.sum(table["samples"]).as_py()
+                columns = (table[name].to_pylist() for name in ("shard", "spec", "crc32"))
+                for shard, spec, crc32 in zip(*columns, strict=True):
+                    _check_spec(shard, spec, crc32)
+            if samples != self.info.samples:
+                raise ValueError(f"its shards have {samples} samples, it says {self.info.samples}")
 
     def sizes(self) -> np.ndarray:
         """Samples of each shard, int64; estimates unless `info.exact`."""
@@ -155,7 +213,8 @@ class Plan:
             if committed.size and committed.max() >= self.info.shards:
                 unknown = join(store.url, commit_key(self.id, int(committed.max())))
                 raise UserError(
-                    f"{unknown} is a commit of a shard that the plan of {self.info.shards} shards does not have"
+                    f"{unknown} is a commit of a shard that the plan of {self.info.shards} shards does not have: "
+                    f"run `da2ray repair {store.url}`"
                 )
             done[committed] = True
         return np.flatnonzero(~done)
@@ -169,9 +228,9 @@ class Plan:
         wanted = np.unique(np.asarray(numbers, np.int64))
         if wanted.size and not 0 <= wanted[0] <= wanted[-1] < self.info.shards:
             raise IndexError(f"plan {self.id} has shards 0 to {self.info.shards - 1}, not {wanted[0]} to {wanted[-1]}")
-        _, offsets, lengths = self._numbers
+        _, offsets, lengths, checksums = self._numbers
         for number in wanted.tolist():
-            yield Shard(self.id, number, int(offsets[number]), int(lengths[number]))
+            yield Shard(self.id, number, int(offsets[number]), int(lengths[number]), int(checksums[number]))
 
     def specs(self, numbers: np.ndarray) -> Iterator[tuple[Shard, bytes]]:
         """The shards of these numbers, ascending, with their specifications: SPEC_THREADS GETs at a time."""
@@ -180,11 +239,12 @@ class Plan:
         )
 
     @cached_property
-    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples of each shard; offset and length of its specification in the file: int64, 24 bytes a shard."""
-        table = self._file.read(columns=["samples", "length"])
-        samples, lengths = (table[name].to_numpy() for name in ("samples", "length"))
-        return samples, _spec_offsets(self._file.metadata, lengths), lengths
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Samples of each shard; offset, length and CRC-32 of its specification in the file: int64, 32 bytes a shard."""
+        with _intact(self._store, self.key):
+            table = self._file.read(columns=["samples", "length", "crc32"])
+            samples, lengths, checksums = (table[name].to_numpy() for name in ("samples", "length", "crc32"))
+            return samples, _spec_offsets(self._file.metadata, lengths), lengths, checksums
 
 
 _READ_BYTES: Final = 256 << 10
@@ -192,7 +252,11 @@ _READ_BYTES: Final = 256 << 10
 
 
 def open_plan(store: Store, plan: str) -> Plan | None:
-    """The plan of this id; None if the store has none."""
+    """The plan of this id; None if the store has none.
+
+    Raises:
+        CorruptError: the object is not this plan.
+    """
     try:
         return Plan(store, plan)
     except FileNotFoundError:
@@ -200,10 +264,18 @@ def open_plan(store: Store, plan: str) -> Plan | None:
 
 
 def list_plans(store: Store) -> list[Plan]:
-    """The dataset's plans, oldest first."""
-    names = [key.rpartition("/")[2] for batch in store.list("plans") for key in batch["key"].to_pylist()]
-    plans = [Plan(store, name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")]
-    return sorted(plans, key=lambda plan: (plan.info.created, plan.id))
+    """The dataset's plans, oldest first.
+
+    Raises:
+        CorruptError: one of them is not a plan.
+    """
+    return sorted((Plan(store, plan) for plan in plan_ids(store)), key=lambda plan: (plan.info.created, plan.id))
+
+
+def plan_ids(store: Store) -> list[str]:
+    """The ids of the dataset's plans, ascending. Other files in the folder are not ours."""
+    keys = (key for batch in store.list("plans") for key in batch["key"].to_pylist())
+    return [named[1] for key in keys if (named := _KEY.fullmatch(key))]
 
 
 def make_plan(
@@ -279,6 +351,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
         compression={name: "none" if name == "spec" else "zstd" for name in SCHEMA.names},
         use_dictionary=False,
         write_statistics=False,
+        write_page_checksum=True,
         store_schema=False,
         data_page_version="1.0",
         data_page_size=(1 << 31) - 1,
@@ -287,7 +360,8 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
         for group in _groups(source.shards(Cut(info.shard_size, info.shard_bytes, info.limit))):
             numbers = pa.array(np.arange(shards, shards + group.num_rows))
             lengths = pc.binary_length(group["spec"])
-            columns = [numbers, group["samples"], group["bytes"], lengths, group["spec"]]
+            checksums = pa.array([zlib.crc32(spec.as_buffer()) for spec in group["spec"]], pa.int64())
+            columns = [numbers, group["samples"], group["bytes"], lengths, checksums, group["spec"]]
             writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=GROUP_SHARDS)
             shards += group.num_rows
             samples += pc.sum(group["samples"]).as_py()
@@ -354,8 +428,18 @@ def _check_offsets(path: Path) -> None:
                 )
 
 
+def _check_spec(shard: int, spec: bytes, crc32: int) -> None:
+    if zlib.crc32(spec) != crc32:
+        raise ValueError(f"the specification of shard {shard} has another checksum")
+
+
+def _intact(store: Store, key: str) -> AbstractContextManager[None]:
+    remedy = "restore it; if the images have not changed since, delete it, and the same command makes it again"
+    return intact(store, key, "a plan", remedy)
+
+
 def _shard_numbers(keys: pa.StringArray, folder: str) -> np.ndarray:
     """Shard numbers of the keys that are commits in this folder; other keys are passed over."""
     names = pc.utf8_slice_codeunits(keys, len(folder) + 1)
-    commits = names.filter(pc.match_substring_regex(names, r"^[0-9]{8,18}\.parquet$"))
+    commits = names.filter(pc.match_substring_regex(names, r"^([0-9]{8}|[1-9][0-9]{8,17})\.parquet$"))
     return pc.utf8_slice_codeunits(commits, 0, -len(".parquet")).cast(pa.int64()).to_numpy(zero_copy_only=False)

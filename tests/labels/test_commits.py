@@ -94,7 +94,7 @@ def test_what_is_no_commit_of_the_shard_is_refused(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         read_commit(store, "p", 0)
     store.put(commit_key("p", 0), b"PAR1 rubbish PAR1")
-    with pytest.raises(OSError, match="da2ray verify"):
+    with pytest.raises(OSError, match="da2ray repair"):
         read_commit(store, "p", 0)
     commit_shard(store, "p", 1, built(), FINGERPRINT)
     store.put(commit_key("p", 2), store.get(commit_key("p", 1)))

@@ -300,7 +300,7 @@ def test_no_damage_to_the_list_gives_other_rows(store: Store) -> None:
         with pytest.raises(CorruptError, match=rf"{found.object}.*--replace"):
             da2ray.open_labels(store.url, view="v")[0]
     store.delete([found.object])
-    with pytest.raises(CorruptError, match=r"it is missing.*open the view again"):
+    with pytest.raises(CorruptError, match=r"is missing.*open the view again"):
         da2ray.open_labels(store.url, view="v")[0]
     write_view(store, view(), kept())  # repairs it
     assert len(list(da2ray.open_labels(store.url, view="v"))) == 5

@@ -20,7 +20,7 @@ import pyarrow as pa
 from da2ray.console import OnProgress
 from da2ray.errors import CorruptError
 from da2ray.labels.commits import commit_key, list_all_commits, read_commit
-from da2ray.labels.leases import Lease
+from da2ray.labels.leases import list_leases, read_lease
 from da2ray.labels.snapshots import THREADS, Part, Snapshot, list_snapshots, open_snapshot, read_part
 from da2ray.labels.views import OBJECT as VIEW_OBJECT
 from da2ray.labels.views import list_views, open_view
@@ -35,7 +35,6 @@ Sizes = Mapping[str, int]
 TEMPORARY: Final = "temporary files"
 _OBJECT: Final = re.compile(r"shards/([^/]+)/(\d{8,})-[0-9a-f]{16}\.(?:parquet|zarr\.zip)")
 _PART: Final = re.compile(r"index/[0-9a-f]{32}\.parquet")
-_LEASE: Final = re.compile(r"leases/[^/]+/[^/]+\.json")
 _CHUNK: Final = 1000
 """Keys in one request of a deletion."""
 
@@ -107,7 +106,7 @@ def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnPro
         # Their age is read just before they go, because a snapshot in the making that finds a leftover part writes it anew.
         gc.remove("index", gc.old({key: size for key, size in parts.items() if key not in live}))
         gc.remove("views", gc.old({key: size for key, size in lists.items() if key not in viewed}))
-        gc.remove("leases", gc.over(_list(store, "leases", _LEASE)))
+        gc.remove("leases", gc.over(list_leases(store)))
         gc.remove(TEMPORARY, gc.old(_leftovers(store)))
     return gc.collected
 
@@ -201,10 +200,10 @@ class _Collector:
 
     def _is_over(self, key: str) -> bool:
         try:
-            return Lease.model_validate_json(self._store.get(key)).expires <= self._before
+            return read_lease(self._store, key).expires <= self._before
         except FileNotFoundError:
             return False
-        except ValueError:  # a broken lease binds nobody
+        except CorruptError:  # a broken lease binds nobody
             return self._is_old(key) is True
 
 
@@ -221,7 +220,7 @@ def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[
     for part, numbers in parts.values():
         try:
             rows = read_part(store, part, ["object"])
-        except (FileNotFoundError, CorruptError):
+        except CorruptError:
             names.unreadable.append(part)
             continue
         for key in rows["object"].drop_null().unique().to_pylist():

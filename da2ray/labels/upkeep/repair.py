@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from da2ray.errors import CorruptError
 from da2ray.labels.commits import commit_key
-from da2ray.labels.snapshots import list_snapshots, open_snapshot, refold
+from da2ray.labels.snapshots import list_snapshots, open_snapshot, refold, snapshot_key
 from da2ray.labels.upkeep.check import Wrong
 from da2ray.labels.upkeep.garbage import Shard, named_by_snapshots
 from da2ray.labels.upkeep.verify import Report
@@ -22,7 +22,8 @@ class Repaired:
         rewritten: keys of index parts that are whole again.
         lost: keys of index parts that are still broken; the next snapshot gets others in their place.
         snapshots: numbers of the snapshots that name a broken object. They never change, so those rows stay broken in them.
-        unreadable: key of the newest snapshot if that itself is broken, else None.
+        unreadable: keys of broken snapshots and plans, which cannot be repaired, with what to do about each.
+        removed: keys of broken leases and files of runs, on which no label depends.
         views: names of broken views, which only another curation makes again.
     """
 
@@ -30,7 +31,8 @@ class Repaired:
     rewritten: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     snapshots: list[int] = field(default_factory=list)
-    unreadable: str | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
     views: list[str] = field(default_factory=list)
 
 
@@ -43,7 +45,10 @@ def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
         OSError: the store failed, or a commit that a sample passed over is corrupt.
     """
     repaired = Repaired(shards=report.broken_shards())
-    repaired.unreadable = next((found.object for found in report.findings if found.what == Wrong.SNAPSHOT), None)
+    repaired.unreadable = {
+        found.object: found.detail for found in report.findings if found.what in (Wrong.SNAPSHOT, Wrong.PLAN)
+    }
+    repaired.removed = [found.object for found in report.findings if found.what in (Wrong.RUN, Wrong.LEASE)]
     repaired.snapshots = _naming(store, report)
     repaired.views = [view_name(found.object) for found in report.findings if found.what == Wrong.VIEW]
     broken = sorted({found.object for found in report.findings if found.what == Wrong.PART})
@@ -51,7 +56,8 @@ def repair(store: Store, report: Report, *, dry_run: bool) -> Repaired:
         repaired.lost = broken
         return repaired
     store.delete([commit_key(*shard) for shard in repaired.shards])
-    if broken and repaired.unreadable is None:
+    store.delete(repaired.removed)
+    if broken and snapshot_key(list_snapshots(store)[-1]) not in repaired.unreadable:
         # Once deleted, the next snapshot does not take them for whole. Folded again, the same commits give the same bytes under
         # the same name, which repairs every snapshot that has the part, unless a commit of its shards was removed or another
         # version of pyarrow writes other bytes.
