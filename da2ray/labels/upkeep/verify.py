@@ -41,9 +41,9 @@ from da2ray.storage import Store
 
 FOLDERS: Final = ("commits", "index", "leases", "plans", "runs", "shards", "snapshots", "views")
 OURS: Final = re.compile(
-    r"(commits/[^/]+/[0-9]{8,18}|index/[0-9a-f]{32}|plans/[0-9a-f]{16}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.parquet"
+    r"(commits/[^/]+/([0-9]{8}|[1-9][0-9]{8,17})|index/[0-9a-f]{32}|plans/[0-9a-f]{16}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.parquet"
     r"|shards/[^/]+/[0-9]{8,18}-[0-9a-f]{16}\.(parquet|zarr\.zip)"
-    r"|(leases/[^/]+/[^/]+|runs/[^/]+/(config|progress)|snapshots/[0-9]{6,18}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.json"
+    r"|(leases/[^/]+/[^/]+|runs/[^/]+/(config|progress)|snapshots/([0-9]{6}|[1-9][0-9]{6,17})|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.json"
 )
 """Keys of the objects that a dataset's folders hold (FORMAT.md)."""
 
