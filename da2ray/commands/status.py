@@ -36,6 +36,7 @@ class PlanStatus:
     exact: bool
     shards: int
     committed: int
+    passed_over: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def describe(store: Store) -> DatasetStatus:
             plan.info.exact,
             plan.info.shards,
             plan.info.shards - len(plan.remaining(store)),
+            plan.info.passed_over,
         )
         for plan in list_plans(store)
     ]

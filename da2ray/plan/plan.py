@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,7 @@ class PlanInfo:
         shards, samples: how many.
         bytes: sum of the listed sizes; None if one is unknown.
         exact: `samples` is a count; False if the source estimated it for some shard.
+        passed_over: how many files the listing passed over, by kind.
         created: UTC, ISO 8601; orders the plans of a dataset.
     """
 
@@ -86,6 +87,7 @@ class PlanInfo:
     samples: int
     bytes: int | None
     exact: bool = True
+    passed_over: dict[str, int] = field(default_factory=dict)
     created: str = ""
     format_version: int = PLAN_VERSION
 
@@ -140,6 +142,11 @@ def _id_of(info: PlanInfo) -> str:
         limit=info.limit,
         fingerprint=info.fingerprint,
     )
+
+
+def passed_over_line(info: PlanInfo) -> str:
+    """The counts of files that were passed over, for people."""
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(info.passed_over.items()))
 
 
 def plan_key(plan: str) -> str:
@@ -373,6 +380,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
         if not shards:
             raise _no_images(source)
         values = asdict(info) | {"shards": shards, "samples": samples, "bytes": total, "exact": exact}
+        values["passed_over"] = {name: count for name, count in getattr(source, "passed_over", {}).items() if count}
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(values)})
     _check_offsets(path)
 

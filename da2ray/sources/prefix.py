@@ -1,5 +1,6 @@
 """All image files below a URL."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
+from da2ray.storage.local import LocalStore
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
 """An object may be named `a.jpg/`. Stores leave out those without bytes, which stand for folders."""
+_OTHER_IMAGE = (
+    r"(?i)\.(heic|heif|hif|avif|jxl|jp2|j2k|jpx|jxr|wdp|hdp|dng|cr2|cr3|nef|arw|orf|rw2|raf|raw|psd|exr|hdr|ppm|pgm|pbm|pnm|tga|"
+    r"svg|ico|icns|qoi|dds|pcx|apng|jpf|jpm)$"
+)
 _HIDDEN = r"(^|/)\.([^./]|\.[^/])"
 """`.` and `..` are parts of object keys like others."""
 
@@ -35,6 +41,8 @@ class PrefixSource(MemberSource):
         self.root, _, self._name = url.rpartition("/") if is_file else (url, "", "")
         self.root = self.root or "/"
         self._client: Client = client
+        self.passed_over: Counter[str] = Counter()
+        """What the newest listing passed over, by kind."""
         self._was_listed = False
 
     def describe(self) -> dict[str, str]:
@@ -42,6 +50,7 @@ class PrefixSource(MemberSource):
 
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         left = limit
+        self.passed_over = Counter()
         for listed in self.listed():
             batch = self.images(listed)
             if left is not None:
@@ -74,9 +83,12 @@ class PrefixSource(MemberSource):
                 return
             if self.url.startswith("/") and not Path(self.url).is_dir():
                 raise UserError(f"no such folder: {self.url}")
-            for batch in self._store().list():
+            store = self._store()
+            for batch in store.list():
                 self._was_listed = True
                 yield batch
+            if isinstance(store, LocalStore):
+                self.passed_over += store.passed_over
         except UnavailableError:
             raise
         except PermissionError as error:
@@ -91,8 +103,11 @@ class PrefixSource(MemberSource):
         """The image files of a listing, as rows of schema MEMBERS."""
         keys = listed.column("key")
         if not self._name:
-            image = pc.match_substring_regex(keys, _IMAGE)
-            listed = listed.filter(pc.and_not(image, pc.match_substring_regex(keys, _HIDDEN)))
+            image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_IMAGE, _HIDDEN))
+            other = pc.and_not(pc.match_substring_regex(keys, _OTHER_IMAGE), hidden)
+            for name, passed in (("hidden files", hidden), ("images of types that are not read", other)):
+                self.passed_over[name] += pc.sum(passed).as_py() or 0
+            listed = listed.filter(pc.and_not(image, hidden))
             keys = listed.column("key")
         uris = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), keys, "")
         focals = pa.nulls(len(keys), MEMBERS.field("focal").type)

@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, check_key, check_
 
 TEMPORARY = ".da2ray-tmp-"
 """The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
+
+LOOPS = "link loops"
+NO_PERMISSION = "folders without permission"
 
 UNAVAILABLE = {
     *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
@@ -39,6 +43,8 @@ class LocalStore:
         """`url`: an absolute path (see `canonical_url`); the first write makes the folders."""
         self.url = url
         self._root = Path(url)
+        self.passed_over: Counter[str] = Counter()
+        """What the newest listing passed over: LOOPS and NO_PERMISSION."""
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
@@ -93,13 +99,14 @@ class LocalStore:
         with _normalised(top):
             if not top.is_dir():
                 return
-            yield from _walk(top, f"{prefix}/" if prefix else "", frozenset())
+            self.passed_over = Counter()
+            yield from _walk(top, f"{prefix}/" if prefix else "", frozenset(), self.passed_over)
 
     def leftovers(self) -> Iterator[pa.RecordBatch]:
         """The temporary files of killed writers and of writers at work, in batches like those of `list`."""
         with _normalised(self._root):
             if self._root.is_dir():
-                yield from _walk(self._root, "", frozenset(), temporary=True)
+                yield from _walk(self._root, "", frozenset(), Counter(), temporary=True)
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -182,13 +189,25 @@ class _Folder:
 
 
 def _walk(
-    folder: Path, prefix: str, above: frozenset[tuple[int, int]], *, temporary: bool = False
+    folder: Path,
+    prefix: str,
+    above: frozenset[tuple[int, int]],
+    passed_over: Counter[str],
+    *,
+    temporary: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        raise StoreError(f"{folder}: a link leads back to a folder above it")
-    entries = _scan(folder, temporary=temporary)
+    try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            passed_over[LOOPS] += 1
+            return
+        entries = _scan(folder, passed_over, temporary=temporary)
+    except PermissionError:
+        if not above:
+            raise
+        passed_over[NO_PERMISSION] += 1
+        return
     begin = 0
     for position in [*entries.folders.tolist(), len(entries.names)]:
         yield from _batches(entries, begin, position, prefix)
@@ -196,7 +215,7 @@ def _walk(
             name = entries.names[position].as_py()
             # A folder may be deleted during the walk.
             with contextlib.suppress(FileNotFoundError):
-                yield from _walk(folder / name, f"{prefix}{name}", above | {identity}, temporary=temporary)
+                yield from _walk(folder / name, f"{prefix}{name}", above | {identity}, passed_over, temporary=temporary)
         begin = position + 1
 
 
@@ -210,7 +229,7 @@ def _batches(entries: _Folder, begin: int, end: int, prefix: str) -> Iterator[pa
         yield pa.record_batch([keys, sizes, etags], schema=LIST_SCHEMA)
 
 
-def _scan(folder: Path, *, temporary: bool) -> _Folder:
+def _scan(folder: Path, passed_over: Counter[str], *, temporary: bool) -> _Folder:
     """The folders, and either the temporary files or all others.
 
     They are read in chunks into Arrow and numpy, so a folder of a million files takes 50 MB instead of 500.
@@ -225,8 +244,16 @@ def _scan(folder: Path, *, temporary: bool) -> _Folder:
             try:
                 status = entry.stat()
                 is_folder = entry.is_dir()
-            except FileNotFoundError:  # Deleted meanwhile, or a link to nothing.
-                continue
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    passed_over[LOOPS] += 1
+                    continue
+                if not isinstance(error, FileNotFoundError | PermissionError) or not entry.is_symlink():
+                    if isinstance(error, FileNotFoundError):  # deleted meanwhile
+                        continue
+                    raise
+                # A link to nothing, or to what may not be read: reading it says so.
+                status, is_folder = entry.stat(follow_symlinks=False), False
             if temporary and not is_folder and not entry.name.startswith(TEMPORARY):
                 continue
             chunk.append((f"{entry.name}/" if is_folder else entry.name, status.st_size, status.st_mtime_ns, is_folder))
