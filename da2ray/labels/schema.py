@@ -42,6 +42,7 @@ INDEX = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("etag", pa.string()),
+        pa.field("etag_listed", pa.bool_()),
         pa.field("sha256", pa.binary(32)),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),

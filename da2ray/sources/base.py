@@ -62,10 +62,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A member as it was read: with its bytes, or with the reason why there are none."""
+    """A member as it was read: with its bytes, or with the reason why there are none.
+
+    Attributes:
+        etag: of the bytes that were read; None if there are none, or if the read gave none.
+    """
 
     member: Member
     body: bytes | SampleError
+    etag: str | None = None
 
 
 class Source(Protocol):

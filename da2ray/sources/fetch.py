@@ -12,7 +12,7 @@ from da2ray.parallel import look_ahead
 from da2ray.sources.allowed import Allowed, must_be_regular
 from da2ray.sources.base import Member, Sample
 from da2ray.sources.outage import EVIDENCE, Failure, Judge
-from da2ray.storage import Client, Store, open_store, printable, split_uri
+from da2ray.storage import Client, Fetched, Store, open_store, printable, split_uri
 
 Body = TypeVar("Body")
 
@@ -57,14 +57,14 @@ def fetch(
 
 
 def _settled(
-    stores: "_Stores", read: Generator[tuple[Member, bytes | SampleError | Failure]], most: int
+    stores: "_Stores", read: Generator[tuple[Member, Fetched | SampleError | Failure]], most: int
 ) -> Iterator[Sample]:
     """The samples in order. A failure that nothing could explain when it happened waits until an object of its store is read.
 
     Raises:
         NothingReadError: none is read, and `most` samples wait or there are no more.
     """
-    waiting: deque[tuple[Member, bytes | SampleError | Failure]] = deque()
+    waiting: deque[tuple[Member, Fetched | SampleError | Failure]] = deque()
     with contextlib.closing(read):
         for each in read:
             waiting.append(each)
@@ -79,10 +79,9 @@ def _settled(
             yield _sample(stores, *each)
 
 
-def _sample(stores: "_Stores", member: Member, body: bytes | SampleError | Failure) -> Sample:
-    if isinstance(body, Failure):
-        return Sample(member, _outcome(partial(stores.judge.read_again, body)))
-    return Sample(member, body)
+def _sample(stores: "_Stores", member: Member, read: Fetched | SampleError | Failure) -> Sample:
+    settled = _outcome(partial(stores.judge.read_again, read)) if isinstance(read, Failure) else read
+    return Sample(member, settled) if isinstance(settled, SampleError) else Sample(member, *settled)
 
 
 class _Stores:
@@ -94,8 +93,8 @@ class _Stores:
         self._open: dict[tuple[str, float | None], Store] = {}
         self.judge = Judge(self._at)
 
-    def get(self, member: Member) -> bytes | Failure:
-        """The bytes of a member, or a failure that cannot be judged yet."""
+    def fetch(self, member: Member) -> Fetched | Failure:
+        """A member's bytes with their etag, or a failure that cannot be judged yet."""
         try:
             if self._allowed:
                 self._allowed.check(member.uri)
@@ -113,7 +112,7 @@ class _Stores:
                 raise SampleError(
                     Reason.OUT_OF_MEMORY, f"{size} bytes: files of more than {MOST_BYTES >> 30} GiB are not read"
                 )
-            data = store.get(key)
+            fetched = store.fetch(key)
         except OSError as error:
             if not self.judge.concerns(root, error):
                 raise
@@ -123,7 +122,7 @@ class _Stores:
             except NothingReadError:
                 return failure
         EVIDENCE.add(root, key)
-        return data
+        return fetched
 
     def _at(self, root: str, retry_s: float | None = None) -> Store:
         if (root, retry_s) not in self._open:
@@ -137,8 +136,8 @@ class _Stores:
         return open_store(root, self._client, retry_s)
 
 
-def _read(stores: _Stores, member: Member) -> bytes | SampleError | Failure:
-    return _outcome(partial(stores.get, member))
+def _read(stores: _Stores, member: Member) -> Fetched | SampleError | Failure:
+    return _outcome(partial(stores.fetch, member))
 
 
 def _outcome(read: Callable[[], Body]) -> Body | SampleError:

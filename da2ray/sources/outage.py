@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from da2ray.errors import NothingReadError, OutageError, RejectedError, UnavailableError, UserError
-from da2ray.storage import Store
+from da2ray.storage import Fetched, Store
 from da2ray.storage.redaction import WEB
 
 PROBE_RETRY_S: Final = 5.0
@@ -108,7 +108,7 @@ class Judge:
         kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError)
         return isinstance(error, kinds)
 
-    def read_again(self, failure: Failure) -> bytes:
+    def read_again(self, failure: Failure) -> Fetched:
         """Read an object once more, since the store works.
 
         Raises:
@@ -119,9 +119,9 @@ class Judge:
         """
         with self._lock:
             self._check(failure)
-        data = self._open_at(failure.root, PROBE_RETRY_S).get(failure.key)
+        fetched = self._open_at(failure.root, PROBE_RETRY_S).fetch(failure.key)
         EVIDENCE.add(failure.root, failure.key)
-        return data
+        return fetched
 
     def _check(self, failure: Failure) -> None:
         # Local paths share one root and lie on many mounts.

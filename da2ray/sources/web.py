@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from da2ray.errors import StoreError
 from da2ray.sources.allowed import Allowed, is_private
-from da2ray.storage import base, redact
+from da2ray.storage import Fetched, base, redact
 from da2ray.storage.web import HttpStore
 
 MOST_BYTES = 256 << 20
@@ -38,7 +38,7 @@ class WebStore(HttpStore):
     def __reduce__(self) -> "tuple[type[WebStore], tuple[str, Allowed, float, str]]":  # type: ignore[override]
         return WebStore, (self.url, self._allowed, self._retry_s, self._user_agent)
 
-    def _whole(self, fs: Any, path: str, uri: str) -> bytes:  # noqa: ARG002
+    def _whole(self, fs: Any, path: str, uri: str) -> Fetched:  # noqa: ARG002
         # One GET, whose length aiohttp checks. If fsspec asks for the size first, it takes a refusal for a missing file.
         return fsspec.asyn.sync(fs.loop, _body, fs, path, timeout=base.REQUEST_TIMEOUT_S)
 
@@ -46,7 +46,7 @@ class WebStore(HttpStore):
         return super()._options() | {"get_client": functools.partial(_session, self._allowed)}
 
 
-async def _body(fs: Any, url: str) -> bytes:
+async def _body(fs: Any, url: str) -> Fetched:
     session: aiohttp.ClientSession = await fs.set_session()
     async with session.get(fs.encode_url(url)) as response:
         if response.status == HTTPStatus.NOT_FOUND:
@@ -57,7 +57,7 @@ async def _body(fs: Any, url: str) -> bytes:
             body += chunk
             if len(body) > MOST_BYTES:
                 raise StoreError(f"{redact(url)}: more than {MOST_BYTES >> 20} MiB")
-    return bytes(body)
+    return Fetched(bytes(body), base.unquoted(response.headers.get("ETag")))
 
 
 async def _session(allowed: Allowed, *, middlewares: Any, headers: Any, **options: Any) -> aiohttp.ClientSession:

@@ -12,7 +12,7 @@ that cannot work at all raises `UserError`: a scheme whose package is not instal
 obstore in a process that was forked after its first use.
 """
 
-from da2ray.storage.base import LIST_SCHEMA, Stat, Store
+from da2ray.storage.base import LIST_SCHEMA, Fetched, Stat, Store
 from da2ray.storage.file import StoreFile
 from da2ray.storage.open import Client, canonical_url, is_web, join, local_path, open_store, split_uri
 from da2ray.storage.redaction import printable, redact, redacted
@@ -20,6 +20,7 @@ from da2ray.storage.redaction import printable, redact, redacted
 __all__ = [
     "LIST_SCHEMA",
     "Client",
+    "Fetched",
     "Stat",
     "Store",
     "StoreFile",

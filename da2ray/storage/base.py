@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -43,6 +43,13 @@ class Stat:
     modified: datetime | None = None
 
 
+class Fetched(NamedTuple):
+    """A whole object: its bytes, and the etag of just these bytes; None if the store's answer has none."""
+
+    data: bytes
+    etag: str | None
+
+
 @runtime_checkable
 class Store(Protocol):
     """Objects under one URL. Keys are relative to it, with `/` between parts.
@@ -58,6 +65,10 @@ class Store(Protocol):
 
     def get(self, key: str) -> bytes:
         """The whole object. A body shorter than its declared length raises `StoreError`."""
+        ...
+
+    def fetch(self, key: str) -> Fetched:
+        """The whole object as `get` gives it, with its etag, in one request."""
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
@@ -130,7 +141,7 @@ def listing(keys: list[str], sizes: list[int], etags: list[str | None]) -> pa.Re
 
 def unquoted(etag: str | None) -> str | None:
     """The etag without the quotes of HTTP, which s3fs and obstore both leave on."""
-    return etag.strip('"') if etag else None
+    return etag.replace('"', "") if etag else None
 
 
 REFUSALS = frozenset(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from da2ray.errors import StoreError, UnavailableError, UserError
 from da2ray.storage import base
-from da2ray.storage.base import LIST_BATCH, Stat, check_length, listing, short_message, unquoted
+from da2ray.storage.base import LIST_BATCH, Fetched, Stat, check_length, listing, short_message, unquoted
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
 
@@ -65,6 +65,9 @@ class FsspecStore:
         return FsspecStore, (self.url, self._retry_s)
 
     def get(self, key: str) -> bytes:
+        return self.fetch(key).data
+
+    def fetch(self, key: str) -> Fetched:
         return self._call(key, lambda fs, path: self._whole(fs, path, self._uri(key)))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
@@ -121,15 +124,16 @@ class FsspecStore:
             # Not `rm`, which takes `*`, `?` and `[` for patterns.
             self._call(key, lambda fs, path: _run(fs, "rm_file", path, timeout_s=base.STAT_TIMEOUT_S))
 
-    def _whole(self, fs: Any, path: str, uri: str) -> bytes:
+    def _whole(self, fs: Any, path: str, uri: str) -> Fetched:
+        """An object without its etag, which `cat_file` does not tell."""
         # One GET, whose length aiohttp checks. Without max_concurrency s3fs sends a HEAD before each.
         if self._scheme == "s3":
-            return bytes(_run(fs, "cat_file", path, max_concurrency=1))
+            return Fetched(bytes(_run(fs, "cat_file", path, max_concurrency=1)), None)
         if self._scheme in WEB:
-            return bytes(_run(fs, "cat_file", path))
+            return Fetched(bytes(_run(fs, "cat_file", path)), None)
         declared = _run(fs, "info", path, timeout_s=base.STAT_TIMEOUT_S)["size"]
         data = bytes(_run(fs, "cat_file", path))
-        return data if declared is None else check_length(uri, data, declared)
+        return Fetched(data if declared is None else check_length(uri, data, declared), None)
 
     def _pipe(self, fs: Any, path: str, data: bytes, **mode: str) -> None:
         self._make_parent(fs, path)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import StoreError, UnavailableError
-from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Stat, check_key, check_length
+from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Fetched, Stat, check_key, check_length
 
 TEMPORARY = ".da2ray-tmp-"
 """The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
@@ -47,9 +47,13 @@ class LocalStore:
         """What the newest listing passed over: LOOPS and NO_PERMISSION."""
 
     def get(self, key: str) -> bytes:
+        return self.fetch(key).data
+
+    def fetch(self, key: str) -> Fetched:
         path = self._path(key)
         with _normalised(path), path.open("rb") as file:
-            return check_length(str(path), file.read(), os.fstat(file.fileno()).st_size)
+            data, status = file.read(), os.fstat(file.fileno())
+            return Fetched(check_length(str(path), data, status.st_size), _etag(status))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         path = self._path(key)
@@ -64,7 +68,7 @@ class LocalStore:
                 raise IsADirectoryError
             status = path.stat()
         modified = datetime.fromtimestamp(status.st_mtime, UTC)
-        return Stat(status.st_size, f"{status.st_size}-{status.st_mtime_ns}", modified)
+        return Stat(status.st_size, _etag(status), modified)
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -116,6 +120,10 @@ class LocalStore:
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from da2ray import __version__
 from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
 from da2ray.storage import base
-from da2ray.storage.base import LIST_BATCH, Stat, check_key, check_length, listing, short_message, unquoted
+from da2ray.storage.base import LIST_BATCH, Fetched, Stat, check_key, check_length, listing, short_message, unquoted
 from da2ray.storage.retry import retry_seconds, settled
 
 if TYPE_CHECKING:
@@ -60,11 +60,15 @@ class ObjectStore:
         return ObjectStore, (self.url, self._retry_s)
 
     def get(self, key: str) -> bytes:
-        def whole(client: Client) -> bytes:
+        return self.fetch(key).data
+
+    def fetch(self, key: str) -> Fetched:
+        def whole(client: Client) -> Fetched:
             result = client.get(check_key(key))
             start, stop = result.range
             # One copy, from Rust's memory to Python's, because readers of image bytes need `bytes`.
-            return check_length(f"{self.url}/{key}", bytes(result.bytes()), stop - start)
+            data = check_length(f"{self.url}/{key}", bytes(result.bytes()), stop - start)
+            return Fetched(data, unquoted(result.meta["e_tag"]))
 
         return self._call(key, whole)
 

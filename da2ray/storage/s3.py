@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from da2ray.storage.base import Stat
+from da2ray.storage.base import Fetched, Stat
 from da2ray.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class S3ObjectStore(ObjectStore):
     def __reduce__(self) -> "tuple[type[S3ObjectStore], tuple[str, float]]":
         return S3ObjectStore, (self.url, self._retry_s)
 
-    def get(self, key: str) -> bytes:
-        return self._by_name.get(key) if is_odd(key) else super().get(key)
+    def fetch(self, key: str) -> Fetched:
+        return self._by_name.fetch(key) if is_odd(key) else super().fetch(key)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         return self._by_name.get_range(key, offset, length) if is_odd(key) else super().get_range(key, offset, length)

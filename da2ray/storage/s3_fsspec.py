@@ -9,7 +9,7 @@ import pyarrow as pa
 from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
 
 from da2ray.storage import base
-from da2ray.storage.base import Stat, check_length, listing, unquoted
+from da2ray.storage.base import Fetched, Stat, check_length, listing, unquoted
 from da2ray.storage.fsspec import LIST_TIMEOUT_S, FsspecStore, _run
 
 
@@ -24,13 +24,13 @@ class S3FsspecStore(FsspecStore):
     def __reduce__(self) -> "tuple[type[S3FsspecStore], tuple[str, float]]":
         return S3FsspecStore, (self.url, self._retry_s)
 
-    def get(self, key: str) -> bytes:
+    def fetch(self, key: str) -> Fetched:
         return self._call(key, lambda fs, _: self._body(fs, key))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        data = self._call(key, lambda fs, _: self._body(fs, key, Range=f"bytes={offset}-{offset + length - 1}"))
+        data, _ = self._call(key, lambda fs, _: self._body(fs, key, Range=f"bytes={offset}-{offset + length - 1}"))
         return check_length(self._uri(key), data, length)
 
     def stat(self, key: str) -> Stat:
@@ -78,9 +78,9 @@ class S3FsspecStore(FsspecStore):
     def _request(self, fs: Any, method: str, timeout_s: float, **arguments: Any) -> Any:
         return _run(fs, "call_s3", method, timeout_s=timeout_s, Bucket=self._bucket, **arguments)
 
-    def _body(self, fs: Any, key: str, **arguments: Any) -> bytes:
+    def _body(self, fs: Any, key: str, **arguments: Any) -> Fetched:
         try:
-            data, declared = fsspec.asyn.sync(
+            data, declared, etag = fsspec.asyn.sync(
                 fs.loop,
                 _read,
                 fs,
@@ -91,7 +91,7 @@ class S3FsspecStore(FsspecStore):
             )
         except fsspec.asyn.FSTimeoutError:
             raise TimeoutError("no answer in time") from None
-        return check_length(self._uri(key), data, declared)
+        return Fetched(check_length(self._uri(key), data, declared), unquoted(etag))
 
 
 def _time(value: Any) -> datetime:
@@ -101,8 +101,8 @@ def _time(value: Any) -> datetime:
         return parse_timestamp(value)
 
 
-async def _read(fs: Any, **arguments: Any) -> tuple[bytes, int]:
-    """The body, and the length that the answer declares."""
+async def _read(fs: Any, **arguments: Any) -> tuple[bytes, int, str | None]:
+    """The body, the length that the answer declares, and its etag."""
     answer = await fs._call_s3("get_object", **arguments)
     async with answer["Body"] as body:
-        return await body.read(), answer["ContentLength"]
+        return await body.read(), answer["ContentLength"], answer.get("ETag")

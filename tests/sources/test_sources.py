@@ -16,7 +16,7 @@ from da2ray.errors import NothingReadError, Reason, SampleError, UserError
 from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Sample, members_of, open_source
 from da2ray.sources import fetch as fetching
 from da2ray.sources.fetch import fetch
-from da2ray.storage import Store, open_store
+from da2ray.storage import Fetched, Store, open_store
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -427,11 +427,11 @@ def test_reading_looks_ahead_by_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
     started = 0
     lock = threading.Lock()
 
-    def read(stores: object, member: Member) -> bytes:
+    def read(stores: object, member: Member) -> Fetched:
         nonlocal started
         with lock:
             started += 1
-        return member.key.encode()
+        return Fetched(member.key.encode(), None)
 
     monkeypatch.setattr(fetching, "_read", read)
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class WebServer:
-    """`answers`: path and query -> body, or a URL to redirect to. Everything else is 404."""
+    """`answers`: path and query -> body, or a URL to redirect to. Everything else is 404. `etags`: of some answers."""
 
     port: int
     answers: dict[str, bytes | str]
     asked: list[str] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
+    etags: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -40,6 +41,8 @@ def web_server(answers: Mapping[str, bytes | str]) -> Iterator[WebServer]:
                 self.send_response(404 if answer is None else 302 if isinstance(answer, str) else 200)
             if isinstance(answer, str):
                 self.send_header("Location", answer)
+            if self.path in found.etags:
+                self.send_header("ETag", found.etags[self.path])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":

@@ -24,6 +24,7 @@ SAMPLE_FIELDS = (
     "key",
     "uri",
     "etag",
+    "etag_listed",
     "sha256",
     "status",
     "reason",

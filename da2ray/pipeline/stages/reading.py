@@ -22,7 +22,7 @@ from da2ray.pipeline.stages.access import Access
 from da2ray.pipeline.stages.arena import Arena
 from da2ray.pipeline.stages.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists, refusal
 from da2ray.pipeline.stages.decoding import Decoding
-from da2ray.sources.base import Member, Sample, Source
+from da2ray.sources.base import Sample, Source
 from da2ray.storage import redact
 from da2ray.teachers.base import Camera, SizeRule, TeacherSpec
 
@@ -116,7 +116,7 @@ class Reading:
         beyond: list[_Row] = []
         room = planned = 0
         for planned, sample in enumerate(access.read(self.source, spec), start=1):
-            row = _Row(_fields(planned - 1, sample.member))
+            row = _Row(_fields(planned - 1, sample))
             try:
                 size = self._admit(row, sample)
             except SampleError as error:
@@ -189,11 +189,14 @@ class Reading:
         return image
 
 
-def _fields(row: int, member: Member) -> dict[str, Any]:
+def _fields(row: int, sample: Sample) -> dict[str, Any]:
+    member = sample.member
+    etag = sample.etag or member.etag
     return dict.fromkeys(SAMPLE_FIELDS) | {
         "key": member.key,
         "uri": redact(member.uri),
-        "etag": member.etag,
+        "etag": etag,
+        "etag_listed": None if etag is None else not sample.etag,
         "row": row,
     }
 

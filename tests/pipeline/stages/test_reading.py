@@ -1,5 +1,6 @@
 """The shard alone determines its micro-batches. They hold every sample once, and fit into the memory reserved for them."""
 
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -19,11 +20,14 @@ from da2ray.pipeline.stages.batches import READ, SAMPLE_FIELDS, decoded_row, hos
 from da2ray.pipeline.stages.decoding import Decoding, LateDecoder
 from da2ray.pipeline.stages.device import Device
 from da2ray.pipeline.stages.reading import Reading
-from da2ray.sources import Cut, open_source
+from da2ray.sources import Cut, Member, open_source
+from da2ray.sources.fetch import fetch
+from da2ray.storage import open_store
 from da2ray.teachers.base import LoadOptions, SizeRule
 from da2ray.teachers.depth_anything.size import OfficialSize
 from da2ray.teachers.registry import resolve
 from tests.photos import EXIF_ORIENTATION, REASONS, jpeg
+from tests.sources.web_server import web_server
 
 POISON = Path(__file__).parents[2] / "poison"
 LIMITS = Limits(max_aspect=20, max_tokens=1_000_000)
@@ -78,6 +82,49 @@ def test_every_planned_sample_is_in_exactly_one_row_with_its_reason(photos: Path
         assert sample["etag"]
     assert block["planned"].unique().to_pylist() == [len(REASONS)]
     assert block["shard"].unique().to_pylist() == [7]
+
+
+def versions_of(block: pa.Table) -> dict[str, tuple[str | None, bool | None]]:
+    """(etag, etag_listed) of each sample, by key."""
+    samples = [sample for row in samples_of(block) for sample in row]
+    return {sample["key"]: (sample["etag"], sample["etag_listed"]) for sample in samples}
+
+
+def test_the_version_in_the_index_is_that_of_the_bytes_that_were_read(photos: Path, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(photos, tmp_path / "images"))
+    spec = spec_of(images)
+    before = {key: open_store(str(images)).stat(key).etag for key in REASONS}
+    names = sorted(key for key, reason in REASONS.items() if reason is None)
+    changed, gone = names[0], names[1]
+    (images / changed).write_bytes((photos / names[2]).read_bytes() + b"changed after planning")
+    (images / gone).unlink()
+    versions = versions_of(make_reading(images).read(0, spec))
+    assert versions[changed] == (open_store(str(images)).stat(changed).etag, False)
+    assert versions[changed][0] != before[changed]
+    # Nothing was read, so the version is the listed one, and says so.
+    assert versions[gone] == (before[gone], True)
+    assert all(version == (before[key], False) for key, version in versions.items() if key not in {changed, gone})
+
+
+def test_a_version_that_the_answer_does_not_have_is_the_listed_one_or_none(photos: Path, tmp_path: Path) -> None:
+    image = next(key for key, reason in sorted(REASONS.items()) if reason is None)
+    data = (photos / image).read_bytes()
+    with web_server({"/a.jpg": data, "/b.jpg": data, "/c.jpg": data}) as web:
+        web.etags = {"/b.jpg": '"v1"', "/c.jpg": 'W/"v2"'}
+        manifest = tmp_path / "m.csv"
+        manifest.write_text("uri,key\n" + "".join(f"{web.url}/{name}.jpg,{name}\n" for name in "abc"))
+        source = open_source(str(manifest), allow=[f"http:127.0.0.1:{web.port}"])
+        (batch,) = source.shards(Cut(1000, 1 << 40))
+        block = Reading(source, SIZE_RULE, LIMITS, Decoding(DecodeMode.EXACT), 4).read(0, batch["spec"][0].as_py())
+    assert versions_of(block) == {"a": (None, None), "b": ("v1", False), "c": ("W/v2", False)}
+
+    (memory := open_store("memory://versions", "fsspec")).put("a.jpg", data)
+    members = [Member("a.jpg", "memory://versions/a.jpg", len(data), "listed")]
+    (sample,) = fetch(members, 1)
+    assert sample.body == memory.get("a.jpg")
+    assert sample.etag is None
+    assert reading._fields(0, sample)["etag"] == "listed"
+    assert reading._fields(0, sample)["etag_listed"] is True
 
 
 def write_sizes(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
