@@ -15,6 +15,7 @@ from da2ray.labels.dataset import DatasetInfo, require_dataset
 from da2ray.labels.runs import RunProgress, newest_progress
 from da2ray.labels.snapshots import Snapshot, list_snapshots, open_snapshot
 from da2ray.plan.plan import list_plans
+from da2ray.sources.base import passed_over_text
 from da2ray.storage import Store, open_store
 
 
@@ -104,6 +105,9 @@ def _print(store: Store, found: DatasetStatus, console: Console) -> None:
         samples = number(plan.samples, exact=plan.exact)
         table.add_row(plan.id, plan.source, samples, *(f"{count:,}" for count in counts))
     console.print(table)
+    for plan in found.plans:
+        if passed := passed_over_text(plan.passed_over):
+            console.print(f"plan {plan.id} passed over: {passed}")
     if run := found.run:
         pace = f"{run.images_per_second}/s"
         if run.eta_seconds and run.state == "running":

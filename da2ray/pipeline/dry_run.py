@@ -7,8 +7,9 @@ from rich.console import Console
 from da2ray.console import counted, number
 from da2ray.pipeline.control.progress import work_left
 from da2ray.pipeline.prepare import Job
-from da2ray.plan.plan import make_plan, open_plan, passed_over_line
+from da2ray.plan.plan import make_plan, open_plan
 from da2ray.quality.opinions import PASSES
+from da2ray.sources.base import passed_over_text
 from da2ray.storage import open_store, redact
 
 
@@ -23,8 +24,8 @@ def show_plan(job: Job, console: Console) -> None:
         totals = work_left(plan, job.store)
     left = totals.samples - totals.samples_before
     console.print(f"plan {job.plan_id} of {redact(config.images)}; nothing was written")
-    if plan.info.passed_over:
-        console.print(f"  passed over {passed_over_line(plan.info)}")
+    if passed := passed_over_text(plan.info.passed_over):
+        console.print(f"  passed over {passed}")
     console.print(f"  samples    {number(totals.samples, exact=totals.exact)}")
     console.print(f"  shards     {totals.shards:,} of up to {counted(config.shard_size, 'sample')}")
     for head, samples, shards, note in (

@@ -21,7 +21,8 @@ from da2ray.pipeline.control.progress import Progress, Totals, work_left
 from da2ray.pipeline.control.stopping import StopRequest, stop_on_signals
 from da2ray.pipeline.dry_run import show_plan
 from da2ray.pipeline.prepare import Job, prepare
-from da2ray.plan.plan import Plan, list_plans, make_plan, open_plan, passed_over_line
+from da2ray.plan.plan import Plan, list_plans, make_plan, open_plan
+from da2ray.sources.base import passed_over_text
 from da2ray.storage import open_store
 
 
@@ -97,8 +98,8 @@ def stored_plan(job: Job, console: Console) -> Plan:
         )
     images = counted(plan.info.samples, "image", exact=plan.info.exact)
     console.print(f"plan {plan.id}: {images} in {counted(plan.info.shards, 'shard')}")
-    if plan.info.passed_over:
-        console.print(f"passed over: {passed_over_line(plan.info)}")
+    if passed := passed_over_text(plan.info.passed_over):
+        console.print(f"passed over: {passed}")
     return plan
 
 

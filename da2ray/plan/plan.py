@@ -32,7 +32,7 @@ from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
 from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
-from da2ray.sources.base import Cut, Source
+from da2ray.sources.base import Cut, Source, passed_over_text
 from da2ray.storage import Store, StoreFile, join
 
 PLAN_VERSION: Final = 1
@@ -142,11 +142,6 @@ def _id_of(info: PlanInfo) -> str:
         limit=info.limit,
         fingerprint=info.fingerprint,
     )
-
-
-def passed_over_line(info: PlanInfo) -> str:
-    """The counts of files that were passed over, for people."""
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(info.passed_over.items()))
 
 
 def plan_key(plan: str) -> str:
@@ -344,7 +339,10 @@ def require_samples(source: Source) -> None:
 
 
 def _no_images(source: Source) -> UserError:
-    return UserError(f"no images under {source.url}; looked for {source.looks_for}")
+    passed = passed_over_text(source.passed_over)
+    return UserError(
+        f"no images under {source.url}; looked for {source.looks_for}" + (f"\npassed over: {passed}" if passed else "")
+    )
 
 
 def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[int], None] | None) -> None:
@@ -380,7 +378,7 @@ def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[in
         if not shards:
             raise _no_images(source)
         values = asdict(info) | {"shards": shards, "samples": samples, "bytes": total, "exact": exact}
-        values["passed_over"] = {name: count for name, count in getattr(source, "passed_over", {}).items() if count}
+        values["passed_over"] = {kind: count for kind, count in source.passed_over.items() if count}
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(values)})
     _check_offsets(path)
 

@@ -48,6 +48,10 @@ class RetrySource:
         classes = f" as {' or '.join(self.reasons)}" if self.reasons else ""
         return f"samples that failed{classes} in snapshot {self.snapshot}"
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        return {}
+
     def describe(self) -> dict[str, str]:
         return self.of.describe() | {
             "kind": self.kind,

@@ -5,9 +5,9 @@ and that only the source understands. When a shard is read, on any machine, `Sou
 So a source need not know its samples when it is planned: a tar gives byte ranges, a Parquet file row groups.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
@@ -73,6 +73,21 @@ class Sample:
     etag: str | None = None
 
 
+PASSED_OVER: Final = {
+    "hidden_files": ("hidden file", "hidden files"),
+    "other_image_types": ("image of a type that is not read", "images of types that are not read"),
+    "link_loops": ("link loop", "link loops"),
+    "closed_folders": ("folder without permission", "folders without permission"),
+}
+"""What a listing passes over and counts: the name of each kind, and the words for one and for several."""
+
+
+def passed_over_text(counts: Mapping[str, int]) -> str:
+    """Counts of PASSED_OVER for people: "3 hidden files, 1 link loop". Empty if there are none."""
+    known = [(counts[kind], words) for kind, words in PASSED_OVER.items() if counts.get(kind)]
+    return ", ".join(f"{count:,} {words[count != 1]}" for count, words in known)
+
+
 class Source(Protocol):
     """Can be pickled, and holds no connection and no credential."""
 
@@ -94,6 +109,11 @@ class Source(Protocol):
     @property
     def looks_for(self) -> str:
         """What the source looks for, for the message that it found none."""
+        ...
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """What the newest listing passed over, by the names of PASSED_OVER. With a limit it counts up to the limit."""
         ...
 
     def describe(self) -> dict[str, str]:

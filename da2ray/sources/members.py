@@ -8,7 +8,8 @@ Arrow batch. Packing them takes 90 us, and unpacking 230 us.
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -48,6 +49,8 @@ class MemberSource(ABC):
     """What prefix and manifest share. A subclass lists its members and reads them."""
 
     root: str
+    passed_over: Mapping[str, int] = MappingProxyType({})
+    """See `Source.passed_over`."""
 
     @abstractmethod
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:

@@ -42,7 +42,6 @@ class PrefixSource(MemberSource):
         self.root = self.root or "/"
         self._client: Client = client
         self.passed_over: Counter[str] = Counter()
-        """What the newest listing passed over, by kind."""
         self._was_listed = False
 
     def describe(self) -> dict[str, str]:
@@ -105,7 +104,7 @@ class PrefixSource(MemberSource):
         if not self._name:
             image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_IMAGE, _HIDDEN))
             other = pc.and_not(pc.match_substring_regex(keys, _OTHER_IMAGE), hidden)
-            for name, passed in (("hidden files", hidden), ("images of types that are not read", other)):
+            for name, passed in (("hidden_files", hidden), ("other_image_types", other)):
                 self.passed_over[name] += pc.sum(passed).as_py() or 0
             listed = listed.filter(pc.and_not(image, hidden))
             keys = listed.column("key")

@@ -22,8 +22,8 @@ from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Fetched, Stat, check_ke
 TEMPORARY = ".da2ray-tmp-"
 """The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
 
-LOOPS = "link loops"
-NO_PERMISSION = "folders without permission"
+LOOPS = "link_loops"
+NO_PERMISSION = "closed_folders"
 
 UNAVAILABLE = {
     *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),

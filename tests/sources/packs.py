@@ -45,6 +45,10 @@ class PackSource:
     def root(self) -> str:
         return self.url
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        return {}
+
     def describe(self) -> dict[str, str]:
         return {"kind": self.kind, "url": self.url}
 
