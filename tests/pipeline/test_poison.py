@@ -39,7 +39,7 @@ def run_poisoned(run_alone: RunJob) -> RunJob:
 
 
 def label_poisoned(run_poisoned: RunJob, images: Path, output: Path) -> Labels:
-    finished = run_poisoned("--images", images, "--output", output)
+    finished = run_poisoned("--images", images, "--output", output, timeout=600)
     assert finished.code == 0, finished
     return open_labels(str(output))
 
@@ -68,6 +68,7 @@ def test_an_image_that_kills_or_hangs_its_decoder_fails_alone(
     assert_only_these_failed(label_poisoned(run_poisoned, images, tmp_path / "labels"), reasons, undisturbed)
 
 
+@pytest.mark.timeout(700)  # 90 s where nothing else runs: three images end the teacher's process four times each
 def test_an_image_that_the_teacher_cannot_take_fails_alone(
     run_poisoned: RunJob, crops: Path, undisturbed: Labels, tmp_path: Path
 ) -> None:
