@@ -136,7 +136,7 @@ def test_a_corrupt_commit_stays_so_and_is_named(label: Command, tmp_path: Path) 
     code, _, message = label(*options)
     assert code == Exit.USAGE
     assert message.startswith(f"error: {tmp_path}/labels/{commit}")
-    assert f"da2ray verify {tmp_path}/labels" in message
+    assert f"da2ray repair {tmp_path}/labels" in message
 
 
 @pytest.mark.parametrize(
