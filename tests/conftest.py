@@ -10,6 +10,7 @@ import ray
 from da2ray.cli import main
 from da2ray.commands.pseudolabel import COMMAND
 from da2ray.labels.reader import Labels, open_labels
+from da2ray.storage.open import Client
 from tests.jobs import Command, RunJob, RunningJob, StartJob, joined, run_here, run_script
 from tests.photos import write_photos
 from tests.ray_head import RayHead
@@ -62,6 +63,12 @@ def s3() -> Iterator[S3Server]:
             patch.setenv(name, value)
         yield server
     server.close()
+
+
+@pytest.fixture(params=["obstore", "fsspec"])
+def client(request: pytest.FixtureRequest) -> Client:
+    """Each client of an S3 store in turn."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,7 @@ def kill_with_children(process: subprocess.Popen) -> None:
 
 
 def commits_of(store: Store) -> dict[int, Commit]:
-    """The commits of a dataset that has one plan, by shard. Empty if there is no commit yet."""
+    """The commits of a dataset that has one plan, by shard. Empty before the first commit."""
     return {
         entry.shard: read_commit(store, plan.id, entry.shard)
         for plan in list_plans(store)

@@ -55,7 +55,7 @@ class JobProcesses:
         return any(title_of(process).startswith(DAEMONS[Target.RAYLET]) for process in self.below())
 
     def find(self, target: Target) -> psutil.Process | None:
-        """A daemon, or a worker that is busy with the task of `target`. None if there is no such process."""
+        """Find a daemon, or a worker at the task of `target`; None if no process is."""
         begins = WORKERS.get(target) or DAEMONS[target]
         return next((process for process in self.below() if title_of(process).startswith(begins)), None)
 

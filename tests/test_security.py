@@ -68,7 +68,7 @@ class Payload:
         ("az://container/a.jpg?sv=2024&sig=s", "az://container/a.jpg"),
         ("zip://a.jpg::https://user:s@host/a.zip?sig=s", "zip://a.jpg::https://host/a.zip"),
         ("simplecache::https://user:s@host/a.jpg?sig=s", "simplecache::https://host/a.jpg"),
-        # These hold no secret and stay as they are.
+        # These have no secrets, so they do not change.
         ("abfss://container@account.dfs.core.windows.net/a.jpg", None),
         ("s3://bucket/what?.jpg", None),
         ("s3://bucket/a#1.jpg", None),

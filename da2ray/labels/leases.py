@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +21,11 @@ import psutil
 from pydantic import AwareDatetime, Field
 
 from da2ray.errors import CorruptError
-from da2ray.labels.stored import Stored, read_json
-from da2ray.parallel import look_ahead
+from da2ray.labels.stored import Stored, broken, read_json
 from da2ray.storage import Store
 
 _KEY: Final = re.compile(r"leases/[^/]+/[^/]+\.json")
 
-THREADS: Final = 16
-"""Leases read at once by `broken_leases`."""
 SPAN: Final = 1024
 """Shards of a lease: few objects for the longest plan, and work for several jobs in all but short plans."""
 
@@ -198,17 +196,7 @@ def broken_leases(store: Store) -> dict[str, str]:
     Raises:
         OSError: the store failed.
     """
-
-    def check(key: str) -> tuple[str, str] | None:
-        try:
-            read_lease(store, key)
-        except CorruptError as error:
-            return key, str(error)
-        except FileNotFoundError:  # removed since it was listed
-            return None
-        return None
-
-    return dict(filter(None, look_ahead(check, sorted(list_leases(store)), THREADS, "leases")))
+    return broken(list_leases(store), partial(read_lease, store), "leases")
 
 
 def read_lease(store: Store, key: str) -> Lease:

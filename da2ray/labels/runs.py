@@ -16,17 +16,13 @@ from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, PlainSerializer, TypeAdapter
 
-from da2ray.errors import CorruptError
-from da2ray.labels.stored import Stored, intact, read_json
+from da2ray.labels.stored import THREADS, Stored, broken, intact, read_json
 from da2ray.parallel import look_ahead
 from da2ray.storage import Store, redacted
 
 _FILE: Final = re.compile(r"runs/[^/]+/(?:config|progress)\.json")
 _CONFIG: Final = TypeAdapter(dict[str, Any])
 _REMEDY: Final = "delete it, no label depends on it (`da2ray repair` does so too)"
-
-THREADS: Final = 16
-"""Files read at once by `read_runs`."""
 
 # Rates are taken between neighbouring points: whole seconds would change those of a short run by half.
 Moment = Annotated[AwareDatetime, PlainSerializer(lambda at: at.isoformat(timespec="milliseconds"), when_used="json")]
@@ -138,17 +134,11 @@ def broken_runs(store: Store) -> dict[str, str]:
         OSError: the store failed.
     """
 
-    def check(key: str) -> tuple[str, str] | None:
+    def read(key: str) -> object:
         _, name, file = key.split("/")
-        try:
-            (_read_config if file == "config.json" else _read_progress)(store, name)
-        except CorruptError as error:
-            return key, str(error)
-        except FileNotFoundError:  # deleted since it was listed
-            return None
-        return None
+        return (_read_config if file == "config.json" else _read_progress)(store, name)
 
-    return dict(filter(None, look_ahead(check, sorted(_keys(store)), THREADS, "runs")))
+    return broken(_keys(store), read, "runs")
 
 
 def newest_progress(store: Store) -> RunProgress | None:

@@ -1,7 +1,7 @@
 """How stored state is read: whatever is wrong with an object, the error names it and says what to do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -10,12 +10,15 @@ from pydantic import BaseModel, ConfigDict
 import da2ray
 from da2ray.errors import CorruptError, StoreError, UserError
 from da2ray.labels.schema import FORMAT_VERSION
+from da2ray.parallel import look_ahead
 from da2ray.storage import Store, printable
 
 Model = TypeVar("Model", bound="Stored")
 
 MESSAGE_CHARS = 200
 """Length of what a parser says about an object."""
+THREADS = 16
+"""Small objects that are read at once."""
 
 
 class Stored(BaseModel):
@@ -74,6 +77,30 @@ def read_versioned(store: Store, key: str, model: type[Model], what: str, remedy
                 "update da2ray"
             )
         return model.model_validate_json(data)
+
+
+def broken(keys: Iterable[str], read: Callable[[str], object], name: str) -> dict[str, str]:
+    """The objects that cannot be read: key -> what is wrong. One that was deleted since it was listed is not broken.
+
+    Args:
+        keys: of objects that were listed.
+        read: reads an object, and raises CorruptError if it is damaged.
+        name: of the threads.
+
+    Raises:
+        OSError: the store failed.
+    """
+
+    def check(key: str) -> tuple[str, str] | None:
+        try:
+            read(key)
+        except CorruptError as error:
+            return key, str(error)
+        except FileNotFoundError:
+            return None
+        return None
+
+    return dict(filter(None, look_ahead(check, sorted(keys), THREADS, name)))
 
 
 def _reason(error: Exception) -> str:

@@ -62,7 +62,7 @@ def _settled(
     """The samples in order. A failure that nothing could explain when it happened waits until an object of its store is read.
 
     Raises:
-        NothingReadError: none is read, and `most` samples wait or there are no more.
+        NothingReadError: no object was read by the time that `most` samples wait, or that there are no more.
     """
     waiting: deque[tuple[Member, Fetched | SampleError | Failure]] = deque()
     with contextlib.closing(read):

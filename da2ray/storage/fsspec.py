@@ -107,12 +107,8 @@ class FsspecStore:
             return list(ls)
 
         top: str = self._call(prefix, lambda _, path: path.rstrip("/"))
-        try:
+        with contextlib.suppress(FileNotFoundError):
             yield from _walk(entries, top, f"{prefix}/" if prefix else "")
-        except FileNotFoundError:
-            # A folder without objects does not exist, but a bucket that does not exist is an error.
-            if self._scheme == "s3":
-                entries(top.partition("/")[0])
 
     def delete(self, keys: Iterable[str]) -> None:
         with ThreadPoolExecutor(DELETE_THREADS) as pool:
@@ -126,10 +122,7 @@ class FsspecStore:
 
     def _whole(self, fs: Any, path: str, uri: str) -> Fetched:
         """An object without its etag, which `cat_file` does not tell."""
-        # One GET, whose length aiohttp checks. Without max_concurrency s3fs sends a HEAD before each.
-        if self._scheme == "s3":
-            return Fetched(bytes(_run(fs, "cat_file", path, max_concurrency=1)), None)
-        if self._scheme in WEB:
+        if self._scheme in WEB:  # one GET, whose length aiohttp checks
             return Fetched(bytes(_run(fs, "cat_file", path)), None)
         declared = _run(fs, "info", path, timeout_s=base.STAT_TIMEOUT_S)["size"]
         data = bytes(_run(fs, "cat_file", path))

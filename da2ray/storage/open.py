@@ -103,7 +103,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     """A path of this machine, with `~` and `~user` expanded.
 
     Raises:
-        UserError: the text cannot be a path, or there is no such user.
+        UserError: the text cannot be a path, or names a user that does not exist.
     """
     path = text_of(text)
     if not path or "\0" in path:
@@ -112,7 +112,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser() if path.startswith("~") else Path(path)
     except RuntimeError:
         raise UserError(
-            f"{printable(path)}: there is no user of this name; write ./~… for a folder that begins so"
+            f"{printable(path)}: there is no user of this name; write ./~… for a folder whose name begins with ~"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 S3 takes any text for a key: `a//b.jpg`, `/a.jpg`, `a.jpg/`, `a/./b.jpg`, control characters. obstore refuses some of these and
 takes others for another key (`a.jpg/` for `a.jpg`), so it would list a key twice and read the bytes of another object. s3fs cuts
-its paths in a similar way, but its requests take the bucket and the key as they are.
+its paths in a similar way, but sends a bucket and a key unchanged.
 """
 
 import re

@@ -1,7 +1,8 @@
 """With a store that fails, in every mode, the main job makes the same dataset as an undisturbed run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,20 @@ def test_a_store_that_stays_down_ends_the_job_which_goes_on_when_it_is_back(
     assert_same_dataset(store, undisturbed)
 
 
+@contextmanager
+def refusing(proxy: FaultProxy, refuses: Callable[[Request], tuple[int, str] | None]) -> Iterator[None]:
+    proxy.refuses = refuses
+    try:
+        yield
+    finally:
+        proxy.refuses = lambda _: None
+
+
+def is_image(request: Request) -> bool:
+    """Whether an image is read."""
+    return request.method == "GET" and "/photos/" in request.target
+
+
 @pytest.mark.parametrize("refusal", [(400, "ExpiredToken"), (403, "InvalidAccessKeyId")])
 def test_credentials_that_expire_end_the_job_which_goes_on_with_new_ones(
     run_job: RunJob, bucket: str, undisturbed: Store, proxy: FaultProxy, refusal: tuple[int, str]
@@ -129,14 +144,10 @@ def test_credentials_that_expire_end_the_job_which_goes_on_with_new_ones(
     served = itertools.count()
 
     def refuses(request: Request) -> tuple[int, str] | None:
-        image = request.method == "GET" and "/photos/" in request.target
-        return refusal if image and next(served) >= PHOTOS // 2 else None
+        return refusal if is_image(request) and next(served) >= PHOTOS // 2 else None
 
-    proxy.refuses = refuses
-    try:
+    with refusing(proxy, refuses):
         ended = label(run_job, bucket, output, proxy)
-    finally:
-        proxy.refuses = lambda _: None
     assert ended.code == 75, ended
     assert "renew the credentials" in ended.stderr
     for commit in commits_of(open_store(output)).values():
@@ -151,13 +162,8 @@ def test_access_that_is_refused_from_the_start_is_not_resumable(
 ) -> None:
     output = f"{bucket}/refused"
     proxy.set("none")
-    proxy.refuses = lambda request: (
-        (403, "AccessDenied") if request.method == "GET" and "/photos/" in request.target else None
-    )
-    try:
+    with refusing(proxy, lambda request: (403, "AccessDenied") if is_image(request) else None):
         ended = label(run_job, bucket, output, proxy)
-    finally:
-        proxy.refuses = lambda _: None
     assert ended.code == 2, ended
     assert "check the credentials" in ended.stderr
     assert not commits_of(open_store(output))

@@ -1,7 +1,7 @@
 """Refused credentials are not the images' fault: they make no rows, and the run ends with the right exit code."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from da2ray.errors import Exit, NothingReadError, OutageError, Reason, SampleError, UserError
 from da2ray.pipeline.stages import evidence
 from da2ray.pipeline.stages.evidence import read_with_evidence
-from da2ray.sources import Member, outage
+from da2ray.sources import Member
 from da2ray.sources.base import Cut, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.outage import Evidence
@@ -17,7 +17,6 @@ from da2ray.sources.prefix import PrefixSource
 from da2ray.storage import fsspec, open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy, Request
-from tests.s3_server import S3Server
 
 BODIES = {f"{number}.jpg": f"image {number}".encode() for number in range(10)}
 EXPIRED = [
@@ -34,30 +33,10 @@ FEW = [(400, "ExpiredToken"), (403, "AccessDenied")]
 Body = bytes | SampleError
 
 
-@pytest.fixture(params=["obstore", "fsspec"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: S3Server) -> str:
-    url = s3.create_bucket()
-    store = open_store(url)
-    for name, body in BODIES.items():
-        store.put(f"a/{name}", body)
-    return url
-
-
-@pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy before the server; clients give up after a second."""
-    monkeypatch.setattr(outage, "PROBE_RETRY_S", 0.5)
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec, "S3_RETRIES", 0)
     monkeypatch.setattr(evidence, "LATE_S", 0.1)
-    monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
-    with FaultProxy(s3.endpoint) as made:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-        yield made
 
 
 def members(root: str, names: list[str] | None = None) -> list[Member]:

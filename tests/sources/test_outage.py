@@ -1,44 +1,17 @@
 """An object that cannot be read fails its sample; a store that is down fails no sample, and ends the reading."""
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from da2ray.errors import NothingReadError, OutageError, Reason, SampleError
-from da2ray.sources import Member, outage
+from da2ray.sources import Member
 from da2ray.sources.fetch import fetch
-from da2ray.storage import open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy, Mode, Request
-from tests.s3_server import S3Server
 
 BODIES = {f"{number}.jpg": f"image {number}".encode() for number in range(8)}
-
-
-@pytest.fixture(params=["obstore", "fsspec"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: S3Server) -> str:
-    url = s3.create_bucket()
-    store = open_store(url)
-    for name, body in BODIES.items():
-        store.put(f"a/{name}", body)
-    return url
-
-
-@pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy before the server; clients give up after a second."""
-    monkeypatch.setattr(outage, "PROBE_RETRY_S", 0.5)
-    monkeypatch.setenv("DA2RAY_RETRY_SECONDS", "1")
-    with FaultProxy(s3.endpoint) as made:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-        yield made
 
 
 def members(root: str) -> list[Member]:

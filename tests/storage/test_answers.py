@@ -13,7 +13,6 @@ from da2ray.storage import Store, aws, fsspec, open_store
 from da2ray.storage.open import Client
 from tests.fault_proxy import FaultProxy
 from tests.labels.test_dataset import info
-from tests.s3_server import S3Server
 
 Answer = tuple[int, str]
 LASTING: list[Answer] = [
@@ -41,22 +40,6 @@ REFUSED: list[Answer] = [
     (403, "RequestTimeTooSkewed"),
     (403, "AccessDenied"),
 ]
-
-
-@pytest.fixture(params=["obstore", "fsspec"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3.endpoint) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: S3Server) -> str:
-    return s3.create_bucket()
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ class Files:
         (self._folder / "credentials").write_text(text)
 
 
-@pytest.fixture(params=["obstore", "fsspec"])
-def client(request: pytest.FixtureRequest) -> Client:
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def bucket(s3: S3Server) -> str:
     url = s3.create_bucket()

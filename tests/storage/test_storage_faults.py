@@ -20,22 +20,10 @@ from da2ray.storage import Store, base, fsspec, objects, open_store
 from tests import fault_proxy
 from tests.fault_proxy import FaultProxy, Mode, Request
 from tests.labels.samples import FINGERPRINT, built
-from tests.s3_server import S3Server
 
 DATA = bytes(range(256)) * 40
 PART_BYTES = 5 << 20
 """The least size that S3 accepts for a part other than the last."""
-
-
-@pytest.fixture(scope="module")
-def proxy(s3: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3.endpoint) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bucket(s3: S3Server) -> str:
-    return s3.create_bucket()
 
 
 @pytest.fixture(params=["obstore", "fsspec"])
