@@ -10,7 +10,6 @@ driver of a run reads only the small columns, and a read task fetches the specif
 import hashlib
 import json
 import re
-import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,31 +31,14 @@ from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
 from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
+from da2ray.plan.file import METADATA_KEY, SCHEMA, Contents, spec_offsets, write_file
 from da2ray.sources.base import Cut, Source, passed_over_text
 from da2ray.storage import Store, StoreFile, join
 
 PLAN_VERSION: Final = 1
 DEFAULT_SHARD_BYTES: Final = 64 << 20
 """Listed image bytes of a shard. With the 172 kB a label takes at most, a shard of 256 is some 50 MB to write, in one PUT."""
-GROUP_BYTES: Final = 8 << 20
-GROUP_SHARDS: Final = 16_384
-"""A row group ends at so many bytes of specifications, or so many shards: what planning holds in memory. 200,000 shards of 256
-samples make 120 row groups, and reading the small columns costs a GET for each."""
 SPEC_THREADS: Final = 16
-METADATA_KEY: Final = b"da2ray"
-
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("shard", pa.int64(), nullable=False),
-        # A count, or the source's estimate: see PlanInfo.exact.
-        pa.field("samples", pa.int64(), nullable=False),
-        # Sum of the listed sizes; null if one of them is unknown.
-        pa.field("bytes", pa.int64()),
-        pa.field("length", pa.int64(), nullable=False),  # of `spec`, in bytes
-        pa.field("crc32", pa.int64(), nullable=False),  # of `spec`, as in zip and gzip
-        pa.field("spec", pa.large_binary(), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +228,7 @@ class Plan:
         with _intact(self._store, self.key):
             table = self._file.read(columns=["samples", "length", "crc32"])
             samples, lengths, checksums = (table[name].to_numpy() for name in ("samples", "length", "crc32"))
-            return samples, _spec_offsets(self._file.metadata, lengths), lengths, checksums
+            return samples, spec_offsets(self._file.metadata, lengths), lengths, checksums
 
 
 _READ_BYTES: Final = 256 << 10
@@ -322,7 +304,8 @@ def make_plan(
         path = Path(folder) / "plan.parquet"
         created = datetime.now(UTC).isoformat(timespec="microseconds")
         info = PlanInfo(described, source.root, **fixed, shards=0, samples=0, bytes=0, created=created)
-        _write(path, source, info, on_progress)
+        shards = source.shards(Cut(shard_size, shard_bytes, limit))
+        write_file(path, shards, lambda written: _metadata(source, info, written), on_progress)
         # False if another job was first: then both use its plan, not this one.
         store.create_file(plan_key(plan), path)
     return Plan(store, plan)
@@ -345,93 +328,11 @@ def _no_images(source: Source) -> UserError:
     )
 
 
-def _write(path: Path, source: Source, info: PlanInfo, on_progress: Callable[[int], None] | None) -> None:
-    shards = samples = 0
-    total: int | None = 0
-    exact = True
-    with pq.ParquetWriter(
-        path,
-        SCHEMA,
-        # Specifications are compressed already, and read by byte ranges: one PLAIN page a row group holds them.
-        compression={name: "none" if name == "spec" else "zstd" for name in SCHEMA.names},
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-        store_schema=False,
-        data_page_version="1.0",
-        data_page_size=(1 << 31) - 1,
-        write_batch_size=GROUP_SHARDS,
-    ) as writer:
-        for group in _groups(source.shards(Cut(info.shard_size, info.shard_bytes, info.limit))):
-            numbers = pa.array(np.arange(shards, shards + group.num_rows))
-            lengths = pc.binary_length(group["spec"])
-            checksums = pa.array([zlib.crc32(spec.as_buffer()) for spec in group["spec"]], pa.int64())
-            columns = [numbers, group["samples"], group["bytes"], lengths, checksums, group["spec"]]
-            writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=GROUP_SHARDS)
-            shards += group.num_rows
-            samples += pc.sum(group["samples"]).as_py()
-            exact = exact and pc.all(group["exact"]).as_py()
-            sizes = group["bytes"]
-            total = None if total is None or sizes.null_count else total + pc.sum(sizes).as_py()
-            if on_progress:
-                on_progress(samples)
-        if not shards:
-            raise _no_images(source)
-        values = asdict(info) | {"shards": shards, "samples": samples, "bytes": total, "exact": exact}
-        values["passed_over"] = {kind: count for kind, count in source.passed_over.items() if count}
-        writer.add_key_value_metadata({METADATA_KEY: json.dumps(values)})
-    _check_offsets(path)
-
-
-def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows of schema SHARDS as the row groups of a plan. One of more than GROUP_SHARDS rows is split when it is written."""
-    pending: list[pa.RecordBatch] = []
-    size = rows = 0
-    for batch in batches:
-        pending.append(batch)
-        size += batch.nbytes
-        rows += batch.num_rows
-        if size >= GROUP_BYTES or rows >= GROUP_SHARDS:
-            yield pa.Table.from_batches(pending)
-            pending, size, rows = [], 0, 0
-    if pending:
-        yield pa.Table.from_batches(pending)
-
-
-def _spec_offsets(metadata: pq.FileMetaData, lengths: np.ndarray) -> np.ndarray:
-    """Where each specification begins in the file, int64.
-
-    Parquet fixes it: a PLAIN byte array is a little-endian uint32 length and then the bytes, one value after another. A required,
-    uncompressed column with one page a row group has nothing behind its values, so they end where the column chunk ends.
-    """
-    offsets = np.empty(len(lengths), np.int64)
-    row = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunk = group.column(SCHEMA.get_field_index("spec"))
-        here = slice(row, row := row + group.num_rows)
-        taken = lengths[here] + _LENGTH.size
-        offsets[here] = chunk.data_page_offset + chunk.total_compressed_size - taken[::-1].cumsum()[::-1] + _LENGTH.size
-    return offsets
-
-
-_LENGTH: Final = struct.Struct("<I")
-
-
-def _check_offsets(path: Path) -> None:
-    """Check the layout that `_spec_offsets` relies on: the length stands before each specification.
-
-    Raises:
-        RuntimeError: this pyarrow writes Parquet in another way.
-    """
-    with pq.ParquetFile(path) as file, path.open("rb") as data:
-        lengths = file.read(columns=["length"])["length"].to_numpy()
-        for offset, length in zip(_spec_offsets(file.metadata, lengths).tolist(), lengths.tolist(), strict=True):
-            data.seek(offset - _LENGTH.size)
-            if data.read(_LENGTH.size) != _LENGTH.pack(length):
-                raise RuntimeError(
-                    f"pyarrow {pa.__version__} did not write a specification as one PLAIN value at {offset}"
-                )
+def _metadata(source: Source, info: PlanInfo, written: Contents) -> bytes:
+    if not written.shards:
+        raise _no_images(source)
+    passed_over = {kind: count for kind, count in source.passed_over.items() if count}
+    return json.dumps(asdict(info) | asdict(written) | {"passed_over": passed_over}).encode()
 
 
 def _check_spec(shard: int, spec: bytes, crc32: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from da2ray.errors import UserError
 from da2ray.labels.commits import commit_key
+from da2ray.plan import file as plan_file
 from da2ray.plan import plan as planning
 from da2ray.plan.plan import Plan, make_plan, open_plan, plan_id, plan_key
 from da2ray.sources import MEMBERS, Member, MemberSource, Sample, Source, members_of, open_source
@@ -196,7 +197,7 @@ def test_a_shard_travels_as_numbers_and_its_specification_is_one_range_of_the_pl
 def test_the_numbers_of_a_plan_are_read_without_its_specifications(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "GROUP_BYTES", 64 << 10)
+    monkeypatch.setattr(plan_file, "GROUP_BYTES", 64 << 10)
     store = open_store(str(tmp_path))
     made = make(Listed(20_000), store, shard_size=10)
     read = 0

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from da2ray.labels.commits import commit_key
-from da2ray.plan import plan as planning
+from da2ray.plan import file as plan_file
 from da2ray.plan.plan import Plan, make_plan, open_plan
 from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Sample, members_of
 from da2ray.sources import members as listing
@@ -30,8 +30,8 @@ def small_groups() -> Iterator[None]:
     """Collect members and group shards in tens, so that a listing of 300 has many seams."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "CUT_MEMBERS", 16)
-        patch.setattr(planning, "GROUP_SHARDS", GROUP)
-        patch.setattr(planning, "GROUP_BYTES", 2000)
+        patch.setattr(plan_file, "GROUP_SHARDS", GROUP)
+        patch.setattr(plan_file, "GROUP_BYTES", 2000)
         yield
 
 
