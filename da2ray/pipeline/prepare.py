@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +105,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         UserError: something is wrong.
     """
     # Before a hub is asked for a teacher or its weights.
-    opened = partial(
-        open_source, config.images, config.storage_client, config.allow_scheme, user_agent=config.user_agent
-    )
-    source = opened()
+    source = open_source(config.images, config.storage_client, config.allow_scheme, user_agent=config.user_agent)
     store = open_store(config.output, config.storage_client)
     check_output(store)
     stored = open_dataset(store)
@@ -117,9 +113,6 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     console.print(licence_line(spec), highlight=False)
     check_consistency(config, spec)
     checker_spec = resolve_checker(config, console)
-    with_focals = uses_camera(spec, checker_spec)
-    if with_focals:
-        source = opened(with_focals=True)
     if config.retry_failed is not None:
         source = failed_samples(source, store, config.retry_failed)
     require_samples(source)  # before anything is written
@@ -152,7 +145,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         config,
         spec,
         load,
-        Reading(source, spec.size_rule, limits, decoding, config.batch_size, with_focals),
+        Reading(source, spec.size_rule, limits, decoding, config.batch_size, uses_camera(spec, checker_spec)),
         store,
         stored or dataset,
         checker and (checker[0], replace(load, weights=config.checker_weights)),

@@ -22,8 +22,11 @@ from da2ray.storage.redaction import WEB
 MANIFEST_SUFFIXES = SUFFIXES
 URI_COLUMNS = ("uri", "url", "path", "image", "file")
 """The first of these that the manifest has holds the URIs."""
-COLUMNS: Final = (Column("uri", URI_COLUMNS, TEXT, required=True), Column("key", ("key",), ID))
-FOCAL_COLUMN: Final = Column("focal", ("focal",), FOCAL)
+COLUMNS: Final = (
+    Column("uri", URI_COLUMNS, TEXT, required=True),
+    Column("key", ("key",), ID),
+    Column("focal", ("focal",), FOCAL),
+)
 CHECKED_ROWS = 1_000
 """At least one of the first rows must be allowed, or the job would make nothing but `forbidden` rows."""
 
@@ -84,8 +87,8 @@ class ManifestSource(MemberSource):
 
     A URI that is not allowed is a sample like any other; it becomes a row `forbidden` when it is to be read.
 
-    If a teacher uses focal lengths, the column `focal` is read: pixels of the image as displayed at full size, empty or NaN if
-    unknown. Any other value that is not a positive number ends planning, because it would make metres wrong silently.
+    The column `focal` holds pixels of the image as displayed at full size, empty if unknown. Any other value that is not a
+    positive number ends planning, whether the teacher uses it or not: with one that does, it would make metres wrong silently.
     """
 
     kind = "manifest"
@@ -97,18 +100,14 @@ class ManifestSource(MemberSource):
         client: Client = "auto",
         allowed: Allowed | None = None,
         *,
-        with_focals: bool = False,
         is_folder: bool = False,
     ) -> None:
-        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed, or of a folder of such files.
-        `with_focals`: read column `focal`.
-        """
+        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed, or of a folder of such files."""
         self.url = redact(url)
         self.root = self.url if is_folder else self.url.rpartition("/")[0] or "/"
         self._location = url
         self._client: Client = client
         self._allowed = allowed or Allowed.of(url)
-        self._with_focals = with_focals
         self._is_folder = is_folder
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,11 +181,10 @@ class ManifestSource(MemberSource):
 
     def _rows(self, limit: int | None) -> Iterator[_Rows]:
         """The members as `members` yields them, without the check for repeated keys."""
-        columns = (*COLUMNS, FOCAL_COLUMN) if self._with_focals else COLUMNS
         left = limit
         for part in self._parts():
             before = 0
-            for rows in part.rows(columns, left):
+            for rows in part.rows(COLUMNS, left):
                 yield _Rows(part, before, self._resolve(rows))
                 before += rows.num_rows
             if left is not None:
@@ -211,10 +209,7 @@ class ManifestSource(MemberSource):
         if pc.any(odd).as_py():
             keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
         sizes, etags = (pa.nulls(len(keys), MEMBERS.field(name).type) for name in ("size", "etag"))
-        focals = (
-            rows.column("focal") if "focal" in rows.schema.names else pa.nulls(len(keys), MEMBERS.field("focal").type)
-        )
-        return pa.record_batch([keys, uris, sizes, etags, focals], schema=MEMBERS)
+        return pa.record_batch([keys, uris, sizes, etags, rows.column("focal")], schema=MEMBERS)
 
     def _refuse_duplicate(self, repeated: np.ndarray, limit: int | None) -> None:
         """Read the manifest again, to tell equal keys from equal hashes and to name the first."""

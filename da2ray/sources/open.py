@@ -25,7 +25,6 @@ class _Request:
     is_file: bool
     client: Client
     allow: Sequence[str]
-    with_focals: bool
     user_agent: str | None
 
 
@@ -34,7 +33,6 @@ def open_source(
     client: Client = "auto",
     allow: Sequence[str] = (),
     *,
-    with_focals: bool = False,
     user_agent: str | None = None,
 ) -> Source:
     """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, or the parts of a
@@ -44,7 +42,6 @@ def open_source(
         url: a URL or a path. A manifest's may be a signed http URL; the signature is not part of the source.
         client: see `open_store`.
         allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
-        with_focals: a teacher uses focal lengths, so a manifest's are read.
         user_agent: see `open_store`.
 
     Raises:
@@ -57,7 +54,7 @@ def open_source(
     suffix = _suffix(shown)
     # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
     is_file = bool(suffix) and _is_file(url, client, user_agent)
-    request = _Request(url, is_file, client, allow, with_focals, user_agent)
+    request = _Request(url, is_file, client, allow, user_agent)
     if request.is_file and suffix in KINDS:
         return KINDS[suffix](request)
     if request.is_file:
@@ -73,7 +70,6 @@ def _open_manifest(request: _Request) -> Source:
         request.url,
         request.client,
         Allowed.of(request.url, request.allow, request.user_agent),
-        with_focals=request.with_focals,
         is_folder=not request.is_file,
     )
     manifest.check()

@@ -35,14 +35,14 @@ class Kind:
         arrow: the Arrow type that `read` returns.
         accepts: whether a column of this Arrow type may be read.
         json_types: Python types that a value in JSON lines may have besides text.
-        read: turns an array of an accepted type into one of `arrow`.
+        read: turns an array of an accepted type, of the column that is named, into one of `arrow`.
     """
 
     words: str
     arrow: pa.DataType
     accepts: Callable[[pa.DataType], bool]
     json_types: frozenset[type]
-    read: Callable[[pa.Array], pa.Array]
+    read: Callable[[pa.Array, str], pa.Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Column:
     Attributes:
         name: the column's name in the rows that are read.
         names: its names in files. The first of these that a file has is read.
-        kind: TEXT, ID or POSITIVE.
+        kind: TEXT, ID or FOCAL.
         required: whether each row must have a value.
     """
 
@@ -98,7 +98,7 @@ class Column:
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         null = pa.types.is_null(values.type)
-        values = pa.nulls(len(values), self.kind.arrow) if null else self.kind.read(values)
+        values = pa.nulls(len(values), self.kind.arrow) if null else self.kind.read(values, self.name)
         if pa.types.is_string(values.type):
             blank = pc.equal(pc.utf8_trim_whitespace(values), "")
             _refuse_any(pc.fill_null(blank, fill_value=self.required), f"has no {self.name} {_COUNTING}")
@@ -186,7 +186,7 @@ def _is_text(type_: pa.DataType) -> bool:
     )
 
 
-def _read_text(values: pa.Array) -> pa.Array:
+def _read_text(values: pa.Array, name: str) -> pa.Array:
     if pa.types.is_integer(values.type):
         return values.cast(pa.string())
     raw = values.cast(pa.binary())
@@ -195,7 +195,9 @@ def _read_text(values: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         for place, value in enumerate(raw.to_pylist()):
             if value is not None and not _is_utf8(value):
-                raise _RowError(place, f"is not UTF-8: {printable(value[:_SHOWN_CHARS])}") from None
+                raise _RowError(
+                    place, f"has text in column {name!r} that is not UTF-8: {printable(value[:_SHOWN_CHARS])}"
+                ) from None
         raise
 
 
@@ -207,34 +209,27 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _read_positive(values: pa.Array) -> pa.Array:
-    """The numbers, null if unknown: an empty text or NaN, which several libraries write for an empty cell."""
+def _read_focal(values: pa.Array, name: str) -> pa.Array:
+    """The focal lengths, null if the cell is empty. NaN is refused: whoever computed it has a mistake elsewhere."""
     if _is_text(values.type):
-        texts = pc.utf8_trim_whitespace(_read_text(values))
-        unknown = pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"]))
-        texts = pc.if_else(unknown, pa.scalar(None, pa.string()), texts)
-        is_number = pc.match_substring_regex(texts, _NUMBER)
-        numbers = pa.array(
-            [
-                float(text) if fits else None
-                for text, fits in zip(texts.to_pylist(), is_number.to_pylist(), strict=True)
-            ],
-            pa.float64(),
-        )
+        cells = pc.utf8_trim_whitespace(_read_text(values, name))
+        cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+        fits = pc.fill_null(pc.match_substring_regex(cells, _NUMBER), fill_value=False)
+        pairs = zip(cells.to_pylist(), fits.to_pylist(), strict=True)
+        numbers = pa.array([float(text) if fit else None for text, fit in pairs], pa.float64())
     else:
-        numbers = values.cast(pa.float64(), safe=False)
-        unknown = pc.fill_null(pc.is_nan(numbers), fill_value=True)
+        cells, numbers = values, values.cast(pa.float64(), safe=False)
     narrow = numbers.cast(pa.float32(), safe=False)
     right = pc.fill_null(pc.and_(pc.greater(narrow, 0), pc.is_finite(narrow)), fill_value=False)
-    wrong = pc.invert(pc.or_(pc.fill_null(unknown, fill_value=True), pc.or_(values.is_null(), right)))
+    wrong = pc.and_not(cells.is_valid(), right)
     if pc.any(wrong).as_py():
         place = pc.index(wrong, value=True).as_py()
-        shown = values[place].as_py()
-        shown = printable(shown.decode() if isinstance(shown, bytes) else shown, _SHOWN_CHARS)
+        shown = printable(cells[place].as_py(), _SHOWN_CHARS)
         raise _RowError(
-            place, f"has the focal length {shown}; it must be a positive number of pixels, or empty if unknown"
+            place,
+            f"has the focal length {shown} in column {name!r}; it must be a positive number of pixels, or empty if unknown",
         )
-    return pc.if_else(right, narrow, pa.scalar(None, pa.float32()))
+    return narrow
 
 
 def _is_number(type_: pa.DataType) -> bool:
@@ -250,7 +245,7 @@ ID: Final = Kind(
     _read_text,
 )
 FOCAL: Final = Kind(
-    "numbers", pa.float32(), lambda type_: _is_text(type_) or _is_number(type_), frozenset({int, float}), _read_positive
+    "numbers", pa.float32(), lambda type_: _is_text(type_) or _is_number(type_), frozenset({int, float}), _read_focal
 )
 
 

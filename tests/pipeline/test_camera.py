@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from da2ray.errors import Reason, UserError
+from da2ray.errors import Reason
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.schema import INDEX, NUMBERS
 from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch, labelled_row
@@ -68,7 +68,7 @@ def reading(source: ManifestSource, mode: DecodeMode = DecodeMode.EXACT, *, with
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, kind: str) -> None:
-    source = open_source(str(write_manifest(folder, kind)), with_focals=True)
+    source = open_source(str(write_manifest(folder, kind)))
     spec = spec_of(source)
     assert [member.focal for member in members_of(unpack(spec, source.root))] == list(FOCALS.values())
     block = reading(source).read(0, spec)
@@ -83,38 +83,16 @@ def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, kind: str) 
 
 
 def test_failed_samples_keep_theirs_when_they_are_tried_again(folder: Path) -> None:
-    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    source = open_source(str(write_manifest(folder, "csv")))
     again = source.select([(spec_of(source), [2, 0])])
     assert [sample.member.focal for sample in source.read(again, concurrency=2)] == [800, 1234.5]
 
 
-def test_where_no_teacher_asks_none_is_read(folder: Path) -> None:
-    source = open_source(str(write_manifest(folder, "csv", dict.fromkeys(FOCALS, "no number"))))
-    spec = spec_of(source)
-    assert [member.focal for member in members_of(unpack(spec, source.root))] == [None] * 3
-    block = reading(source, with_focals=False).read(0, spec)
+def test_a_teacher_without_use_for_focal_lengths_gets_none(folder: Path) -> None:
+    source = open_source(str(write_manifest(folder, "csv")))
+    block = reading(source, with_focals=False).read(0, spec_of(source))
     assert all(sample["focal"] is None for sample in block["samples"][0].as_py())
     assert host_batch(block.slice(0, 1)).focals is None
-
-
-@pytest.mark.parametrize("wrong", [0, -3, "inf"])
-def test_a_focal_length_that_is_none_ends_planning_and_names_its_row(folder: Path, wrong: object) -> None:
-    manifest = write_manifest(folder, "csv", {"a.jpg": 5, "b.jpg": wrong})
-    with pytest.raises(UserError, match=r"row 2 has the focal length .* positive number of pixels"):
-        list(ManifestSource(str(manifest), with_focals=True).members())
-
-
-def test_a_focal_length_that_is_no_number_ends_planning(folder: Path) -> None:
-    manifest = write_manifest(folder, "csv", {"a.jpg": "26 mm"})
-    with pytest.raises(UserError, match="26 mm"):
-        list(ManifestSource(str(manifest), with_focals=True).members())
-
-
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_nan_is_not_known(folder: Path, kind: str) -> None:
-    manifest = write_manifest(folder, kind, {"a.jpg": float("nan"), "b.jpg": 5})
-    (batch,) = ManifestSource(str(manifest), with_focals=True).members()
-    assert batch["focal"].to_pylist() == [None, 5]
 
 
 def teacher_says(batch: HostBatch, focals: list[float]) -> LabelledBatch:
@@ -130,7 +108,7 @@ def test_the_teacher_gets_them_in_its_pixels_and_the_index_as_displayed(
     folder: Path, mode: DecodeMode, share: float
 ) -> None:
     (folder / "b.jpg").write_bytes(jpeg(Image.new("RGB", (2000, 1500))))
-    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    source = open_source(str(write_manifest(folder, "csv")))
     block = reading(source, mode).read(0, spec_of(source))
     batch = host_batch(block, with_focals=True)
     assert batch.shapes[0] == (1500 * share // 1 + (share < 1 and 1500 * share % 1 > 0), 2000 * share)
@@ -144,7 +122,7 @@ def test_the_teacher_gets_them_in_its_pixels_and_the_index_as_displayed(
 
 
 def test_an_image_that_failed_keeps_what_was_known_of_it(folder: Path) -> None:
-    source = open_source(str(write_manifest(folder, "csv")), with_focals=True)
+    source = open_source(str(write_manifest(folder, "csv")))
     block = reading(source).read(0, spec_of(source))
     failed = LabelledBatch.failed(host_batch(block), Reason.TEACHER_ERROR, "no")
     rows, _ = assemble(labelled_row(block, failed), plan="p", kind="metric", fingerprint="f", camera="predicted")

@@ -73,7 +73,7 @@ def brief(error: UserError, lines: int) -> None:
 def read_all(path: Path) -> None:
     """Read a manifest as a run would, except that only local files are fetched."""
     try:
-        source = open_source(path, with_focals=True)
+        source = open_source(path)
         assert isinstance(source, MemberSource)
         members = [member for batch in source.members() for member in members_of(batch)]
     except UserError as error:

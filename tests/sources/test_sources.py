@@ -166,7 +166,7 @@ def test_json_lines_have_each_column_in_the_rows_that_have_it(
     ]
     path = tmp_path / f"m.{suffix}"
     path.write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)))
-    members = listed(open_source(path, with_focals=True))
+    members = listed(open_source(path))
     assert [(m.key, m.focal) for m in members] == [("a.jpg", None), ("mine", 500.0), ("c.jpg", 60.5)]
 
 
@@ -200,7 +200,7 @@ def test_a_column_of_an_unfit_type_is_named_with_its_type(
     columns = {"uri": pa.array(["a.jpg"]), name: values} if name in {"key", "focal"} else {name: values}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     with pytest.raises(UserError, match=words):
-        listed(open_source(tmp_path / "m.parquet", with_focals=True))
+        listed(open_source(tmp_path / "m.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -235,36 +235,6 @@ def test_an_integer_may_be_a_key(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"uri": "a.jpg", "key": 12}\n')
     for name in ("m.parquet", "m.jsonl"):
         assert keys(open_source(tmp_path / name)) == ["12"]
-
-
-WRONG_FOCALS = ["0", "-3", "inf", "-inf", "26 mm", "1e300", "1e-300", "0x10", "1_0", "\u0661", "None"]
-
-
-@pytest.mark.parametrize("focal", WRONG_FOCALS)
-def test_a_wrong_focal_length_is_refused_in_every_format(manifest: Manifest, focal: str) -> None:
-    source = manifest({"uri": ["a.jpg", "b.jpg"], "focal": ["5", focal]})
-    source = open_source(source.url, with_focals=True)
-    with pytest.raises(UserError, match=r"row 2 has the focal length .* positive number of pixels"):
-        listed(source)
-    assert [member.focal for member in listed(source, limit=1)] == [5.0]
-
-
-@pytest.mark.parametrize(
-    "type_", [pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.decimal128(9, 2), pa.string()]
-)
-def test_focal_lengths_may_be_of_any_type_of_number(tmp_path: Path, type_: pa.DataType) -> None:
-    for value, right in (("5", True), ("0", False)):
-        number = pa.array([value])
-        if type_ != pa.string():
-            number = number.cast(pa.float64()).cast(type_)
-        focals = pa.concat_arrays([number, pa.nulls(1, type_)])
-        pq.write_table(pa.table({"uri": ["a.jpg", "b.jpg"], "focal": focals}), tmp_path / "m.parquet")
-        source = open_source(tmp_path / "m.parquet", with_focals=True)
-        if right:
-            assert [member.focal for member in listed(source)] == [5.0, None]
-        else:
-            with pytest.raises(UserError, match="row 1 has the focal length 0"):
-                listed(source)
 
 
 @pytest.mark.parametrize("name", ["m", "m.parquet"])
