@@ -41,6 +41,10 @@ INDEX = pa.schema(
         # What was labelled.
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
+        # Where the image lies within the object at `uri`: its bytes, or its row in a Parquet file; null if the object is the image.
+        pa.field("image_offset", pa.int64()),
+        pa.field("image_length", pa.int64()),
+        pa.field("image_row", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("etag_listed", pa.bool_()),
         pa.field("sha256", pa.binary(32)),

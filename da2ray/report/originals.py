@@ -47,7 +47,7 @@ class Originals:
             MissingError: the image may not be read, no longer exists, or has changed.
         """
         try:
-            data = self._get(row["plan"], row["uri"])
+            data = self._get(row)
             if row["sha256"] is not None and hashlib.sha256(data).digest() != row["sha256"]:
                 raise MissingError("the image has changed since it was labelled")
             return decode_pixels(data, read_header(data), size, DecodeMode.SCALED)
@@ -58,7 +58,8 @@ class Originals:
         except (OSError, ValueError, UserError) as error:
             raise MissingError(printable(error)) from error
 
-    def _get(self, plan: str, uri: str) -> bytes:
+    def _get(self, row: Mapping[str, Any]) -> bytes:
+        plan, uri = row["plan"], row["uri"]
         if plan not in self._plans:
             raise MissingError(f"plans/{plan}.parquet is missing; it says where the images may be read")
         allowed = self._allowed.get(plan)
@@ -76,6 +77,8 @@ class Originals:
             opened = allowed.open(root, self._client, RETRY_S) if allowed else open_store(root, self._client, RETRY_S)
             self._stores.setdefault(place, opened)
         try:
+            if row["image_offset"] is not None:
+                return self._stores[place].get_range(key, row["image_offset"], row["image_length"])
             return self._stores[place].get(key)
         except UnavailableError as error:
             self._down[place] = printable(error)

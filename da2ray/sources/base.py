@@ -47,10 +47,13 @@ class Member:
 
     Attributes:
         key: names the sample within its source, for good.
-        uri: absolute.
+        uri: absolute; of the image, or of the file that holds it.
         size: bytes, as listed; None if not listed. The object may have changed since.
         etag: as listed; None if not listed.
         focal: focal length in pixels of the image as displayed at full size; None if the source does not know it.
+        image_offset, image_length: the bytes of the image in the file at `uri`; None if the file is the image, or if the bytes are
+            not one range of the file.
+        image_row: row of the image in the Parquet file at `uri`, from 0; None elsewhere.
     """
 
     key: str
@@ -58,6 +61,9 @@ class Member:
     size: int | None = None
     etag: str | None = None
     focal: float | None = None
+    image_offset: int | None = None
+    image_length: int | None = None
+    image_row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

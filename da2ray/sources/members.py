@@ -28,7 +28,7 @@ MEMBERS: Final = pa.schema(
         pa.field("focal", pa.float32()),
     ]
 )
-"""One row a member; the columns are `Member`'s fields."""
+"""One row a member whose file is the image; the columns are the first fields of `Member`."""
 
 UNKNOWN_BYTES: Final = 1 << 20
 """What a member of unknown size counts for: 64 of them a shard, which decoded at 12 megapixels take 2.3 GB."""

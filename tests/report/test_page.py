@@ -227,7 +227,7 @@ def test_only_images_that_the_source_allows_are_requested(tmp_path: Path, server
     plans = {"m": plan("manifest", "s3://bucket/m.csv", "s3://bucket"), "p": plan("prefix", "/images", "/images")}
     # A plan of `--retry-failed`, as `da2ray.plan.retry` makes it.
     plans["r"] = replace(plans["m"], source={"kind": "retry", "of": "manifest", "url": "s3://bucket/m.csv"})
-    row = {"sha256": None, "height": 9, "width": 9}
+    row = {"sha256": None, "height": 9, "width": 9, "image_offset": None}
     for name, uri in (
         ("m", f"{url}/x.jpg"),
         ("m", str(tmp_path / "outside.jpg")),
@@ -245,6 +245,18 @@ def test_only_images_that_the_source_allows_are_requested(tmp_path: Path, server
                 row | {"plan": name, "uri": f"{url}/x.jpg"}, (9, 9)
             )
     assert set(asked) == {"/x.jpg"}
+
+
+def test_an_image_within_a_file_is_read_by_its_range(page: Page, tmp_path: Path) -> None:
+    labels = open_labels(str(page.dataset))
+    row = next(row for row in labels.index.to_pylist() if row["status"] == "labelled")
+    image = Path(row["uri"]).read_bytes()
+    (tmp_path / "a.tar").write_bytes(b"x" * 512 + image + b"y" * 99)
+    inside = row | {"plan": "t", "uri": str(tmp_path / "a.tar"), "image_offset": 512, "image_length": len(image)}
+    originals = Originals({"t": plan("tar", str(tmp_path), str(tmp_path))})
+    assert originals.read(inside, (9, 9)).shape[2] == 3
+    with pytest.raises(MissingError, match="has changed"):
+        originals.read(inside | {"image_offset": 511}, (9, 9))
 
 
 def test_a_report_of_a_view_draws_its_rules_and_says_what_it_keeps(tmp_path: Path, command: Command) -> None:

@@ -85,6 +85,8 @@ def check_commit(commit: Commit, format: ShardFormat) -> list[Fault]:  # noqa: A
         wrong += [name for name in others if not pc.is_valid(rows[name]).equals(there)]
         if pc.any(pc.and_(there, pc.invert(labelled))).as_py():
             wrong.append(first)
+    if not pc.is_valid(rows["image_offset"]).equals(pc.is_valid(rows["image_length"])):
+        wrong.append("image_length")
     if not pc.is_valid(rows["byte_offset"]).equals(labelled):
         wrong.append("status")
     return [Fault(Wrong.COMMIT, f"it contradicts itself in {', '.join(wrong)}")] if wrong else []

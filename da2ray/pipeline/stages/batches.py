@@ -23,6 +23,9 @@ from da2ray.teachers.base import SizeRule
 SAMPLE_FIELDS = (
     "key",
     "uri",
+    "image_offset",
+    "image_length",
+    "image_row",
     "etag",
     "etag_listed",
     "sha256",

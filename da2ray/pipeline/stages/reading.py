@@ -195,6 +195,9 @@ def _fields(row: int, sample: Sample) -> dict[str, Any]:
     return dict.fromkeys(SAMPLE_FIELDS) | {
         "key": member.key,
         "uri": redact(member.uri),
+        "image_offset": member.image_offset,
+        "image_length": member.image_length,
+        "image_row": member.image_row,
         "etag": etag,
         "etag_listed": None if etag is None else not sample.etag,
         "row": row,

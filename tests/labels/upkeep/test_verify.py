@@ -119,6 +119,11 @@ def other_uri(store: Store) -> None:
     rewrite(store, 1, rows=with_column(rows, "uri", ["/elsewhere"] * len(rows)))
 
 
+def half_a_range_of_an_image(store: Store) -> None:
+    rows = read_commit(store, "p", 1).rows
+    rewrite(store, 1, rows=with_column(rows, "image_offset", [512] * len(rows)))
+
+
 def other_fingerprint(store: Store) -> None:
     rewrite(store, 1, fingerprint="0" * 16)
 
@@ -140,6 +145,7 @@ DAMAGE: dict[str, tuple[Callable[[Store], None], dict[int | None, set[str]]]] = 
     "other scale": (other_scale, {1: {"rows", "index"}}),
     "other range": (other_range, {1: {"value", "index"}}),
     "other uri": (other_uri, {1: {"index"}}),
+    "half a range of an image": (half_a_range_of_an_image, {1: {"commit", "index"}}),
 }
 
 
