@@ -41,7 +41,7 @@ INDEX = pa.schema(
         # What was labelled.
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
-        # Where the image lies within the object at `uri`: its bytes, or its row in a Parquet file; null if the object is the image.
+        # Where the image lies in the object at `uri`: its bytes, or its row in a Parquet file; null if the object is the image.
         pa.field("image_offset", pa.int64()),
         pa.field("image_length", pa.int64()),
         pa.field("image_row", pa.int64()),

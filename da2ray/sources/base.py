@@ -51,8 +51,8 @@ class Member:
         size: bytes, as listed; None if not listed. The object may have changed since.
         etag: as listed; None if not listed.
         focal: focal length in pixels of the image as displayed at full size; None if the source does not know it.
-        image_offset, image_length: the bytes of the image in the file at `uri`; None if the file is the image, or if the bytes are
-            not one range of the file.
+        image_offset, image_length: the bytes of the image in the file at `uri`; None if the file is the image, or if the image is
+            not one range of it.
         image_row: row of the image in the Parquet file at `uri`, from 0; None elsewhere.
     """
 
