@@ -44,7 +44,7 @@ def fetch(
     """
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1; got {concurrency}")
-    stores = _Stores(client, allowed)
+    stores = Stores(client, allowed)
     read = look_ahead(
         lambda member: (member, _read(stores, member)),
         members,
@@ -57,14 +57,14 @@ def fetch(
 
 
 def _settled(
-    stores: "_Stores", read: Generator[tuple[Member, Fetched | SampleError | Failure]], most: int
+    stores: "Stores", read: Generator[tuple[Member, Fetched | SampleError | Failure[Fetched]]], most: int
 ) -> Iterator[Sample]:
     """The samples in order. A failure that nothing could explain when it happened waits until an object of its store is read.
 
     Raises:
         NothingReadError: no object was read by the time that `most` samples wait, or that there are no more.
     """
-    waiting: deque[tuple[Member, Fetched | SampleError | Failure]] = deque()
+    waiting: deque[tuple[Member, Fetched | SampleError | Failure[Fetched]]] = deque()
     with contextlib.closing(read):
         for each in read:
             waiting.append(each)
@@ -79,13 +79,13 @@ def _settled(
             yield _sample(stores, *each)
 
 
-def _sample(stores: "_Stores", member: Member, read: Fetched | SampleError | Failure) -> Sample:
-    settled = _outcome(partial(stores.judge.read_again, read)) if isinstance(read, Failure) else read
+def _sample(stores: "Stores", member: Member, read: Fetched | SampleError | Failure[Fetched]) -> Sample:
+    settled = outcome(partial(stores.judge.read_again, read)) if isinstance(read, Failure) else read
     return Sample(member, settled) if isinstance(settled, SampleError) else Sample(member, *settled)
 
 
-class _Stores:
-    """A store for each root that members lie under: few buckets, millions of members."""
+class Stores:
+    """A store for each root that members lie under: few buckets, millions of members. Threads may share it."""
 
     def __init__(self, client: Client, allowed: Allowed | None) -> None:
         self._client = client
@@ -93,7 +93,23 @@ class _Stores:
         self._open: dict[tuple[str, float | None], Store] = {}
         self.judge = Judge(self._at)
 
-    def fetch(self, member: Member) -> Fetched | Failure:
+    def read_part(self, root: str, key: str, read: Callable[[Store], Body]) -> Body:
+        """What `read` reads of a part of an object: its size, a range.
+
+        Raises:
+            UserError, OutageError, NothingReadError: as for `fetch`.
+            OSError: the store works, but does not give this object.
+        """
+        try:
+            body = read(self._at(root))
+        except OSError as error:
+            if not self.judge.concerns(root, error):
+                raise
+            return self.judge.read_again(Failure(root, key, read, True, error, time.monotonic()))
+        EVIDENCE.add(root, key, in_part=True)
+        return body
+
+    def fetch(self, member: Member) -> Fetched | Failure[Fetched]:
         """A member's bytes with their etag, or a failure that cannot be judged yet."""
         try:
             if self._allowed:
@@ -116,7 +132,7 @@ class _Stores:
         except OSError as error:
             if not self.judge.concerns(root, error):
                 raise
-            failure = Failure(root, key, error, time.monotonic())
+            failure = Failure(root, key, lambda store: store.fetch(key), False, error, time.monotonic())
             try:
                 return self.judge.read_again(failure)
             except NothingReadError:
@@ -136,11 +152,11 @@ class _Stores:
         return open_store(root, self._client, retry_s)
 
 
-def _read(stores: _Stores, member: Member) -> Fetched | SampleError | Failure:
-    return _outcome(partial(stores.fetch, member))
+def _read(stores: Stores, member: Member) -> Fetched | SampleError | Failure[Fetched]:
+    return outcome(partial(stores.fetch, member))
 
 
-def _outcome(read: Callable[[], Body]) -> Body | SampleError:
+def outcome(read: Callable[[], Body]) -> Body | SampleError:
     """What a call reads, or the error that becomes its sample's row.
 
     Raises:

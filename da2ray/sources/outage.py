@@ -14,11 +14,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from da2ray.errors import NothingReadError, OutageError, RejectedError, UnavailableError, UserError
-from da2ray.storage import Fetched, Store
+from da2ray.storage import Store
 from da2ray.storage.redaction import WEB
+
+Read = TypeVar("Read")
 
 PROBE_RETRY_S: Final = 5.0
 """How long the object that was read before is asked for."""
@@ -37,16 +39,19 @@ class Evidence:
     def __init__(self) -> None:
         self.on_first: Callable[[str], object] | None = None
         self._lock = threading.Lock()
-        self._read: dict[str, deque[str]] = defaultdict(partial(deque, maxlen=KEPT))
+        self._read: dict[str, deque[tuple[str, bool]]] = defaultdict(partial(deque, maxlen=KEPT))
         self._schemes: set[str] = set()
 
-    def add(self, root: str, key: str) -> None:
-        """Note that an object was read. Local paths are not noted: they have no credentials."""
+    def add(self, root: str, key: str, *, in_part: bool = False) -> None:
+        """Note that an object was read, or a part of it. Local paths are not noted: they have no credentials."""
         if root == "/":
             return
         scheme = scheme_of(root)
         with self._lock:
-            self._read[root].append(key)
+            read = self._read[root]
+            if (key, in_part) in read:  # one file in many parts
+                read.remove((key, in_part))
+            read.append((key, in_part))
             first = scheme not in self._schemes
             self._schemes.add(scheme)
         if first and self.on_first:
@@ -55,13 +60,15 @@ class Evidence:
     def discard(self, root: str, key: str) -> None:
         """Forget an object, which no longer exists."""
         with self._lock:
-            self._read[root] = deque((each for each in self._read[root] if each != key), maxlen=KEPT)
+            self._read[root] = deque((each for each in self._read[root] if each[0] != key), maxlen=KEPT)
 
-    def objects(self, root: str) -> list[tuple[str, str]]:
-        """The (root, key) of objects that were read, the latest first: of this root, or else of others with its scheme."""
+    def objects(self, root: str) -> list[tuple[str, str, bool]]:
+        """Objects that were read, the latest first: of this root, or else of others with its scheme. (root, key, whether just a
+        part was read) each.
+        """
         with self._lock:
             roots = [root] if self._read.get(root) else [each for each in self._read if same_scheme(each, root)]
-            return [(each, key) for each in roots for key in reversed(self._read[each])]
+            return [(each, *read) for each in roots for read in reversed(self._read[each])]
 
 
 EVIDENCE = Evidence()
@@ -75,15 +82,19 @@ class Opener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Generic[Read]):
     """An object that could not be read, and for which the store may be at fault.
 
     Attributes:
+        read: reads it from its store, or a part of it.
+        in_part: whether it is a part.
         at: when it failed, as `time.monotonic` says.
     """
 
     root: str
     key: str
+    read: Callable[[Store], Read]
+    in_part: bool
     error: OSError
     at: float
 
@@ -108,7 +119,7 @@ class Judge:
         kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError)
         return isinstance(error, kinds)
 
-    def read_again(self, failure: Failure) -> Fetched:
+    def read_again(self, failure: Failure[Read]) -> Read:
         """Read an object once more, since the store works.
 
         Raises:
@@ -119,11 +130,11 @@ class Judge:
         """
         with self._lock:
             self._check(failure)
-        fetched = self._open_at(failure.root, PROBE_RETRY_S).fetch(failure.key)
-        EVIDENCE.add(failure.root, failure.key)
-        return fetched
+        read = failure.read(self._open_at(failure.root, PROBE_RETRY_S))
+        EVIDENCE.add(failure.root, failure.key, in_part=failure.in_part)
+        return read
 
-    def _check(self, failure: Failure) -> None:
+    def _check(self, failure: Failure[Any]) -> None:
         # Local paths share one root and lie on many mounts.
         folder = failure.key.rpartition("/")[0]
         place = f"/{folder}" if failure.root == "/" else failure.root
@@ -147,11 +158,12 @@ class Judge:
             raise UserError(str(fault))
         raise OutageError(str(failure.error))
 
-    def _store_fault(self, failure: Failure) -> OSError | None:
+    def _store_fault(self, failure: Failure[Any]) -> OSError | None:
         """Why an object that was read before cannot be read now; None if it can."""
-        for root, key in EVIDENCE.objects(failure.root):
+        for root, key, in_part in EVIDENCE.objects(failure.root):
             try:
-                self._open_at(root, PROBE_RETRY_S).get(key)
+                store = self._open_at(root, PROBE_RETRY_S)
+                store.get_range(key, 0, 1) if in_part else store.get(key)
             except FileNotFoundError:  # deleted since, which says nothing about access
                 EVIDENCE.discard(root, key)
             except OSError as error:
