@@ -31,7 +31,6 @@ from da2ray.storage import Store, open_store
 from tests.jobs import Finished, RunningJob, commits_of, count_commits, run_script, shard_objects
 from tests.photos import REASONS, write_crops, write_photos
 from tests.ray_processes import (
-    AGENTS,
     DAEMONS,
     WORKERS,
     JobProcesses,
@@ -295,7 +294,7 @@ class Faults:
         below = [process for process in processes.below() if is_alive(process)]
         self._leftovers += below
         if self._chance.random() < 0.5:
-            wait_gone([process for process in below if not title_of(process).startswith(AGENTS)])
+            wait_gone(below)
 
     def _pause(self, job: RunningJob, most: float) -> None:
         ends = time.monotonic() + self._chance.uniform(0, most)

@@ -31,8 +31,6 @@ WORKERS = {
 }
 """Beginnings of the titles that Ray gives to busy workers. Between tasks the title is `ray::IDLE`."""
 DAEMONS = {Target.RAYLET: "raylet", Target.GCS: "gcs_server"}
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Agents notice only after a minute that their raylet is gone. They touch no data."""
 
 
 class JobProcesses:

@@ -56,7 +56,12 @@ def main() -> None:
 
     console = Console(stderr=True)
     init_embedded(
-        console, num_cpus=CPUS, object_store_memory=STORE_BYTES, log_to_driver=False, logging_level=logging.ERROR
+        console,
+        runtime_envs=True,  # for the environment variables of single jobs
+        num_cpus=CPUS,
+        object_store_memory=STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()

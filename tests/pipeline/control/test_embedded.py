@@ -26,11 +26,14 @@ ray.shutdown = look_then_shut_down
 sys.exit(run_command(lambda console: pseudolabel(load(PseudolabelConfig, sys.argv[1:]), console)))
 """
 
-NOT_NEEDED = ("dashboard.py", "monitor.py", "_StatsActor", "ActorLocationTracker", "_AutoscalingCoordinatorActor")
+NOT_NEEDED = (
+    *("dashboard.py", "monitor.py", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+    *("_StatsActor", "ActorLocationTracker", "_AutoscalingCoordinatorActor"),
+)
 
 
 @pytest.mark.ray
-def test_an_embedded_ray_has_no_dashboard_monitors_or_shared_actors_and_is_silent(
+def test_an_embedded_ray_has_no_dashboard_agents_monitors_or_shared_actors_and_is_silent(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
