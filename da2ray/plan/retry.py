@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status, UserError
 from da2ray.labels.snapshots import open_snapshot, read_part
 from da2ray.plan.plan import Plan
-from da2ray.sources.base import SHARDS, Cut, Member, Sample, Source
+from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample, Source
 from da2ray.sources.members import UNKNOWN_BYTES
 from da2ray.storage import Store
 
@@ -63,7 +62,7 @@ class RetrySource:
     def shards(self, cut: Cut) -> Iterator[pa.RecordBatch]:
         """The failed samples as shards of the other source; sizes are unknown, because the objects as they are now count."""
         most = max(1, min(cut.shard_size, cut.shard_bytes // UNKNOWN_BYTES))
-        places: list[tuple[bytes, Sequence[int]]] = []
+        places: list[tuple[bytes, Sequence[Place]]] = []
         count = 0
         for spec, rows in self._places(cut.limit):
             left = rows
@@ -83,23 +82,23 @@ class RetrySource:
     def member(self, spec: bytes, row: int) -> Member | None:
         return self.of.member(spec, row)
 
-    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
+    def select(self, places: Iterable[tuple[bytes, Sequence[Place]]]) -> bytes:
         return self.of.select(places)
 
-    def _shard(self, places: list[tuple[bytes, Sequence[int]]], count: int) -> pa.RecordBatch:
+    def _shard(self, places: list[tuple[bytes, Sequence[Place]]], count: int) -> pa.RecordBatch:
         row = {"samples": count, "exact": True, "bytes": None, "spec": self.of.select(places)}
         return pa.RecordBatch.from_pylist([row], schema=SHARDS)
 
-    def _places(self, limit: int | None) -> Iterator[tuple[bytes, list[int]]]:
-        """The failed samples by their shards: the shard's specification, and their rows in it."""
+    def _places(self, limit: int | None) -> Iterator[tuple[bytes, list[Place]]]:
+        """The failed samples by their shards: the shard's specification, and their places in it."""
         left = limit
         for rows in self._failed():
             here = rows[:left]
             for plan in pc.unique(here["plan"]).to_pylist():
                 of_plan = here.filter(pc.equal(here["plan"], plan))
-                shards, numbers = of_plan["shard"].to_numpy(), of_plan["row"].to_numpy()
+                shards = of_plan["shard"].to_numpy()
                 for shard, spec in Plan(self.store, plan).specs(shards):
-                    yield spec, np.sort(numbers[shards == shard.number]).tolist()
+                    yield spec, _places_of(of_plan.filter(pa.array(shards == shard.number)))
             left = None if left is None else left - here.num_rows
             if left == 0:
                 return
@@ -114,6 +113,12 @@ class RetrySource:
             if self.reasons:
                 failed = pc.and_(failed, pc.is_in(rows["reason"], pa.array(self.reasons)))
             yield rows.filter(failed)
+
+
+def _places_of(rows: pa.Table) -> list[Place]:
+    """The places of index rows of one shard, ascending."""
+    columns = ("row", "key", "uri", "image_offset", "image_length", "image_row")
+    return [Place(row.pop("row"), Member(**row)) for row in rows.select(columns).sort_by("row").to_pylist()]
 
 
 def failed_samples(of: Source, store: Store, reasons: Sequence[str]) -> RetrySource:

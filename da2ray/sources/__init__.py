@@ -1,6 +1,6 @@
 """Where images come from. `open_source(url)` gives a source: `shards` plans it, `read` reads a shard of it. See README.md."""
 
-from da2ray.sources.base import SHARDS, Cut, Member, Sample, Source
+from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample, Source
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from da2ray.sources.members import MEMBERS, MemberSource, members_of
 from da2ray.sources.open import open_source
@@ -15,6 +15,7 @@ __all__ = [
     "ManifestSource",
     "Member",
     "MemberSource",
+    "Place",
     "PrefixSource",
     "Sample",
     "Source",

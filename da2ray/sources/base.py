@@ -79,6 +79,19 @@ class Sample:
     etag: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sample was read.
+
+    Attributes:
+        row: its place in its shard, from 0.
+        member: key, URI and place of the image as the index has them; None if the index has no row of it.
+    """
+
+    row: int
+    member: Member | None = None
+
+
 PASSED_OVER: Final = {
     "hidden_files": ("hidden file", "hidden files"),
     "other_image_types": ("image of a type that is not read", "images of types that are not read"),
@@ -154,9 +167,10 @@ class Source(Protocol):
         """The sample at a row of a shard; None if that cannot be known without reading the shard, or there is no such row."""
         ...
 
-    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
-        """One specification that reads just these samples, as they are now: (a shard's specification, rows in it) each.
+    def select(self, places: Iterable[tuple[bytes, Sequence[Place]]]) -> bytes:
+        """One specification that reads just these samples, as they are now: (a shard's specification, places in it) each.
 
-        Samples come in the order given. Sizes and versions from the listing are dropped.
+        Samples come in the order given. Sizes and versions from the listing are dropped. What the index says of a sample may
+        save reading its shard, but the specification decides which file is read: the index has URIs without signatures.
         """
         ...

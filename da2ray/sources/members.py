@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from da2ray.sources.base import SHARDS, Cut, Member, Sample
+from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample
 from da2ray.storage import join
 
 MEMBERS: Final = pa.schema(
@@ -77,9 +77,11 @@ class MemberSource(ABC):
         members = members_of(unpack(spec, self.root).slice(row, 1))
         return members[0] if members else None
 
-    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
+    def select(self, places: Iterable[tuple[bytes, Sequence[Place]]]) -> bytes:
         """See `Source.select`."""
-        chosen = pa.concat_batches([unpack(spec, self.root).take(pa.array(rows, pa.int64())) for spec, rows in places])
+        chosen = pa.concat_batches(
+            [unpack(spec, self.root).take(pa.array([each.row for each in here], pa.int64())) for spec, here in places]
+        )
         for name in ("size", "etag"):
             column = MEMBERS.get_field_index(name)
             chosen = chosen.set_column(column, MEMBERS.field(name), pa.nulls(len(chosen), MEMBERS.field(name).type))

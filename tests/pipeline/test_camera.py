@@ -17,7 +17,7 @@ from da2ray.pipeline.stages.batches import HostBatch, LabelledBatch, host_batch,
 from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.reading import Reading
 from da2ray.pipeline.stages.writing import assemble
-from da2ray.sources import Cut, members_of, open_source
+from da2ray.sources import Cut, Place, members_of, open_source
 from da2ray.sources.manifest import ManifestSource
 from da2ray.sources.members import unpack
 from da2ray.teachers.depth_anything.size import OfficialSize
@@ -84,7 +84,7 @@ def test_a_manifests_focal_lengths_reach_the_read_task(folder: Path, kind: str) 
 
 def test_failed_samples_keep_theirs_when_they_are_tried_again(folder: Path) -> None:
     source = open_source(str(write_manifest(folder, "csv")))
-    again = source.select([(spec_of(source), [2, 0])])
+    again = source.select([(spec_of(source), [Place(2), Place(0)])])
     assert [sample.member.focal for sample in source.read(again, concurrency=2)] == [800, 1234.5]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from da2ray.labels.commits import commit_key
 from da2ray.plan import file as plan_file
 from da2ray.plan.plan import Plan, make_plan, open_plan
-from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Sample, members_of
+from da2ray.sources import MEMBERS, Cut, Member, MemberSource, Place, Sample, members_of
 from da2ray.sources import members as listing
 from da2ray.sources.members import UNKNOWN_BYTES, cut_members, pack, shard_bounds, unpack
 from da2ray.storage import Store, join, open_store
@@ -161,7 +161,7 @@ def test_a_specification_gives_its_members_back_and_selects_among_them(source: L
     chosen = data.draw(st.lists(st.integers(0, len(specs) - 1), min_size=1, max_size=4))
     places = [(shard, data.draw(st.lists(st.integers(0, len(found[shard]) - 1), max_size=5))) for shard in chosen]
     wanted = [found[shard][row] for shard, rows in places for row in rows]
-    selected = source.select([(specs[shard], rows) for shard, rows in places])
+    selected = source.select([(specs[shard], [Place(row) for row in rows]) for shard, rows in places])
     # Sizes and versions from the listing are dropped.
     assert members_of(unpack(selected, ROOT)) == [replace(member, size=None, etag=None) for member in wanted]
     assert [source.member(selected, row) for row in range(len(wanted) + 1)] == [

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from da2ray.labels.schema import INDEX
 from da2ray.plan.plan import Plan, make_plan
 from da2ray.plan.retry import RetrySource
 from da2ray.sources import Cut, Source, open_source
@@ -46,7 +47,9 @@ class Retry(RetrySource):
 def retry(source: Source, store: Store, plan: Plan, places: list[tuple[int, int]]) -> RetrySource:
     shards, rows = zip(*places, strict=True)
     made = Retry(source, store, 1, ())
-    object.__setattr__(made, "rows", pa.table({"plan": [plan.id] * len(places), "shard": shards, "row": rows}))
+    columns = {name: pa.nulls(len(places), INDEX.field(name).type) for name in INDEX.names}
+    columns |= {"plan": [plan.id] * len(places), "shard": shards, "row": rows}
+    object.__setattr__(made, "rows", pa.table(columns))
     return made
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from da2ray.errors import Reason, SampleError
-from da2ray.sources.base import SHARDS, Cut, Member, Sample
+from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample
 
 GUESS_BYTES = 2000
 """Bytes that an estimate assumes for an image. No image has this size."""
@@ -77,11 +77,11 @@ class PackSource:
         sample = next(islice(self._read(spec), row, None), None) if self.knows_members else None
         return sample and sample.member
 
-    def select(self, places: Iterable[tuple[bytes, Sequence[int]]]) -> bytes:
+    def select(self, places: Iterable[tuple[bytes, Sequence[Place]]]) -> bytes:
         chosen = []
-        for spec, rows in places:
+        for spec, here in places:
             every = [(name, place) for name, _, place in self._places(spec)]
-            chosen += [(every[row][0], [every[row][1]]) for row in rows]
+            chosen += [(every[each.row][0], [every[each.row][1]]) for each in here]
         return _spec(chosen)
 
     def _read(self, spec: bytes) -> Iterator[Sample]:

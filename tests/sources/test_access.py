@@ -10,7 +10,7 @@ from da2ray.errors import Exit, NothingReadError, OutageError, Reason, SampleErr
 from da2ray.pipeline.stages import evidence
 from da2ray.pipeline.stages.evidence import read_with_evidence
 from da2ray.sources import Member
-from da2ray.sources.base import Cut, Sample
+from da2ray.sources.base import Cut, Place, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.outage import Evidence
 from da2ray.sources.prefix import PrefixSource
@@ -171,7 +171,7 @@ def shard(bucket: str, client: Client, mine: list[str], others: list[str], *, wa
     spec = all_of_them["spec"][0].as_py()
 
     def chosen(names: list[str]) -> bytes:
-        return source.select([(spec, [list(BODIES).index(name) for name in names])])
+        return source.select([(spec, [Place(list(BODIES).index(name)) for name in names])])
 
     return read_with_evidence(
         lambda: [sample.body for sample in source.read(chosen(mine), concurrency=4)],

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from da2ray.errors import NothingReadError, OutageError, UnavailableError, UserError
-from da2ray.sources.base import Source
+from da2ray.sources.base import Place, Source
 from da2ray.sources.outage import EVIDENCE, scheme_of
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ def read_with_evidence(
     except NothingReadError as error:
         failed = error
     with suppress(NothingReadError):
-        found = source.select([(spec, [0]) for spec in specs()])
+        found = source.select([(spec, [Place(0)]) for spec in specs()])
         for _ in source.read(found, concurrency=WITNESSES):
             if EVIDENCE.objects(failed.root):
                 break
