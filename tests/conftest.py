@@ -1,7 +1,6 @@
 """Fixtures that several test files share, and the markers `ray` and `server`, which tests get from their fixtures."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from da2ray.cli import main
 from da2ray.commands.pseudolabel import COMMAND
 from da2ray.labels.reader import Labels, open_labels
 from da2ray.storage.open import Client
-from tests.jobs import Command, RunJob, RunningJob, StartJob, joined, run_here, run_script
+from tests.jobs import Command, JoinedDriver, RunJob, RunningJob, StartJob, joined, run_script
 from tests.photos import write_photos
 from tests.ray_head import RayHead
 from tests.s3_server import S3Server
@@ -47,6 +46,9 @@ def no_unmarked_ray(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", no_ray)
+        patch.setattr(
+            ray, "is_initialized", no_ray
+        )  # asked before joining: other tests of this process may have joined
         patch.setenv("RAY_TMPDIR", "/dev/null/only-tests-with-the-marker-ray")
         yield
 
@@ -93,9 +95,11 @@ def own_ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def run_job(small_head: SmallHead) -> RunJob:
-    """A function that runs the main job to its end in this process, on `small_head`, with `env` added for driver and workers."""
-    return partial(run_here, small_head.driver_env)
+def run_job(small_head: SmallHead) -> Iterator[RunJob]:
+    """A function that runs the main job to its end in this process, on `small_head`: `JoinedDriver.run`."""
+    driver = JoinedDriver(small_head.driver_env)
+    yield driver.run
+    driver.leave()
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,10 @@ def proxy(s3: S3Server) -> Iterator[FaultProxy]:
         yield made
 
 
-def label(run_job: RunJob, bucket: str, output: str, proxy: FaultProxy, client: str = "obstore") -> Finished:
-    return run_job(*command(bucket, output, client), env={"AWS_ENDPOINT_URL": proxy.endpoint})
+def label(
+    run_job: RunJob, bucket: str, output: str, proxy: FaultProxy, client: str = "obstore", *, fresh: bool = False
+) -> Finished:
+    return run_job(*command(bucket, output, client), env={"AWS_ENDPOINT_URL": proxy.endpoint}, fresh=fresh)
 
 
 def command(bucket: str, output: str, client: str = "obstore") -> list[object]:
@@ -163,7 +165,7 @@ def test_access_that_is_refused_from_the_start_is_not_resumable(
     output = f"{bucket}/refused"
     proxy.set("none")
     with refusing(proxy, lambda request: (403, "AccessDenied") if is_image(request) else None):
-        ended = label(run_job, bucket, output, proxy)
+        ended = label(run_job, bucket, output, proxy, fresh=True)  # its workers have read nothing yet
     assert ended.code == 2, ended
     assert "check the credentials" in ended.stderr
     assert not commits_of(open_store(output))
