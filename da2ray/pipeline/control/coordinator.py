@@ -118,10 +118,13 @@ class Coordinator:
         """Announce that the micro-batch of these rows is about to go through a device alone.
 
         Returns:
-            How often it was announced before without being struck off, and the class of failure that this means.
+            How often it was announced before without being struck off, at most `STRIKES` times, and the class of failure that
+            this means. From `STRIKES` on both stay: a later process asks again if it takes up the same shard, because another
+            image of the shard ended the process before.
         """
         strikes, reason = self._alone.get((shard, rows), (0, Reason.CRASHED))
-        self._alone[shard, rows] = (strikes + 1, Reason.CRASHED)
+        if strikes < STRIKES:
+            self._alone[shard, rows] = (strikes + 1, Reason.CRASHED)
         return strikes, reason
 
     def survived(self, shard: int, rows: tuple[int, ...]) -> None:

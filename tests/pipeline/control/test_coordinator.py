@@ -52,6 +52,14 @@ def test_an_image_has_strikes_only_for_times_it_was_not_seen_alive_again(coordin
     assert coordinator.alone(1, (9,)) == (1, Reason.TIMEOUT)
 
 
+def test_an_image_keeps_its_class_of_failure_if_its_shard_is_taken_up_again(coordinator: Coordinator) -> None:
+    for _ in range(STRIKES):
+        coordinator.alone(1, (9,))
+        coordinator.late(1, (9,))
+    for _ in range(3):  # processes that another image of the shard ends
+        assert coordinator.alone(1, (9,)) == (STRIKES, Reason.TIMEOUT)
+
+
 def test_a_shard_that_is_written_twice_counts_once(coordinator: Coordinator) -> None:
     for _ in range(2):
         coordinator.begin(1)
