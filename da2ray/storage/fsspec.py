@@ -17,6 +17,7 @@ import pyarrow as pa
 from da2ray.errors import StoreError, UnavailableError, UserError
 from da2ray.storage import base
 from da2ray.storage.base import LIST_BATCH, Fetched, Stat, check_length, listing, short_message, unquoted
+from da2ray.storage.inherited import end_only_here
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
 
@@ -55,7 +56,6 @@ class FsspecStore:
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
         self._process = os.getpid()
-        self._parents: list[object] = []
         try:
             fsspec.get_filesystem_class(self._scheme)
         except (ImportError, ValueError) as error:
@@ -210,12 +210,11 @@ class FsspecStore:
 
     def _filesystem(self) -> tuple[Any, str]:
         if self._process != os.getpid():  # forked: the parent's loop, its connections and maybe a held lock
-            # Kept, because the end of a file system closes its connections, which are the parent's.
-            self._parents.append(self._made)
             self._lock, self._made, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._made is None:
                 self._made = self._make()
+                end_only_here(self._made[0])
             return self._made
 
     def _make(self) -> tuple[Any, str]:
