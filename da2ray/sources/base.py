@@ -97,6 +97,8 @@ PASSED_OVER: Final = {
     "other_image_types": ("image of a type that is not read", "images of types that are not read"),
     "link_loops": ("link loop", "link loops"),
     "closed_folders": ("folder without permission", "folders without permission"),
+    "linked_folders": ("link to a folder", "links to folders"),
+    "unlisted": ("entry that cannot be named", "entries that cannot be named"),
 }
 """What a listing passes over and counts: the name of each kind, and the words for one and for several."""
 

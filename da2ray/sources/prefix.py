@@ -12,7 +12,6 @@ from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
-from da2ray.storage.local import LocalStore
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
@@ -86,8 +85,7 @@ class PrefixSource(MemberSource):
             for batch in store.list():
                 self._was_listed = True
                 yield batch
-            if isinstance(store, LocalStore):
-                self.passed_over += store.passed_over
+            self.passed_over.update(store.passed_over)
         except UnavailableError:
             raise
         except PermissionError as error:

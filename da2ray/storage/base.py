@@ -1,7 +1,7 @@
 """The interface of a store, and what its implementations share."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +61,11 @@ class Store(Protocol):
     @property
     def url(self) -> str:
         """The canonical URL, without a slash at the end unless it is `/`."""
+        ...
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """What the newest listing passed over, by the names in `da2ray.storage.walk`. Object stores pass over nothing."""
         ...
 
     def get(self, key: str) -> bytes:

@@ -1,10 +1,10 @@
 """Every other scheme through fsspec, and S3 through s3fs if the user asks for it."""
 
-import collections
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from da2ray.errors import StoreError, UnavailableError, UserError
 from da2ray.storage import base
-from da2ray.storage.base import LIST_BATCH, Fetched, Stat, check_length, listing, short_message, unquoted
+from da2ray.storage.base import Fetched, Stat, check_length, short_message
+from da2ray.storage.fsspec_listing import Lister, etag_of
 from da2ray.storage.inherited import end_only_here
 from da2ray.storage.redaction import WEB, redact
 from da2ray.storage.retry import retry_seconds, settled
@@ -56,6 +57,7 @@ class FsspecStore:
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
         self._process = os.getpid()
+        self.passed_over: Counter[str] = Counter()
         try:
             fsspec.get_filesystem_class(self._scheme)
         except (ImportError, ValueError) as error:
@@ -82,7 +84,7 @@ class FsspecStore:
             raise FileNotFoundError(f"{self._uri(key)}: a folder")
         if info["size"] is None:
             raise StoreError(f"{self._uri(key)}: the server does not tell its size")
-        return Stat(info["size"], _etag(info), _modified(info))
+        return Stat(info["size"], etag_of(info), _modified(info))
 
     def put(self, key: str, data: bytes) -> None:
         self._call(key, lambda fs, path: self._pipe(fs, path, data))
@@ -102,23 +104,31 @@ class FsspecStore:
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         prefix = prefix.strip("/")
 
-        def entries(folder: str) -> list[dict[str, Any]]:
-            ls = self._call(prefix, lambda fs, _: _run(fs, "ls", folder, timeout_s=LIST_TIMEOUT_S, detail=True))
-            return list(ls)
+        def entries(folder: str) -> Sequence[dict[str, Any]]:
+            return self._call(prefix, lambda fs, _: self._entries(fs, folder))
 
+        def info(path: str) -> dict[str, Any]:
+            return self._call(prefix, lambda fs, _: _run(fs, "info", path, timeout_s=base.STAT_TIMEOUT_S))
+
+        self.passed_over = Counter()
         top: str = self._call(prefix, lambda _, path: path.rstrip("/"))
         with contextlib.suppress(FileNotFoundError):
-            yield from _walk(entries, top, f"{prefix}/" if prefix else "")
+            yield from Lister(entries, info, self.passed_over).files(top, f"{prefix}/" if prefix else "")
 
     def delete(self, keys: Iterable[str]) -> None:
         with ThreadPoolExecutor(DELETE_THREADS) as pool:
             # Consumed, so that the error of any of them is raised.
-            collections.deque(pool.map(self._delete, keys), maxlen=0)
+            deque(pool.map(self._delete, keys), maxlen=0)
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             # Not `rm`, which takes `*`, `?` and `[` for patterns.
             self._call(key, lambda fs, path: _run(fs, "rm_file", path, timeout_s=base.STAT_TIMEOUT_S))
+
+    def _entries(self, fs: Any, folder: str) -> Sequence[dict[str, Any]]:
+        """What fsspec says of each entry of a folder."""
+        found: Sequence[dict[str, Any]] = _run(fs, "ls", folder, timeout_s=LIST_TIMEOUT_S, detail=True)
+        return found
 
     def _whole(self, fs: Any, path: str, uri: str) -> Fetched:
         """An object without its etag, which `cat_file` does not tell."""
@@ -223,6 +233,7 @@ class FsspecStore:
         options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if self._scheme == "s3":
             options |= _s3_options(self._retry_s)
+        options |= fsspec.get_filesystem_class(self._scheme)._get_kwargs_from_urls(self.url)  # a host and a port
         fs = fsspec.filesystem(self._scheme, **options)
         if self._scheme == "s3":
             fs.retries = 1  # s3fs would repeat what botocore has repeated already.
@@ -241,50 +252,6 @@ def _run(fs: Any, method: str, *args: Any, timeout_s: float | None = None, **opt
         return fsspec.asyn.sync(fs.loop, coroutine, *args, timeout=timeout_s or base.REQUEST_TIMEOUT_S, **options)
     except fsspec.asyn.FSTimeoutError:
         raise TimeoutError("no answer in time") from None
-
-
-def _walk(entries: Callable[[str], list[dict[str, Any]]], folder: str, prefix: str) -> Iterator[pa.RecordBatch]:
-    """List folder by folder, each in the order of its keys, in which a folder counts as its name with a slash."""
-    rows: list[tuple[str, Any]] = []
-    for info in entries(folder):
-        name = info["name"].rstrip("/").removeprefix(folder).lstrip("/")
-        # Some tools write an object of length 0, named like its folder, to make the folder visible.
-        if not name or (info["type"] == "file" and info["name"].endswith("/")):
-            continue
-        rows.append((f"{name}/" if info["type"] == "directory" else name, info))
-    rows.sort(key=lambda row: row[0])
-    files: list[tuple[str, Any]] = []
-    for name, info in rows:
-        if not name.endswith("/"):
-            files.append((name, info))
-        if files and (name.endswith("/") or len(files) == LIST_BATCH):
-            yield _batch(files, prefix)
-            files.clear()
-        if name.endswith("/"):
-            with contextlib.suppress(FileNotFoundError):  # Deleted during the walk.
-                yield from _walk(entries, f"{folder}/{name[:-1]}", prefix + name)
-    if files:
-        yield _batch(files, prefix)
-
-
-def _batch(files: list[tuple[str, Any]], prefix: str) -> pa.RecordBatch:
-    # A web server's index has no sizes. 0 would mean an empty file, so such a source is refused.
-    if any(info["size"] is None for _, info in files):
-        raise StoreError(f"{files[0][1]['name']}: the server gives no sizes: list the images in a manifest instead")
-    return listing(
-        [prefix + name for name, _ in files], [info["size"] for _, info in files], [_etag(info) for _, info in files]
-    )
-
-
-def _etag(info: dict[str, Any]) -> str | None:
-    """The etag or a checksum if there is one, else the size and the time of writing, as for local files."""
-    for name in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(name):
-            return unquoted(str(info[name]))
-    written = info.get("mtime") or info.get("LastModified") or info.get("created")
-    if isinstance(written, datetime):
-        written = written.timestamp()
-    return f"{info['size']}-{written}" if written is not None else None
 
 
 def _modified(info: dict[str, Any]) -> datetime | None:

@@ -1,10 +1,10 @@
 """File systems of fsspec that a forked child has from its parent: they must not end in the child.
 
-A file system closes its connections at its own end and at the process's: s3fs and the web server's by a finalizer, others by `__del__`.
-In a forked child these connections are the parent's, and the event loop that could close them runs in the parent alone. So aiohttp
-wrote "attached to a different loop" to stderr if the child dropped a store of its parent's, and the child's exit took a second for
-each. (Keeping the file systems in a WeakSet is not enough: those with equal options are equal, so it keeps one of them, and finalizers
-also run when the process exits.)
+A file system closes its connections when it ends and when the process ends: s3fs's and the web server's by a finalizer, others by
+`__del__`. In a forked child these connections are the parent's, and the event loop that could close them runs only there.
+So aiohttp wrote "attached to a different loop" to stderr if the child dropped a store of its parent, and the child's exit took a
+second for each. A WeakSet of the file systems does not help: those with equal options are equal, so it keeps one of them, and
+finalizers run at the exit of the process anyway.
 """
 
 import os

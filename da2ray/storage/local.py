@@ -18,12 +18,10 @@ import pyarrow.compute as pc
 
 from da2ray.errors import StoreError, UnavailableError
 from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Fetched, Stat, check_key, check_length
+from da2ray.storage.walk import CLOSED_FOLDERS, LINK_LOOPS, walk
 
 TEMPORARY = ".da2ray-tmp-"
 """The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
-
-LOOPS = "link_loops"
-NO_PERMISSION = "closed_folders"
 
 UNAVAILABLE = {
     *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
@@ -44,7 +42,6 @@ class LocalStore:
         self.url = url
         self._root = Path(url)
         self.passed_over: Counter[str] = Counter()
-        """What the newest listing passed over: LOOPS and NO_PERMISSION."""
 
     def get(self, key: str) -> bytes:
         return self.fetch(key).data
@@ -104,13 +101,13 @@ class LocalStore:
             if not top.is_dir():
                 return
             self.passed_over = Counter()
-            yield from _walk(top, f"{prefix}/" if prefix else "", frozenset(), self.passed_over)
+            yield from _walk(top, f"{prefix}/" if prefix else "", self.passed_over)
 
     def leftovers(self) -> Iterator[pa.RecordBatch]:
         """The temporary files of killed writers and of writers at work, in batches like those of `list`."""
         with _normalised(self._root):
             if self._root.is_dir():
-                yield from _walk(self._root, "", frozenset(), Counter(), temporary=True)
+                yield from _walk(self._root, "", Counter(), temporary=True)
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -196,35 +193,47 @@ class _Folder:
     """Positions of the entries that are folders, ascending."""
 
 
-def _walk(
-    folder: Path,
-    prefix: str,
-    above: frozenset[tuple[int, int]],
-    passed_over: Counter[str],
-    *,
-    temporary: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    try:
-        status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            passed_over[LOOPS] += 1
+@dataclass(frozen=True, slots=True)
+class _Below:
+    """A folder to be listed.
+
+    Attributes:
+        prefix: of the keys below it.
+        above: device and inode of the folders above it.
+    """
+
+    path: Path
+    prefix: str
+    above: frozenset[tuple[int, int]] = frozenset()
+
+
+def _walk(top: Path, prefix: str, passed_over: Counter[str], *, temporary: bool = False) -> Iterator[pa.RecordBatch]:
+    def read(folder: _Below) -> Iterator[pa.RecordBatch | _Below]:
+        try:
+            status = folder.path.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in folder.above:
+                passed_over[LINK_LOOPS] += 1
+                return
+            entries = _scan(folder.path, passed_over, temporary=temporary)
+        except PermissionError:
+            if not folder.above:
+                raise
+            passed_over[CLOSED_FOLDERS] += 1
             return
-        entries = _scan(folder, passed_over, temporary=temporary)
-    except PermissionError:
-        if not above:
-            raise
-        passed_over[NO_PERMISSION] += 1
-        return
-    begin = 0
-    for position in [*entries.folders.tolist(), len(entries.names)]:
-        yield from _batches(entries, begin, position, prefix)
-        if position < len(entries.names):
-            name = entries.names[position].as_py()
-            # A folder may be deleted during the walk.
-            with contextlib.suppress(FileNotFoundError):
-                yield from _walk(folder / name, f"{prefix}{name}", above | {identity}, passed_over, temporary=temporary)
-        begin = position + 1
+        except FileNotFoundError:  # deleted during the walk
+            if not folder.above:
+                raise
+            return
+        begin = 0
+        for position in [*entries.folders.tolist(), len(entries.names)]:
+            yield from _batches(entries, begin, position, folder.prefix)
+            if position < len(entries.names):
+                name = entries.names[position].as_py()
+                yield _Below(folder.path / name, f"{folder.prefix}{name}", folder.above | {identity})
+            begin = position + 1
+
+    return walk(_Below(top, prefix), read)
 
 
 def _batches(entries: _Folder, begin: int, end: int, prefix: str) -> Iterator[pa.RecordBatch]:
@@ -254,7 +263,7 @@ def _scan(folder: Path, passed_over: Counter[str], *, temporary: bool) -> _Folde
                 is_folder = entry.is_dir()
             except OSError as error:
                 if error.errno == errno.ELOOP:
-                    passed_over[LOOPS] += 1
+                    passed_over[LINK_LOOPS] += 1
                     continue
                 if not isinstance(error, FileNotFoundError | PermissionError) or not entry.is_symlink():
                     if isinstance(error, FileNotFoundError):  # deleted meanwhile

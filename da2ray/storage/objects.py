@@ -5,9 +5,10 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -48,6 +49,8 @@ T = TypeVar("T")
 
 class ObjectStore:
     """A store behind an obstore client, which each process makes at first use from its own environment."""
+
+    passed_over: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, url: str, retry_s: float | None = None) -> None:
         """`url`: canonical, of a scheme in SCHEMES. `retry_s`: see `open_store`."""

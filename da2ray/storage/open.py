@@ -57,6 +57,10 @@ def open_store(
             from da2ray.storage.web import HttpStore  # noqa: PLC0415
 
             return HttpStore(url, retry_s, user_agent)
+        if scheme == "ftp":
+            from da2ray.storage.ftp import FtpStore  # noqa: PLC0415
+
+            return FtpStore(url, retry_s)
         from da2ray.storage.fsspec import FsspecStore  # noqa: PLC0415
 
         return FsspecStore(url, retry_s)
