@@ -6,6 +6,7 @@ names the hashes of its script and style, and allows no connection.
 
 import base64
 import hashlib
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -40,6 +41,7 @@ def page(facts: Facts) -> str:
     )
 
 
+@cache
 def environment() -> Environment:
     """The templates' environment: values lose credentials, line breaks and control characters, and are then escaped.
 
