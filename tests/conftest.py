@@ -1,6 +1,7 @@
 """Fixtures that several test files share, and the markers `ray` and `server`, which tests get from their fixtures."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,30 @@ MARKS = {"small_head": "ray", "ray_head": "ray", "own_ray": "ray", "s3": "server
 """Fixture -> the marker of each test that uses it, directly or through another fixture."""
 
 
+RAY_FILES = pytest.StashKey[set[Path]]()
+"""The files that have a test with Ray."""
+RAY = pytest.StashKey[ExitStack]()
+"""What ends with this process's last test with Ray. Idle, a small head and a driver take 3 % of a core."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RAY] = ExitStack()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path not in item.config.stash[RAY_FILES]:
+        item.config.stash[RAY].close()
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests, and move the files with Ray to the front: they take longest, so short files are the last to end."""
     for item in items:
         assert isinstance(item, pytest.Function)
         for mark in {MARKS[name] for name in item.fixturenames if name in MARKS}:
             item.add_marker(mark)
-    files = {item.path for item in items if item.get_closest_marker("ray")}
+    config.stash[RAY_FILES] = files = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in files)
 
 
@@ -74,14 +91,14 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 
 @pytest.fixture(scope="session")
-def small_head(s3: S3Server) -> Iterator[SmallHead]:
+def small_head(s3: S3Server, pytestconfig: pytest.Config) -> SmallHead:
     """A Ray node that the drivers of all tests of this process join. Its workers have the environment of `s3`."""
     head = SmallHead()
-    yield head
-    head.close()
+    pytestconfig.stash[RAY].callback(head.close)
+    return head
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # idle, it takes 6 % of a core
 def ray_head(s3: S3Server) -> Iterator[RayHead]:
     """A Ray head with a job server, as `ray start` makes it. Its workers have the environment of `s3`."""
     head = RayHead()
@@ -95,11 +112,11 @@ def own_ray() -> None:
 
 
 @pytest.fixture(scope="session")
-def run_job(small_head: SmallHead) -> Iterator[RunJob]:
+def run_job(small_head: SmallHead, pytestconfig: pytest.Config) -> RunJob:
     """A function that runs the main job to its end in this process, on `small_head`: `JoinedDriver.run`."""
     driver = JoinedDriver(small_head.driver_env)
-    yield driver.run
-    driver.leave()
+    pytestconfig.stash[RAY].callback(driver.leave)
+    return driver.run
 
 
 @pytest.fixture(scope="session")
