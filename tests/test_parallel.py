@@ -33,16 +33,18 @@ def test_no_more_is_begun_than_the_bound_allows(ahead: int | None) -> None:
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_caller_that_stops_waits_for_what_is_being_worked_on_only_if_it_says_so(wait: bool) -> None:
-    release, ended = threading.Event(), threading.Event()
+    began, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work(number: int) -> int:
         if number:
+            began.set()
             release.wait(10)
             ended.set()
         return number
 
     results = look_ahead(work, range(9), threads=1, name="test", ahead=2, wait=wait)
     assert next(results) == 0
+    assert began.wait(10)
     timer = threading.Timer(0.5, release.set)
     timer.start()
     results.close()
