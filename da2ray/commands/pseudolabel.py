@@ -26,7 +26,10 @@ class PseudolabelConfig(CommandConfig):
     """Label images with a depth teacher. Run the same command again to resume."""
 
     images: str = option(
-        ..., "a folder or prefix of images, or a manifest (.csv, .jsonl, .parquet) of URIs", metavar="URL", group=WHAT
+        ...,
+        "a folder or prefix of images, Parquet with images in a column, or a manifest (.csv, .jsonl, .parquet) of URIs",
+        metavar="URL",
+        group=WHAT,
     )
     output: str = option(
         ..., "the dataset: URL or path. The first run makes it, the next ones resume it", metavar="URL", group=WHAT
@@ -53,6 +56,15 @@ class PseudolabelConfig(CommandConfig):
         group=WHAT,
     )
 
+    image_column: str | None = option(
+        None,
+        "the column with the images: their bytes in Parquet (dotted if nested), or the URIs of a manifest [by type and name]",
+        metavar="NAME",
+        group=WHAT,
+    )
+    key_column: str | None = option(
+        None, "the column with the keys, which are unique; none: do without one [key]", metavar="NAME", group=WHAT
+    )
     user_agent: str | None = option(
         None,
         "how requests for images on web servers name the program; some servers want an address in it [da2ray/VERSION]",

@@ -105,7 +105,14 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         UserError: something is wrong.
     """
     # Before a hub is asked for a teacher or its weights.
-    source = open_source(config.images, config.storage_client, config.allow_scheme, user_agent=config.user_agent)
+    source = open_source(
+        config.images,
+        config.storage_client,
+        config.allow_scheme,
+        user_agent=config.user_agent,
+        image_column=config.image_column,
+        key_column=config.key_column,
+    )
     store = open_store(config.output, config.storage_client)
     check_output(store)
     stored = open_dataset(store)

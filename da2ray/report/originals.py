@@ -8,6 +8,7 @@ from da2ray.errors import SampleError, UnavailableError, UserError
 from da2ray.images.decode import DecodeMode, Pixels, decode_pixels, read_header
 from da2ray.plan.plan import PlanInfo
 from da2ray.sources.allowed import Allowed, must_be_regular
+from da2ray.sources.parquet.source import read_image
 from da2ray.storage import Client, Store, join, open_store, printable, split_uri
 
 RETRY_S: Final = 10.0
@@ -22,7 +23,8 @@ class Originals:
     """Reads the images of index rows. Threads may share it.
 
     The index says where each image lies, but others may have written the index. So an image of a prefix is read only if it
-    lies below that prefix, and an image of a manifest only if the manifest may name it (`Allowed.of`).
+    lies below that prefix, and one of a manifest or a Parquet file only if that may
+    name it (`Allowed.of`).
 
     Args:
         plans: the plans of the dataset by id.
@@ -35,7 +37,8 @@ class Originals:
         self._allowed = {
             plan: Allowed.of(info.source["url"], allow)
             for plan, info in plans.items()
-            if info.source.get("of", info.source["kind"]) == "manifest"  # a plan of `--retry-failed` has `of`
+            if info.source.get("of", info.source["kind"])
+            in {"manifest", "parquet"}  # a plan of `--retry-failed` has `of`
         }
         self._stores: dict[tuple[str, str], Store] = {}
         self._down: dict[tuple[str, str], str] = {}
@@ -79,6 +82,8 @@ class Originals:
         try:
             if row["image_offset"] is not None:
                 return self._stores[place].get_range(key, row["image_offset"], row["image_length"])
+            if row["image_row"] is not None:
+                return read_image(self._stores[place], key, self._plans[plan].source["image_column"], row["image_row"])
             return self._stores[place].get(key)
         except UnavailableError as error:
             self._down[place] = printable(error)

@@ -4,6 +4,7 @@ from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample, Source
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource
 from da2ray.sources.members import MEMBERS, MemberSource, members_of
 from da2ray.sources.open import open_source
+from da2ray.sources.parquet.source import ParquetSource
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ManifestSource",
     "Member",
     "MemberSource",
+    "ParquetSource",
     "Place",
     "PrefixSource",
     "Sample",

@@ -99,6 +99,7 @@ PASSED_OVER: Final = {
     "closed_folders": ("folder without permission", "folders without permission"),
     "linked_folders": ("link to a folder", "links to folders"),
     "unlisted": ("entry that cannot be named", "entries that cannot be named"),
+    "failed_downloads": ("row of a download that failed", "rows of downloads that failed"),
 }
 """What a listing passes over and counts: the name of each kind, and the words for one and for several."""
 

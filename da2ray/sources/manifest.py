@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,7 +16,9 @@ from da2ray.sources.allowed import NAME_CHARS, Allowed
 from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
+from da2ray.sources.parquet.columns import NO_COLUMN
 from da2ray.sources.table import BLOCK_BYTES, FOCAL, ID, SUFFIXES, TEXT, Column, read_rows
+from da2ray.sources.unique import UniqueKeys
 from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
 from da2ray.storage.redaction import WEB
 
@@ -101,14 +104,26 @@ class ManifestSource(MemberSource):
         allowed: Allowed | None = None,
         *,
         is_folder: bool = False,
+        image_column: str | None = None,
+        key_column: str | None = None,
     ) -> None:
-        """`url`: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed, or of a folder of such files."""
+        """Open it.
+
+        Args:
+            url: canonical, of a file that ends in one of MANIFEST_SUFFIXES, maybe signed, or of a folder of such files.
+            image_column, key_column: names of columns besides the usual ones; NO_COLUMN for no column of keys.
+        """
         self.url = redact(url)
         self.root = self.url if is_folder else self.url.rpartition("/")[0] or "/"
         self._location = url
         self._client: Client = client
         self._allowed = allowed or Allowed.of(url)
         self._is_folder = is_folder
+        self._named = {
+            name: column
+            for name, column in (("image_column", image_column), ("key_column", key_column))
+            if column is not None
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the signature: workers read images, not the manifest."""
@@ -142,19 +157,14 @@ class ManifestSource(MemberSource):
         except OSError as error:
             raise UserError(f"cannot read {self.url}: {error}") from error
         etag = hashlib.sha256(json.dumps(etags).encode()).hexdigest() if self._is_folder else etags[0][1]
-        return {"kind": self.kind, "url": self.url, "etag": etag}
+        return {"kind": self.kind, "url": self.url, "etag": etag, **self._named}
 
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
-        hashes: list[np.ndarray] = []
+        unique = UniqueKeys()
         for rows in self._rows(limit):
-            # 8 bytes a key instead of the key: 62 million keys cost 0.5 GB for as long as the manifest is read.
-            keys = rows.members.column("key").to_pylist()
-            hashes.append(np.fromiter(map(hash, keys), np.int64, len(keys)))
+            unique.add(rows.members.column("key").to_pylist())
             yield rows.members
-        repeated = _repeated(hashes)
-        del hashes
-        if repeated.size:
-            self._refuse_duplicate(repeated, limit)
+        unique.check(self.url, partial(self._keys, limit), "add a column `key`, or remove one of the rows")
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         return fetch(members, concurrency, self._client, self._allowed)
@@ -184,13 +194,22 @@ class ManifestSource(MemberSource):
         left = limit
         for part in self._parts():
             before = 0
-            for rows in part.rows(COLUMNS, left):
+            for rows in part.rows(self._columns(), left):
                 yield _Rows(part, before, self._resolve(rows))
                 before += rows.num_rows
             if left is not None:
                 left -= before
                 if left == 0:
                     return
+
+    def _columns(self) -> list[Column]:
+        """COLUMNS, with the names that the user gave."""
+        uri, key, *others = COLUMNS
+        if image := self._named.get("image_column"):
+            uri = replace(uri, names=(image,))
+        if named := self._named.get("key_column"):
+            key = replace(key, names=() if named == NO_COLUMN else (named,), required=named != NO_COLUMN)
+        return [uri, key, *others]
 
     def _resolve(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Rows of schema MEMBERS, of the columns that a manifest has."""
@@ -211,21 +230,13 @@ class ManifestSource(MemberSource):
         sizes, etags = (pa.nulls(len(keys), MEMBERS.field(name).type) for name in ("size", "etag"))
         return pa.record_batch([keys, uris, sizes, etags, rows.column("focal")], schema=MEMBERS)
 
-    def _refuse_duplicate(self, repeated: np.ndarray, limit: int | None) -> None:
-        """Read the manifest again, to tell equal keys from equal hashes and to name the first."""
-        first_rows: dict[str, str] = {}
+    def _keys(self, limit: int | None) -> Iterator[tuple[list[str], Callable[[int], str]]]:
+        """The keys once more, with the names of their rows."""
         for rows in self._rows(limit):
-            keys = rows.members.column("key").to_pylist()
-            suspects = np.isin(np.fromiter(map(hash, keys), np.int64, len(keys)), repeated)
-            for index in np.flatnonzero(suspects).tolist():
-                here = f"{rows.before + index + 1}{f' of {rows.part.key}' if self._is_folder else ''}"
-                first = first_rows.setdefault(keys[index], here)
-                if first != here:
-                    key = printable(keys[index], NAME_CHARS)
-                    raise UserError(
-                        f"{self.url}: rows {first} and {here} have the same key '{key}'; "
-                        "keys must be unique (add a column `key`, or remove one of the rows)"
-                    )
+            yield rows.members.column("key").to_pylist(), partial(self._row_name, rows)
+
+    def _row_name(self, rows: _Rows, place: int) -> str:
+        return f"{rows.before + place + 1}{f' of {rows.part.key}' if self._is_folder else ''}"
 
 
 def part_keys(keys: pa.Array) -> list[str]:
@@ -234,13 +245,11 @@ def part_keys(keys: pa.Array) -> list[str]:
     return keys.filter(parts).to_pylist()
 
 
-def _repeated(hashes: list[np.ndarray]) -> np.ndarray:
-    """The hashes that occur more than once."""
-    if not hashes:
-        return np.empty(0, np.int64)
-    every = np.concatenate(hashes)
-    every.sort()
-    return np.unique(every[1:][every[1:] == every[:-1]])
+def absolute(root: str, uri: str) -> str:
+    """A URI that may be relative to `root`, as an absolute one."""
+    if re.match(_ABSOLUTE, uri):
+        return uri
+    return _without_dots(root, uri) if re.search(_DOTTED, uri) else join(root, uri)
 
 
 def _without_dots(root: str, relative: str) -> str:

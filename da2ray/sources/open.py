@@ -3,18 +3,22 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from da2ray.errors import UnavailableError, UserError
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import Source
-from da2ray.sources.manifest import MANIFEST_SUFFIXES, ManifestSource, part_keys
+from da2ray.sources.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, ManifestSource, part_keys
+from da2ray.sources.parquet.columns import find_columns
+from da2ray.sources.parquet.source import ParquetSource, open_footer
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
-from da2ray.storage import Client, canonical_url, is_web, open_store, redact, split_uri
+from da2ray.storage import Client, canonical_url, is_web, join, open_store, redact, split_uri
 
 LOOKED_AT: Final = 10_000
 """Files of a folder that are looked at to tell what it holds: ten pages of a listing. The first image ends the look."""
+PARQUET_SUFFIX: Final = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class _Request:
     client: Client
     allow: Sequence[str]
     user_agent: str | None
+    image_column: str | None
+    key_column: str | None
 
 
 def open_source(
@@ -34,15 +40,19 @@ def open_source(
     allow: Sequence[str] = (),
     *,
     user_agent: str | None = None,
+    image_column: str | None = None,
+    key_column: str | None = None,
 ) -> Source:
     """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, or the parts of a
-    manifest.
+    manifest. A Parquet file is a manifest if it has no column of image bytes.
 
     Args:
         url: a URL or a path. A manifest's may be a signed http URL; the signature is not part of the source.
         client: see `open_store`.
         allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
         user_agent: see `open_store`.
+        image_column: the column of image bytes (dotted if nested), or of a manifest's URIs; None to find it by type and name.
+        key_column: the column of keys; "none" for none, None for `key` if there is one.
 
     Raises:
         UserError: the source does not exist or cannot be read, it is a file of a kind that holds no images, or it is a manifest
@@ -54,7 +64,7 @@ def open_source(
     suffix = _suffix(shown)
     # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
     is_file = bool(suffix) and _is_file(url, client, user_agent)
-    request = _Request(url, is_file, client, allow, user_agent)
+    request = _Request(url, is_file, client, allow, user_agent, image_column, key_column)
     if request.is_file and suffix in KINDS:
         return KINDS[suffix](request)
     if request.is_file:
@@ -71,9 +81,31 @@ def _open_manifest(request: _Request) -> Source:
         request.client,
         Allowed.of(request.url, request.allow, request.user_agent),
         is_folder=not request.is_file,
+        image_column=request.image_column,
+        key_column=request.key_column,
     )
     manifest.check()
     return manifest
+
+
+def _open_parquet(request: _Request, first: str | None = None) -> Source:
+    """Image bytes if the file has a column of them, else a manifest. `first`: of the files of a folder, the first one's key."""
+    url = request.url if first is None else join(request.url, first)
+    root, key = split_uri(url)
+    store = open_store(root, request.client, user_agent=request.user_agent)
+    shown = redact(url)
+    try:
+        size = store.stat(key).size
+    except UnavailableError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {shown}: {error}") from error
+    footer = open_footer(partial(store.get_range, key), size, shown)
+    columns = find_columns(footer.metadata.schema, shown, request.image_column, request.key_column, URI_COLUMNS)
+    if columns is None:
+        return _open_manifest(request)
+    allowed = Allowed.of(request.url, request.allow, request.user_agent)
+    return ParquetSource(_unsigned(request.url), columns, request.client, allowed, is_folder=first is not None)
 
 
 def _open_image(request: _Request) -> Source:
@@ -86,14 +118,16 @@ def _open_folder(request: _Request, *, must_be_manifest: bool) -> Source:
     if must_be_manifest and (is_web(request.url) or (local and not Path(request.url).is_dir())):
         raise UserError(f"no such manifest: {redact(request.url)}")
     prefix = PrefixSource(_unsigned(request.url), request.client)
-    files, parts = 0, False
+    files, parts = 0, list[str]()
     for listed in prefix.listed():
         if prefix.images(listed).num_rows:
             return prefix
         files += listed.num_rows
-        parts = parts or bool(part_keys(listed.column("key")))
+        parts = parts or part_keys(listed.column("key"))[:1]
         if files >= LOOKED_AT:
             break
+    if parts and parts[0].lower().endswith(PARQUET_SUFFIX):
+        return _open_parquet(request, parts[0])
     if parts:
         return _open_manifest(request)
     if must_be_manifest:
@@ -109,6 +143,7 @@ def _unsigned(url: str) -> str:
 
 KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
     **dict.fromkeys(MANIFEST_SUFFIXES, _open_manifest),
+    PARQUET_SUFFIX: _open_parquet,
     **dict.fromkeys(IMAGE_SUFFIXES, _open_image),
 }
 """Suffix of a file -> what opens it."""

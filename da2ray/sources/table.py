@@ -68,7 +68,7 @@ class Column:
             _FileError: the file has two columns of this name, or does not have the required column.
         """
         for wanted in self.names:
-            spelled = [name for name in names if _plain(name) == wanted]
+            spelled = [name for name in names if same_name(name, wanted)]
             if len(spelled) > 1:
                 shown = " and ".join(repr(printable(name, _SHOWN_CHARS)) for name in spelled)
                 raise _FileError(f"has more than one column {wanted} ({shown}): remove all but one")
@@ -157,6 +157,11 @@ class _RowError(Exception):
 
 
 _COUNTING: Final = "(the first row after any header is row 1)"
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names of columns are the same, as far as case and blanks around them do not count."""
+    return _plain(one) == _plain(other)
 
 
 def _plain(name: str) -> str:
