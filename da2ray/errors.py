@@ -119,12 +119,15 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sample has no label. The first group are policies (`rejected`), the second group errors (`failed`)."""
+    """Why a sample has no label. The first group is no fault (`rejected`): policies, and images that are known to be deleted. The
+    second group are errors (`failed`).
+    """
 
     TOO_SMALL = "too_small"
     ASPECT = "aspect"
     TOO_MANY_TOKENS = "too_many_tokens"
     TOO_MANY_PIXELS = "too_many_pixels"
+    GONE = "gone"
 
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
@@ -141,10 +144,10 @@ class Reason(StrEnum):
 
     @property
     def status(self) -> Status:
-        return Status.REJECTED if self in _POLICIES else Status.FAILED
+        return Status.REJECTED if self in _REJECTED else Status.FAILED
 
 
-_POLICIES = frozenset({Reason.TOO_SMALL, Reason.ASPECT, Reason.TOO_MANY_TOKENS, Reason.TOO_MANY_PIXELS})
+_REJECTED = frozenset({Reason.TOO_SMALL, Reason.ASPECT, Reason.TOO_MANY_TOKENS, Reason.TOO_MANY_PIXELS, Reason.GONE})
 
 
 class SampleError(Exception):

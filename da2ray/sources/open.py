@@ -10,6 +10,7 @@ from typing import Final
 from da2ray.errors import UnavailableError, UserError
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import Source
+from da2ray.sources.inventory import InventorySource, inventory_checksums, newest_manifest
 from da2ray.sources.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, ManifestSource, part_keys
 from da2ray.sources.parquet.columns import find_columns
 from da2ray.sources.parquet.source import ParquetSource, open_footer
@@ -112,20 +113,29 @@ def _open_image(request: _Request) -> Source:
     return PrefixSource(_unsigned(request.url), request.client, is_file=True)
 
 
+def _open_inventory(request: _Request) -> Source:
+    return InventorySource(_unsigned(request.url), request.client)
+
+
 def _open_folder(request: _Request, *, must_be_manifest: bool) -> Source:
-    """A folder is a manifest if files that can be parts of one, and no images, are among the first that it lists."""
+    """A folder is an inventory or a manifest if files that can be parts of one, and no images, are among the first that it
+    lists.
+    """
     local = request.url.startswith("/")
     if must_be_manifest and (is_web(request.url) or (local and not Path(request.url).is_dir())):
         raise UserError(f"no such manifest: {redact(request.url)}")
     prefix = PrefixSource(_unsigned(request.url), request.client)
-    files, parts = 0, list[str]()
+    files, parts, checksums = 0, list[str](), list[str]()
     for listed in prefix.listed():
         if prefix.images(listed).num_rows:
             return prefix
         files += listed.num_rows
         parts = parts or part_keys(listed.column("key"))[:1]
+        checksums += inventory_checksums(listed.column("key"))
         if files >= LOOKED_AT:
             break
+    if manifest := newest_manifest(checksums):
+        return InventorySource(join(request.url, manifest), request.client)
     if parts and parts[0].lower().endswith(PARQUET_SUFFIX):
         return _open_parquet(request, parts[0])
     if parts:
@@ -144,6 +154,7 @@ def _unsigned(url: str) -> str:
 KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
     **dict.fromkeys(MANIFEST_SUFFIXES, _open_manifest),
     PARQUET_SUFFIX: _open_parquet,
+    ".json": _open_inventory,
     **dict.fromkeys(IMAGE_SUFFIXES, _open_image),
 }
 """Suffix of a file -> what opens it."""

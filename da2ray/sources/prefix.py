@@ -98,14 +98,27 @@ class PrefixSource(MemberSource):
 
     def images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
         """The image files of a listing, as rows of schema MEMBERS."""
-        keys = listed.column("key")
-        if not self._name:
-            image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_IMAGE, _HIDDEN))
-            other = pc.and_not(pc.match_substring_regex(keys, _OTHER_IMAGE), hidden)
-            for name, passed in (("hidden_files", hidden), ("other_image_types", other)):
-                self.passed_over[name] += pc.sum(passed).as_py() or 0
-            listed = listed.filter(pc.and_not(image, hidden))
-            keys = listed.column("key")
-        uris = pc.binary_join_element_wise(pa.scalar(join(self.root, "")), keys, "")
-        focals = pa.nulls(len(keys), MEMBERS.field("focal").type)
-        return pa.record_batch([keys, uris, listed.column("size"), listed.column("etag"), focals], schema=MEMBERS)
+        if self._name:
+            return _members(listed, self.root)
+        return image_files(listed, self.root, self.passed_over)
+
+
+def image_files(listed: pa.RecordBatch, root: str, passed_over: Counter[str]) -> pa.RecordBatch:
+    """The visible image files of a listing below `root`, as rows of schema MEMBERS; the others are added to `passed_over`.
+
+    Args:
+        listed: with the columns of LIST_SCHEMA; sizes may be null.
+    """
+    keys = listed.column("key")
+    image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_IMAGE, _HIDDEN))
+    other = pc.and_not(pc.match_substring_regex(keys, _OTHER_IMAGE), hidden)
+    for name, passed in (("hidden_files", hidden), ("other_image_types", other)):
+        passed_over[name] += pc.sum(passed).as_py() or 0
+    return _members(listed.filter(pc.and_not(image, hidden)), root)
+
+
+def _members(listed: pa.RecordBatch, root: str) -> pa.RecordBatch:
+    keys = listed.column("key")
+    uris = pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, "")
+    focals = pa.nulls(len(keys), MEMBERS.field("focal").type)
+    return pa.record_batch([keys, uris, listed.column("size"), listed.column("etag"), focals], schema=MEMBERS)

@@ -14,7 +14,7 @@ README = FILE.read_text()
 
 def test_suffixes_columns_and_methods_are_those_of_the_code() -> None:
     named = set(re.findall(r"`(\.\w+)`", README))
-    assert named - {".name"} == IMAGE_SUFFIXES | MANIFEST_SUFFIXES == KINDS.keys()
+    assert named - {".name"} == (IMAGE_SUFFIXES | MANIFEST_SUFFIXES | {".json"}) == KINDS.keys()
     (columns,) = re.findall(r"^\| (.*) \| where the image lies", README, re.MULTILINE)
     assert tuple(re.findall(r"`(\w+)`", columns)) == URI_COLUMNS
     for method in re.findall(r"^\| `(\w+)\(", README, re.MULTILINE):
