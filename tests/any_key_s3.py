@@ -105,7 +105,9 @@ def any_key_s3(objects: Mapping[str, bytes]) -> Iterator[AnyKeyS3]:
 def listing(objects: Mapping[str, bytes], options: Mapping[str, str]) -> bytes:
     """A page of ListObjectsV2. Keys are quoted if the client asks for it, because XML has no control characters."""
     prefix = options.get("prefix", "")
-    after = bytes.fromhex(options["continuation-token"]) if "continuation-token" in options else b""
+    after = options.get("start-after", "").encode()
+    if "continuation-token" in options:
+        after = bytes.fromhex(options["continuation-token"])
     keys = sorted((key for key in objects if key.startswith(prefix) and key.encode() > after), key=str.encode)
     page = keys[:PAGE]
     quoted = options.get("encoding-type") == "url"

@@ -277,6 +277,7 @@ def _s3_options(retry_s: float) -> dict[str, Any]:
         "session": config.session,
         "client_kwargs": {"region_name": config.region, "verify": config.ca_bundle},
         "config_kwargs": {
+            "max_pool_connections": 32,  # twice the requests of a listing; botocore's 10 would make some wait
             "connect_timeout": base.CONNECT_TIMEOUT_S,
             "read_timeout": base.REQUEST_TIMEOUT_S,
             "retries": {
