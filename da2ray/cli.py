@@ -6,11 +6,11 @@ The modules of da2ray/commands/ are imported on demand, so that each command loa
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 from rich.console import Console
 
-from da2ray.console import did_you_mean, run_command
+from da2ray.console import did_you_mean, run_command, run_process
 from da2ray.errors import Exit, UserError
 
 COMMANDS: Final = {
@@ -24,8 +24,13 @@ COMMANDS: Final = {
 """The commands and what `da2ray --help` says about each; each is a module of da2ray/commands/."""
 
 
+def script() -> NoReturn:
+    """The console script `da2ray`."""
+    run_process(main)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script."""
+    """Run `da2ray …` with these words, by default those of this process, and return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         return import_module(f"da2ray.commands.{words[0]}").COMMAND.main(words[1:], prog=f"da2ray {words[0]}")

@@ -1,13 +1,16 @@
 """What all commands share: a console, progress, and the end of a command as an exit code."""
 
+import atexit
 import contextlib
 import difflib
+import os
 import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -22,6 +25,31 @@ LINE_SECONDS = 10.0
 
 OnProgress = Callable[[int, int], None]
 """Called with how much is done, and how much there is."""
+
+
+def run_process(main: Callable[[], int]) -> NoReturn:
+    """Run `main` as all of a process: exit with the code that it returns.
+
+    The process ends after Python's exit handlers, and before Python itself is torn down. Threads of obstore's runtime and of
+    Ray's core live on until then. One that wakes in a Python that is being torn down aborts the process: exit code 134 after
+    a complete run (a submitted job and `da2ray verify` on busy machines; pyo3-async-runtimes#40, ray#18899).
+    """
+    codes: list[int] = []
+
+    def leave() -> None:
+        if codes:  # else an exception ends the process, and Python has its traceback to print
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
+                    stream.flush()
+            os._exit(codes[0])
+
+    atexit.register(leave)  # the first handler that is registered is the last that runs
+    try:
+        codes.append(main())
+    except SystemExit as ended:  # `--help`
+        codes.append(ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1)
+        raise
+    sys.exit(codes[0])
 
 
 def run_command(command: Callable[[Console], int]) -> int:

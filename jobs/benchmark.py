@@ -3,9 +3,8 @@
 python jobs/benchmark.py --make-images 800
 """
 
-import sys
-
 from da2ray.commands.benchmark import COMMAND
+from da2ray.console import run_process
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    run_process(COMMAND.main)

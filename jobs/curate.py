@@ -3,9 +3,8 @@
 python jobs/curate.py --dataset s3://bucket/labels --view clean --where "flip_p90 < 0.08 AND blur > 20" --dedupe 4
 """
 
-import sys
-
 from da2ray.commands.curate import COMMAND
+from da2ray.console import run_process
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    run_process(COMMAND.main)

@@ -4,9 +4,8 @@ ray job submit -- python jobs/pseudolabel.py --images s3://bucket/photos --outpu
 python jobs/pseudolabel.py --images photos/ --output labels/          # a laptop, with an embedded Ray
 """
 
-import sys
-
 from da2ray.commands.pseudolabel import COMMAND
+from da2ray.console import run_process
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    run_process(COMMAND.main)

@@ -3,9 +3,8 @@
 python jobs/train_teacher.py
 """
 
-import sys
-
 from da2ray.commands.train_teacher import COMMAND
+from da2ray.console import run_process
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    run_process(COMMAND.main)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from hypothesis import HealthCheck, settings
 
 from da2ray.cli import main
 from da2ray.commands.pseudolabel import COMMAND
@@ -16,6 +17,10 @@ from tests.photos import write_photos
 from tests.ray_head import RayHead
 from tests.s3_server import S3Server
 from tests.small_head import SmallHead
+
+# A busy machine is not a fault: an example took 1 s of wall time where it takes 1 ms of CPU.
+settings.register_profile("no timings", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no timings")
 
 MARKS = {"small_head": "ray", "ray_head": "ray", "own_ray": "ray", "s3": "server"}
 """Fixture -> the marker of each test that uses it, directly or through another fixture."""
@@ -63,9 +68,7 @@ def no_unmarked_ray(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", no_ray)
-        patch.setattr(
-            ray, "is_initialized", no_ray
-        )  # asked before joining: other tests of this process may have joined
+        patch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may have joined a head
         patch.setenv("RAY_TMPDIR", "/dev/null/only-tests-with-the-marker-ray")
         yield
 

@@ -5,12 +5,14 @@ It runs jobs/pseudolabel.py, so it needs a clone.
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from da2ray.commands import report
 from da2ray.commands.options import Command, CommandConfig, option
+from da2ray.console import run_process
 from da2ray.errors import Exit, UserError
 
 TEACHER = "depth-anything-v2-tiny"
@@ -58,4 +60,4 @@ def demo(config: DemoConfig, console: Console) -> int:
 COMMAND = Command(DemoConfig, demo)
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main(prog="demo"))
+    run_process(partial(COMMAND.main, prog="demo"))

@@ -118,7 +118,7 @@ def test_a_command_line_is_read_or_refused_in_two_lines(name: str, data: st.Data
 
 @pytest.mark.parametrize("name", PARSED)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_of_options_is_read_or_refused(name: str, data: st.DataObject, tmp_path: Path) -> None:
     config = PARSED[name].config
     scalar = st.one_of(st.sampled_from(ODD), st.none(), st.booleans(), st.integers(), st.floats())
@@ -163,7 +163,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 WITHOUT_LABELLING = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

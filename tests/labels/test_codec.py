@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,7 +17,6 @@ SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=24)
 
 
 @given(hnp.arrays(np.uint16, SHAPES))
-@settings(deadline=None)
 def test_integers_come_back_bit_for_bit(q: np.ndarray) -> None:
     np.testing.assert_array_equal(decode(encode(q), *q.shape), q)
 
@@ -37,7 +36,6 @@ def test_a_view_of_a_micro_batch_encodes_like_its_copy() -> None:
     ),
     st.integers(8, 16),
 )
-@settings(deadline=None)
 def test_depth_comes_back_within_half_a_step(depth: np.ndarray, bits: int) -> None:
     made = quantise(torch.from_numpy(depth), bits)
     q, scales, offsets = made.q.numpy(), made.scale.numpy(), made.offset.numpy()
@@ -85,7 +83,6 @@ def test_quantising_leaves_its_input_alone() -> None:
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_broken_bytes_raise_value_error_or_decode_to_the_right_shape(data: st.DataObject) -> None:
     good = encode(np.arange(600, dtype=np.uint16).reshape(20, 30) ** 2)
     cut = data.draw(st.integers(0, len(good) - 1))

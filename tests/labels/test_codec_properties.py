@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from da2ray.labels.codec import decode, dequantise, encode
 from da2ray.labels.quantise import quantise
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=150)
+SETTINGS = settings(derandomize=True, max_examples=150)
 FLOAT32 = np.finfo(np.float32)
 LARGEST, SMALLEST = float(FLOAT32.max), float(FLOAT32.smallest_subnormal)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)

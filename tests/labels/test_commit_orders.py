@@ -201,4 +201,4 @@ class Orders(RuleBasedStateMachine):
 
 
 TestOrders = pytest.mark.slow(Orders.TestCase)
-TestOrders.settings = settings(derandomize=True, deadline=None, max_examples=25, stateful_step_count=30)
+TestOrders.settings = settings(derandomize=True, max_examples=25, stateful_step_count=30)

@@ -20,7 +20,7 @@ from da2ray.sources import members as listing
 from da2ray.sources.members import UNKNOWN_BYTES, cut_members, pack, shard_bounds, unpack
 from da2ray.storage import Store, join, open_store
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
+SETTINGS = settings(derandomize=True, max_examples=50)
 ROOT = "s3://bucket/images"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

@@ -17,7 +17,7 @@ from da2ray.errors import UserError
 from da2ray.sources import MemberSource, members_of, open_source
 from tests.jobs import Command
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 WRONG_TEXTS = [
     "0", "-0.0", "-3", "nan", "NaN", "-nan", "inf", "-inf", "Infinity", "26 mm", "1e300", "1e-300", "0x10", "1_0", "1,5",
     "\u0661", "None", "null", "N/A", "true", "5;", "--5", "1e", ".",

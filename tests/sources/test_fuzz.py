@@ -17,9 +17,7 @@ from da2ray.sources import Cut, MemberSource, ParquetSource, members_of, open_so
 from da2ray.storage import canonical_url, join, open_store, split_uri
 from tests.jobs import Command
 
-FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 NAMES = ["uri", "url", "path", "image", "file", "key", "focal", " URI", "Key ", "FOCAL\t", "\ufeffuri", "caption", ""]
 TEXTS = [
     "", " ", "a.jpg", "../a.jpg", "~/a.jpg", "~nobody/a.jpg", "file://[Album] 01/a.jpg", "file:///[x]/a#b?.jpg", "file:/a.jpg",

@@ -78,7 +78,7 @@ def test_a_host_outside_ascii_is_asked_by_its_name_in_the_dns() -> None:
 
 
 @given(path=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), max_size=20))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_printable_path_is_requested_as_it_is_written(path: str) -> None:
     assert request_url(f"http://h/{path}").raw_path_qs == f"/{path}"
 

@@ -91,7 +91,7 @@ part = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4
 
 
 @given(names=st.sets(st.lists(part, min_size=1, max_size=4).map("/".join).filter(bool), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_keys_are_read_as_themselves_or_refused(store_s3: AnyKeyS3, names: set[str]) -> None:
     store_s3.objects.clear()
     store_s3.objects |= {name: name.encode() for name in names}

@@ -21,7 +21,7 @@ from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
 from tests.labels.samples import FINGERPRINT
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
+SETTINGS = settings(derandomize=True, max_examples=60)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)  # all of Unicode, NUL and line ends among it
 ODD_KEYS = st.sampled_from(
