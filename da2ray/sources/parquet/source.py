@@ -198,10 +198,13 @@ class ParquetSource:
         if not names or not len(numbers):
             return _Planned(footer, Rows(file, numbers), 0)
         columns = [Column(name, (name,), ID if name == self.columns.key else TEXT, required=False) for name in names]
-        read = pa.Table.from_batches(
-            list(read_rows(StoreFile(store, file.key, KEY_READ_BYTES), url, columns)),
-            pa.schema([(name, pa.string()) for name in names]),
-        )
+        try:
+            batches = list(read_rows(StoreFile(store, file.key, KEY_READ_BYTES), url, columns))
+        except UnavailableError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot read {url}: {printable(error)}") from error
+        read = pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in names]))
         if self.columns.status:
             kept = pc.equal(read[self.columns.status], SUCCESS)
             read, numbers = read.filter(kept), numbers[pc.fill_null(kept, fill_value=False).to_numpy()]

@@ -2,6 +2,7 @@
 met later costs its own samples.
 """
 
+import hashlib
 import io
 import pickle
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from da2ray.errors import NothingReadError, OutageError, Reason, SampleError, Us
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.reading import Reading
+from da2ray.plan.plan import make_plan
+from da2ray.report.originals import Originals
 from da2ray.sources import Cut, ManifestSource, ParquetSource, Place, PrefixSource, Sample, Source, open_source
 from da2ray.sources.parquet.plan import File, Group, Rows, cut_groups, unpack
 from da2ray.storage import open_store
@@ -380,11 +383,39 @@ def test_object_stores(bucket: str, client: Client, folder: bool) -> None:
     for size in (7, 100):
         assert [each.body for each in read(source, Cut(size, 1 << 30))] == expected
     assert all(each.etag for each in read(source))
+    # Where keys come from a column, the version that was listed must be the one that is read.
+    write(f"{place}/0.parquet", {"image": images(4), "key": list("abcd")})
+    assert [each.member.key for each in read(open_source(f"{place}/0.parquet", client))] == list("abcd")
 
 
-def test_a_scheme_of_fsspec() -> None:
-    url = write("memory://parquet/a.parquet", {"image": images(40)}, row_group_size=15)
-    assert [each.body for each in read(open_source(url), Cut(7, 1 << 30))] == images(40).to_pylist()
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_scheme_of_fsspec(folder: bool) -> None:
+    url = write(f"memory://parquet{folder}/a.parquet", {"image": images(40), "key": list(range(40))}, row_group_size=15)
+    source = open_source(url.rpartition("/")[0] if folder else url)
+    assert [each.body for each in read(source, Cut(7, 1 << 30))] == images(40).to_pylist()
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+def test_one_image_is_read_from_its_row_of_the_index(tmp_path: Path, compression: str) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (80, 60), (9, 99, 199)).save(out, "PNG")
+    rows = pa.array([{"bytes": None, "path": "x.png"}, {"bytes": out.getvalue(), "path": None}])
+    (tmp_path / "x.png").write_bytes(out.getvalue())
+    options = {"compression": compression, "use_dictionary": False}
+    source = open_source(write(tmp_path / "a.parquet", {"image": rows}, **options))
+    plan = make_plan(source, open_store(str(tmp_path / "out")), shard_size=4, limit=None, fingerprint="f")
+    originals = Originals({plan.id: plan.info})
+    for sample in read(source):
+        member = sample.member
+        assert isinstance(sample.body, bytes)
+        row = {
+            "plan": plan.id,
+            "uri": member.uri,
+            "sha256": hashlib.sha256(sample.body).digest(),
+            **{name: getattr(member, name) for name in ("image_offset", "image_length", "image_row")},
+        }
+        assert (row["image_offset"] is None) == (compression == "snappy" or row["image_row"] is None)
+        assert originals.read(row, (60, 80)).shape == (60, 80, 3)
 
 
 @pytest.mark.parametrize("mode", ["down", "refused"])
