@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from da2ray.errors import UserError
+from da2ray.sources.csv_end import EndedCsv, OpenQuoteError
 from da2ray.storage import StoreFile, printable
 
 BLOCK_BYTES = 8 << 20
@@ -165,7 +166,8 @@ def same_name(one: str, other: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return name.strip(" \t\r\n\ufeff").lower()
+    # Blanks that nobody sees count too: no-break spaces, byte order marks.
+    return "".join(char if char.isprintable() else " " for char in name).strip().lower()
 
 
 def _decoded(type_: pa.DataType) -> pa.DataType:
@@ -287,7 +289,11 @@ def _csv(file: Any, columns: Sequence[Column], _: int | None) -> Iterator[list[p
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
-    yield from _aligned(pyarrow.csv.open_csv(file, convert_options=convert, **options), spelled)
+    ended = EndedCsv(file, len(names))
+    try:
+        yield from _aligned(ended.rows(pyarrow.csv.open_csv(ended, convert_options=convert, **options)), spelled)
+    except OpenQuoteError as error:
+        raise _FileError(f'has a quotation mark (") in row {error.row} {_COUNTING} that is never closed') from None
 
 
 def _aligned(batches: Iterable[pa.RecordBatch], spelled: Sequence[str | None]) -> Iterator[list[pa.Array]]:

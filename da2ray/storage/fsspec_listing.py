@@ -103,7 +103,8 @@ class Lister:
                     self.passed_over[UNLISTED] += 1
                 continue
             if info["type"] not in {"file", "directory"} or info.get("islink"):
-                info = self._target(info, f"{folder.path}/{name}")  # noqa: PLW2901
+                if info["type"] != "directory":
+                    info = self._target(info, f"{folder.path}/{name}")  # noqa: PLW2901
                 if info["type"] == "directory":
                     self.passed_over[LINKED_FOLDERS] += 1
                     continue

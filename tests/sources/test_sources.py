@@ -171,7 +171,7 @@ def test_json_lines_have_each_column_in_the_rows_that_have_it(
 
 
 def test_case_and_blanks_do_not_count_in_the_names_of_columns(manifest: Manifest) -> None:
-    members = listed(manifest({" URI ": ["a.jpg"], "Key": ["mine"]}))
+    members = listed(manifest({"\ufeff URI ": ["a.jpg"], "Key\u00a0": ["mine"]}))
     assert [(member.key, member.uri.rpartition("/")[2]) for member in members] == [("mine", "a.jpg")]
     with pytest.raises(UserError, match="more than one column uri"):
         listed(manifest({"uri": ["a.jpg"], "URI": ["b.jpg"]}))
@@ -303,6 +303,21 @@ def test_a_broken_manifest_is_a_user_error(tmp_path: Path, name: str) -> None:
         path.write_bytes(body)
         with pytest.raises(UserError, match=r"m\."):
             listed(open_source(str(path)))
+
+
+def test_a_csv_that_is_cut_off_loses_no_row_silently(tmp_path: Path) -> None:
+    header = '"uri","caption"\r\n'
+    text = header + '"a.jpg","two\nlines"\r\n"b.jpg","5"\r\n"c.jpg",""\r\n'
+    for cut in range(len(header), len(text)):
+        path = tmp_path / "m.csv"
+        path.write_bytes(text[:cut].encode())
+        # An empty cell needs no marks: a comma at the end makes a whole row.
+        rows, rest = divmod(text.count('"', len(header), cut) + 2 * text[:cut].endswith(","), 4)
+        if rest:
+            with pytest.raises(UserError):
+                keys(open_source(path))
+        else:
+            assert keys(open_source(path)) == ["a.jpg", "b.jpg", "c.jpg"][:rows]
 
 
 def test_a_manifest_longer_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
