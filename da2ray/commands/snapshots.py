@@ -9,7 +9,8 @@ from da2ray.console import to_seconds
 from da2ray.errors import Exit
 from da2ray.labels.dataset import require_dataset
 from da2ray.labels.snapshots import create_snapshot, list_snapshots, open_snapshot
-from da2ray.plan.plan import list_plans
+from da2ray.plan.joints import foldable
+from da2ray.plan.plan import plan_ids
 from da2ray.storage import open_store
 
 
@@ -26,7 +27,9 @@ def snapshots(config: SnapshotsConfig, console: Console) -> int:
     store = open_store(config.url, config.storage_client)
     dataset = require_dataset(store)
     if config.create:
-        create_snapshot(store, lambda: [plan.id for plan in list_plans(store)], dataset.created_by.fingerprint)
+        create_snapshot(store, lambda: foldable(store), dataset.created_by.fingerprint)
+        for plan in {*plan_ids(store)} - {*open_snapshot(store).plans}:
+            console.print(f"plan {plan} is left out: it is not finished, and until then may have images of tars twice")
     table = Table("snapshot", Column("created", overflow="fold"), "rows", "counts", "parts", box=None)
     for number in list_snapshots(store):
         found = open_snapshot(store, number)

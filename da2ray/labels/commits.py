@@ -22,6 +22,7 @@ from da2ray.labels.schema import INDEX, conform
 from da2ray.labels.shards.base import BuiltShard, ShardFormat
 from da2ray.labels.shards.formats import FORMATS
 from da2ray.labels.stored import Stored, intact
+from da2ray.sources.base import Extent
 from da2ray.storage import Store
 from da2ray.storage.base import check_key
 
@@ -73,6 +74,7 @@ class Commit:
         checksum: of the object.
         fingerprint: of the shard's labels.
         rows: INDEX, in the plan's order.
+        extent: which part of its file the shard has read; None if the source knew its samples when it was planned.
     """
 
     plan: str
@@ -83,6 +85,16 @@ class Commit:
     checksum: Checksum
     fingerprint: str
     rows: pa.Table
+    extent: Extent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSummary:
+    """A commit's attempt, its extent, and the keys of its rows."""
+
+    attempt: str
+    extent: Extent | None
+    keys: list[str]
 
 
 class _About(Stored):
@@ -96,6 +108,7 @@ class _About(Stored):
     checksum: Checksum
     fingerprint: str
     rows: int
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,9 @@ class CommitEntry:
     version: str
 
 
-def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerprint: str) -> CommitOutcome:
+def commit_shard(
+    store: Store, plan: str, shard: int, built: BuiltShard, fingerprint: str, extent: Extent | None = None
+) -> CommitOutcome:
     """Write a shard's data, then its commit. If another attempt has committed, its commit stays in place.
 
     Raises:
@@ -132,6 +147,7 @@ def commit_shard(store: Store, plan: str, shard: int, built: BuiltShard, fingerp
         checksum=Checksum("crc32", f"{zlib.crc32(built.data):08x}"),
         fingerprint=fingerprint,
         rows=_with_object(built.rows, object_key(plan, shard, attempt, built.format)),
+        extent=extent,
     )
     store.put(commit.object, built.data)
     if store.create(commit_key(plan, shard), serialise(commit)):
@@ -166,7 +182,21 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             checksum=about.checksum,
             fingerprint=about.fingerprint,
             rows=conform(table, INDEX),
+            extent=about.extent,
         )
+
+
+def read_summary(store: Store, plan: str, shard: int) -> CommitSummary:
+    """What a commit says without its rows.
+
+    Raises:
+        FileNotFoundError, CorruptError, OSError: as for `read_commit`.
+    """
+    key = commit_key(plan, shard)
+    with intact(store, key, "a commit of this shard", f"run `da2ray repair {store.url}`, then the job again"):
+        table = pq.read_table(pa.BufferReader(store.get(key)), columns=["key"], page_checksum_verification=True)
+        about = _About.model_validate_json(table.schema.metadata[METADATA_KEY])
+        return CommitSummary(about.attempt, about.extent, table["key"].to_pylist())
 
 
 def list_commits(store: Store, plan: str) -> Iterator[CommitEntry]:
@@ -193,6 +223,8 @@ def serialise(commit: Commit) -> bytes:
     """A commit as Parquet: its rows, and the rest as JSON under the metadata key `da2ray`. Equal commits give equal bytes."""
     fields = {name: getattr(commit, name) for name in ("plan", "shard", "attempt", "object", "size", "fingerprint")}
     about = fields | {"checksum": asdict(commit.checksum), "rows": commit.rows.num_rows}
+    if commit.extent is not None:
+        about["extent"] = asdict(commit.extent)
     return write_rows(commit.rows.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)}))
 
 

@@ -1,6 +1,7 @@
 """The main job: plan, label, commit, resume, snapshot. Read it downwards from `pseudolabel`."""
 
 import threading
+from typing import Final
 
 import numpy as np
 import ray
@@ -21,7 +22,8 @@ from da2ray.pipeline.control.progress import Progress, Totals, work_left
 from da2ray.pipeline.control.stopping import StopRequest, stop_on_signals
 from da2ray.pipeline.dry_run import show_plan
 from da2ray.pipeline.prepare import Job, prepare
-from da2ray.plan.plan import Plan, list_plans, make_plan, open_plan
+from da2ray.plan.joints import correct, foldable
+from da2ray.plan.plan import Plan, make_plan, open_plan
 from da2ray.sources.base import passed_over_text
 from da2ray.storage import open_store
 
@@ -48,8 +50,15 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
             )
         counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
         left = len(plan.remaining(job.store))
-        if not left:
-            return publish(job, console)
+        for _ in range(CORRECTIONS):
+            if left:
+                break
+            again = correct(job.reading.source, job.store, plan)
+            if not again:
+                return publish(job, console)
+            console.print(f"{counted(again, 'shard')} did not begin where the one before ended; reading again")
+            counts = label_all(job, plan, work_left(plan, job.store), console)
+            left = len(plan.remaining(job.store))
         if counts.over_budget:
             failed = counts.by_status[Status.FAILED.value]
             console.print(
@@ -168,6 +177,10 @@ def wave_size(config: PseudolabelConfig, plan: Plan) -> int:
     return config.wave_size or max(least, min(most, WAVE_IMAGES * plan.info.shards // max(1, plan.info.samples)))
 
 
+CORRECTIONS: Final = 100
+"""A correction is needed for each archive within an archive that lies in a row with others, and for each time that files change
+while they are read. If files change all the time, the run ends and can be resumed."""
+
 WAVE_IMAGES = 1_280_000
 """An execution of Ray Data holds a task for each shard of its wave."""
 WAVE_SHARDS = (5000, 20_000)
@@ -180,7 +193,7 @@ def publish(job: Job, console: Console) -> Exit:
     ticker = Ticker(console)
     snapshot = create_snapshot(
         job.store,
-        lambda: [stored.id for stored in list_plans(job.store)],
+        lambda: foldable(job.store, [job.plan_id]),
         job.fingerprint,
         on_progress=lambda done, of: ticker.tick(f"snapshot: {done:,} of {counted(of, 'shard')}"),
     )

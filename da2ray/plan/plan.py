@@ -10,6 +10,7 @@ driver of a run reads only the small columns, and a read task fetches the specif
 import hashlib
 import json
 import re
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from da2ray.labels.commits import commit_key
 from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
 from da2ray.plan.file import METADATA_KEY, SCHEMA, Contents, spec_offsets, write_file
-from da2ray.sources.base import Cut, Source, passed_over_text
+from da2ray.sources.base import Cut, Ranged, Source, passed_over_text
 from da2ray.storage import Store, StoreFile, join
 
 PLAN_VERSION: Final = 1
@@ -55,6 +56,7 @@ class PlanInfo:
         shards, samples: how many.
         bytes: sum of the listed sizes; None if one is unknown.
         exact: `samples` is a count; False if the source estimated it for some shard.
+        ranged: the shards are ranges of files, and each must begin where the one before it ended (`da2ray.plan.joints`).
         passed_over: how many files the listing passed over, by kind.
         created: UTC, ISO 8601; orders the plans of a dataset.
     """
@@ -69,31 +71,41 @@ class PlanInfo:
     samples: int
     bytes: int | None
     exact: bool = True
+    ranged: bool = False
     passed_over: dict[str, int] = field(default_factory=dict)
     created: str = ""
     format_version: int = PLAN_VERSION
 
 
 _INFO: Final = TypeAdapter(PlanInfo)
+_CRC32: Final = struct.Struct("<I")
+"""Precedes a corrected specification."""
+_CORRECTION: Final = re.compile(r"plans/[0-9a-f]{16}/([0-9]{8}|[1-9][0-9]{8,17})\.spec")
 _KEY: Final = re.compile(r"plans/([0-9a-f]{16})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One shard as it travels to a task: its number, and where its specification lies in the plan's file."""
+    """One shard as it travels to a task: its number, and where its specification lies in the plan's file.
+
+    `corrected`: another specification is stored in place of that one (`Plan.correct`).
+    """
 
     plan: str
     number: int
     offset: int
     length: int
     crc32: int
+    corrected: bool = False
 
     def spec(self, store: Store) -> bytes:
-        """Fetch the specification from the dataset at `store`, with one range GET.
+        """Fetch the specification from the dataset at `store`, with one range GET, or the one that was stored in its place.
 
         Raises:
             CorruptError: its checksum is not the plan's.
         """
+        if self.corrected:
+            return read_correction(store, self.plan, self.number)
         key = plan_key(self.plan)
         spec = store.get_range(key, self.offset, self.length)
         with _intact(store, key):
@@ -128,6 +140,31 @@ def _id_of(info: PlanInfo) -> str:
 
 def plan_key(plan: str) -> str:
     return f"plans/{plan}.parquet"
+
+
+def correction_key(plan: str, shard: int) -> str:
+    return f"plans/{plan}/{shard:08d}.spec"
+
+
+def corrections_of(store: Store, plan: str) -> list[int]:
+    """Numbers of the shards whose specifications were corrected, ascending."""
+    keys = (key for batch in store.list(f"plans/{plan}") for key in batch["key"].to_pylist())
+    return sorted(int(named[1]) for key in keys if (named := _CORRECTION.fullmatch(key)))
+
+
+def read_correction(store: Store, plan: str, shard: int) -> bytes:
+    """The specification that was stored in place of the plan's own.
+
+    Raises:
+        CorruptError: it has another checksum.
+        FileNotFoundError: there is none.
+    """
+    key = correction_key(plan, shard)
+    remedy = f"delete it and commits/{plan}/{shard:08d}.parquet, and run the job again"
+    with intact(store, key, "a corrected specification", remedy):
+        data = store.get(key)
+        _check_spec(shard, data[_CRC32.size :], _CRC32.unpack_from(data)[0])
+        return data[_CRC32.size :]
 
 
 class Plan:
@@ -213,8 +250,14 @@ class Plan:
         if wanted.size and not 0 <= wanted[0] <= wanted[-1] < self.info.shards:
             raise IndexError(f"plan {self.id} has shards 0 to {self.info.shards - 1}, not {wanted[0]} to {wanted[-1]}")
         _, offsets, lengths, checksums = self._numbers
+        corrected = set(corrections_of(self._store, self.id)) if self.info.ranged else set()
         for number in wanted.tolist():
-            yield Shard(self.id, number, int(offsets[number]), int(lengths[number]), int(checksums[number]))
+            place = int(offsets[number]), int(lengths[number]), int(checksums[number])
+            yield Shard(self.id, number, *place, number in corrected)
+
+    def correct(self, number: int, spec: bytes) -> None:
+        """Store a specification in place of the plan's own; that of a later call counts."""
+        self._store.put(correction_key(self.id, number), _CRC32.pack(zlib.crc32(spec)) + spec)
 
     def specs(self, numbers: np.ndarray) -> Iterator[tuple[Shard, bytes]]:
         """The shards of these numbers, ascending, with their specifications: SPEC_THREADS GETs at a time."""
@@ -303,7 +346,16 @@ def make_plan(
     with tempfile.TemporaryDirectory(prefix="da2ray-plan-") as folder:
         path = Path(folder) / "plan.parquet"
         created = datetime.now(UTC).isoformat(timespec="microseconds")
-        info = PlanInfo(described, source.root, **fixed, shards=0, samples=0, bytes=0, created=created)
+        info = PlanInfo(
+            described,
+            source.root,
+            **fixed,
+            shards=0,
+            samples=0,
+            bytes=0,
+            ranged=isinstance(source, Ranged),
+            created=created,
+        )
         shards = source.shards(Cut(shard_size, shard_bytes, limit))
         write_file(path, shards, lambda written: _metadata(source, info, written), on_progress)
         # False if another job was first: then both use its plan, not this one.

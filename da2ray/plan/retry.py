@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from da2ray.errors import Status, UserError
 from da2ray.labels.snapshots import open_snapshot, read_part
 from da2ray.plan.plan import Plan
-from da2ray.sources.base import SHARDS, Cut, Member, Place, Sample, Source
+from da2ray.sources.base import SHARDS, Cut, Extent, Member, Place, Sample, Source
 from da2ray.sources.members import UNKNOWN_BYTES
 from da2ray.storage import Store
 
@@ -52,9 +52,10 @@ class RetrySource:
         return {}
 
     def describe(self) -> dict[str, str]:
-        return self.of.describe() | {
+        described = self.of.describe()
+        return described | {
             "kind": self.kind,
-            "of": self.of.kind,
+            "of": described.get("of", self.of.kind),
             "snapshot": str(self.snapshot),
             "reasons": ",".join(self.reasons),
         }
@@ -76,7 +77,7 @@ class RetrySource:
         if places:
             yield self._shard(places, count)
 
-    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
+    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample | Extent]:
         return self.of.read(spec, concurrency=concurrency, skip=skip)
 
     def member(self, spec: bytes, row: int) -> Member | None:

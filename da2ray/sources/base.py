@@ -6,8 +6,8 @@ So a source need not know its samples when it is planned: a tar gives byte range
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -77,6 +77,33 @@ class Sample:
     member: Member
     body: bytes | SampleError
     etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which part of a file a shard has read, if files are cut into ranges before anybody knows where their samples begin.
+
+    Shards of a file follow each other in the plan. Each must begin where the one before ended; `da2ray.plan.joints` checks that.
+
+    Attributes:
+        file: names the file in the plan.
+        version: of the file as it was read: its etag, else its size.
+        begin, stop: the range, in bytes; `stop` is None if it goes to the end of the file.
+        quiet: from here up to `first` the file means nothing.
+        first: where the first sample, or what stands beside it, begins; None if none begins in the range.
+        end: where the next one begins, which may lie behind `stop`; None if the file is broken, so that nobody knows.
+        given: what the shard was told of the file before its range; `carried`: what the next shard must be told.
+    """
+
+    file: str
+    version: str
+    begin: int
+    stop: int | None
+    quiet: int
+    first: int | None
+    end: int | None
+    given: dict[str, str] = field(default_factory=dict)
+    carried: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +180,10 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample]:
+    def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample | Extent]:
         """The samples of a shard, in an order that is fixed. A sample's place in it, from 0, is its `row`.
+
+        A source that is `Ranged` yields the extent of the shard last.
 
         Args:
             spec: from `shards` or `select`.
@@ -175,5 +204,28 @@ class Source(Protocol):
 
         Samples come in the order given. Sizes and versions from the listing are dropped. What the index says of a sample may
         save reading its shard, but the specification decides which file is read: the index has URIs without signatures.
+        """
+        ...
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """A source whose shards are ranges of files, cut without reading them. Their extents must meet."""
+
+    def begin_at(self, spec: bytes, start: int | None, given: Mapping[str, str], repeated: Iterable[str]) -> bytes:
+        """The specification of a shard that reads its range again, now that more is known.
+
+        Args:
+            start: where its first sample begins; None to look for it.
+            given: see `Extent`.
+            repeated: keys of samples in it that earlier shards of the file have too.
+        """
+        ...
+
+    def version(self, spec: bytes) -> str:
+        """The version of the shard's file as it is now, as `Extent` has it.
+
+        Raises:
+            OSError: it cannot be read.
         """
         ...

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from da2ray.sources.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, ManifestSour
 from da2ray.sources.parquet.columns import find_columns
 from da2ray.sources.parquet.source import ParquetSource, open_footer
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
+from da2ray.sources.tar import TarSource
+from da2ray.sources.tar_files import TAR_SUFFIXES, TarFiles, TarManifest, is_tar, split_pattern
 from da2ray.storage import Client, canonical_url, is_web, join, open_store, redact, split_uri
 
 LOOKED_AT: Final = 10_000
@@ -44,11 +47,12 @@ def open_source(
     image_column: str | None = None,
     key_column: str | None = None,
 ) -> Source:
-    """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, or the parts of a
+    """Open the source at a URL. Its suffix decides the kind (the table `KINDS`). A folder holds images, tars, or the parts of a
     manifest. A Parquet file is a manifest if it has no column of image bytes.
 
     Args:
-        url: a URL or a path. A manifest's may be a signed http URL; the signature is not part of the source.
+        url: a URL or a path, or a pattern of tars (`split_pattern`). A manifest's may be a signed http URL; the signature is not
+            part of the source.
         client: see `open_store`.
         allow: what a manifest's URIs may reach besides the default (`Allowed.of`). A plan does not depend on it.
         user_agent: see `open_store`.
@@ -65,6 +69,9 @@ def open_source(
     suffix = _suffix(shown)
     # A name without suffix is a prefix; asking for it as an object may be forbidden where listing is not.
     is_file = bool(suffix) and _is_file(url, client, user_agent)
+    if not is_file and suffix in TAR_SUFFIXES and not is_web(url) and (pattern := split_pattern(url)):
+        folder, names = pattern
+        return TarSource(TarFiles(folder, client, pattern=names), client)
     request = _Request(url, is_file, client, allow, user_agent, image_column, key_column)
     if request.is_file and suffix in KINDS:
         return KINDS[suffix](request)
@@ -77,15 +84,19 @@ def open_source(
 
 
 def _open_manifest(request: _Request) -> Source:
+    allowed = Allowed.of(request.url, request.allow, request.user_agent)
     manifest = ManifestSource(
         request.url,
         request.client,
-        Allowed.of(request.url, request.allow, request.user_agent),
+        allowed,
         is_folder=not request.is_file,
         image_column=request.image_column,
         key_column=request.key_column,
     )
     manifest.check()
+    with suppress(UserError):  # planning refuses broken rows
+        if any(is_tar(uri) for rows in manifest.members(1) for uri in rows.column("uri").to_pylist()):
+            return TarSource(TarManifest(manifest), request.client, allowed)
     return manifest
 
 
@@ -109,6 +120,10 @@ def _open_parquet(request: _Request, first: str | None = None) -> Source:
     return ParquetSource(_unsigned(request.url), columns, request.client, allowed, is_folder=first is not None)
 
 
+def _open_tar(request: _Request) -> Source:
+    return TarSource(TarFiles(_unsigned(request.url), request.client, is_file=True), request.client)
+
+
 def _open_image(request: _Request) -> Source:
     return PrefixSource(_unsigned(request.url), request.client, is_file=True)
 
@@ -118,24 +133,26 @@ def _open_inventory(request: _Request) -> Source:
 
 
 def _open_folder(request: _Request, *, must_be_manifest: bool) -> Source:
-    """A folder is an inventory or a manifest if files that can be parts of one, and no images, are among the first that it
-    lists.
-    """
+    """What a folder is depends on the first files that it lists: images, an inventory, tars, or else the parts of a manifest."""
     local = request.url.startswith("/")
     if must_be_manifest and (is_web(request.url) or (local and not Path(request.url).is_dir())):
         raise UserError(f"no such manifest: {redact(request.url)}")
     prefix = PrefixSource(_unsigned(request.url), request.client)
-    files, parts, checksums = 0, list[str](), list[str]()
+    tars = TarFiles(prefix.url, request.client)
+    files, has_tars, parts, checksums = 0, False, list[str](), list[str]()
     for listed in prefix.listed():
         if prefix.images(listed).num_rows:
             return prefix
         files += listed.num_rows
+        has_tars = has_tars or bool(tars.images(listed).num_rows)
         parts = parts or part_keys(listed.column("key"))[:1]
         checksums += inventory_checksums(listed.column("key"))
         if files >= LOOKED_AT:
             break
     if manifest := newest_manifest(checksums):
         return InventorySource(join(request.url, manifest), request.client)
+    if has_tars:
+        return TarSource(tars, request.client)
     if parts and parts[0].lower().endswith(PARQUET_SUFFIX):
         return _open_parquet(request, parts[0])
     if parts:
@@ -156,6 +173,7 @@ KINDS: Final[dict[str, Callable[[_Request], Source]]] = {
     PARQUET_SUFFIX: _open_parquet,
     ".json": _open_inventory,
     **dict.fromkeys(IMAGE_SUFFIXES, _open_image),
+    **dict.fromkeys(TAR_SUFFIXES, _open_tar),
 }
 """Suffix of a file -> what opens it."""
 
@@ -175,4 +193,6 @@ def _is_file(url: str, client: Client, user_agent: str | None) -> bool:
 
 def _suffix(url: str) -> str:
     name = url.rpartition("/")[2]
+    if found := next((suffix for suffix in TAR_SUFFIXES if name.lower().endswith(suffix)), None):
+        return found
     return f".{name.rpartition('.')[2].lower()}" if "." in name else ""

@@ -1,8 +1,10 @@
 """All image files below a URL."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,14 +16,19 @@ from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_IMAGE = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
-"""An object may be named `a.jpg/`. Stores leave out those without bytes, which stand for folders."""
+IMAGE: Final = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
+"""The names of images. An object may be named `a.jpg/`. Stores leave out those without bytes, which stand for folders."""
 _OTHER_IMAGE = (
     r"(?i)\.(heic|heif|hif|avif|jxl|jp2|j2k|jpx|jxr|wdp|hdp|dng|cr2|cr3|nef|arw|orf|rw2|raf|raw|psd|exr|hdr|ppm|pgm|pbm|pnm|tga|"
     r"svg|ico|icns|qoi|dds|pcx|apng|jpf|jpm)$"
 )
-_HIDDEN = r"(^|/)\.([^./]|\.[^/])"
+HIDDEN: Final = r"(^|/)\.([^./]|\.[^/])"
 """`.` and `..` are parts of object keys like others."""
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file, or one of its folders, has a name that begins with a dot."""
+    return re.search(HIDDEN, path) is not None
 
 
 class PrefixSource(MemberSource):
@@ -99,7 +106,7 @@ class PrefixSource(MemberSource):
     def images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
         """The image files of a listing, as rows of schema MEMBERS."""
         if self._name:
-            return _members(listed, self.root)
+            return members_below(listed, self.root)
         return image_files(listed, self.root, self.passed_over)
 
 
@@ -110,14 +117,15 @@ def image_files(listed: pa.RecordBatch, root: str, passed_over: Counter[str]) ->
         listed: with the columns of LIST_SCHEMA; sizes may be null.
     """
     keys = listed.column("key")
-    image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_IMAGE, _HIDDEN))
+    image, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (IMAGE, HIDDEN))
     other = pc.and_not(pc.match_substring_regex(keys, _OTHER_IMAGE), hidden)
     for name, passed in (("hidden_files", hidden), ("other_image_types", other)):
         passed_over[name] += pc.sum(passed).as_py() or 0
-    return _members(listed.filter(pc.and_not(image, hidden)), root)
+    return members_below(listed.filter(pc.and_not(image, hidden)), root)
 
 
-def _members(listed: pa.RecordBatch, root: str) -> pa.RecordBatch:
+def members_below(listed: pa.RecordBatch, root: str) -> pa.RecordBatch:
+    """Files of a listing below `root` as rows of schema MEMBERS."""
     keys = listed.column("key")
     uris = pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, "")
     focals = pa.nulls(len(keys), MEMBERS.field("focal").type)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from da2ray.errors import StoreError, UnavailableError
 from da2ray.storage.base import LIST_BATCH, LIST_SCHEMA, Fetched, Stat, check_key, check_length
-from da2ray.storage.walk import CLOSED_FOLDERS, LINK_LOOPS, UNLISTED, walk
+from da2ray.storage.walk import CLOSED_FOLDERS, LINK_LOOPS, walk
 
 TEMPORARY = ".da2ray-tmp-"
 """The beginning of the names of files that are being written. A killed process leaves such a file behind; no listing shows it."""
@@ -265,14 +265,9 @@ def _scan(folder: Path, passed_over: Counter[str], *, temporary: bool) -> _Folde
                 if error.errno == errno.ELOOP:
                     passed_over[LINK_LOOPS] += 1
                     continue
-                if not entry.is_symlink():
+                if not isinstance(error, FileNotFoundError | PermissionError) or not entry.is_symlink():
                     if isinstance(error, FileNotFoundError):  # deleted meanwhile
                         continue
-                    if error.errno == errno.ENAMETOOLONG:  # its path: it lies too deep
-                        passed_over[UNLISTED] += 1
-                        continue
-                    raise
-                if error.errno in UNAVAILABLE:
                     raise
                 # A link to nothing, or to what may not be read: reading it says so.
                 status, is_folder = entry.stat(follow_symlinks=False), False

@@ -33,26 +33,6 @@ def test_links_hidden_files_and_other_types(tmp_path: Path) -> None:
     assert plan.info.passed_over == {"link_loops": 2, "hidden_files": 1, "other_image_types": 2}
 
 
-def test_a_link_that_cannot_lead_anywhere_and_a_path_that_is_too_long_end_no_listing(tmp_path: Path) -> None:
-    """Links through a file and to names longer than any; folders whose paths are longer than any (PATH_MAX)."""
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    for name, target in {"b.jpg": "a.jpg/inside", "c.jpg": "c" * 300, "d.jpg": "d/" * 2000}.items():
-        (tmp_path / name).symlink_to(target)
-    deep = "n" * 200
-    script = f"for n in $(seq 25); do mkdir {deep} && cd -P {deep} && touch n.jpg || exit 1; done"
-    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
-    try:
-        source = open_source(str(tmp_path))
-        members = [member for batch in source.members() for member in members_of(batch)]
-        assert [member.key for member in members[:4]] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-        assert 10 < len(members) < 29
-        assert +source.passed_over == {"unlisted": 1}
-        reasons = [getattr(sample.body, "reason", None) for sample in source.fetch(members[:4], 1)]
-        assert reasons == [None, Reason.NOT_FOUND, Reason.UNREADABLE, Reason.NOT_FOUND]
-    finally:
-        subprocess.run(["rm", "-r", tmp_path / deep], check=True)  # Python's rmtree would not.
-
-
 def test_people_are_told_what_was_passed_over(job_without_ray: Command, tmp_path: Path) -> None:
     images, command = tmp_path / "images", ["--output", tmp_path / "labels", "--teacher", "luminance", "--dry-run"]
     images.mkdir()

@@ -39,6 +39,8 @@ class Wrong(StrEnum):
     """The object's rows are not those of the index."""
     VALUE = "value"
     """The byte range of a label or of a map beside it is not what the index says, or does not decode."""
+    EXTENT = "extent"
+    """The shard is a range of a file, and does not begin where the one before it ended."""
     INDEX = "index"
     """The newest snapshot has other rows than the commit they were folded from."""
     PART = "part"

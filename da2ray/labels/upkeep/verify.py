@@ -9,6 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -36,12 +37,14 @@ from da2ray.labels.snapshots import (
 from da2ray.labels.upkeep.check import Fault, Wrong, check_commit, check_object, check_values, differing_columns
 from da2ray.labels.views import check_view, list_views, view_key
 from da2ray.parallel import look_ahead
-from da2ray.plan.plan import Plan, plan_ids, plan_key
+from da2ray.plan.joints import misplaced
+from da2ray.plan.plan import Plan, correction_key, corrections_of, plan_ids, plan_key, read_correction
 from da2ray.storage import Store
 
 FOLDERS: Final = ("commits", "index", "leases", "plans", "runs", "shards", "snapshots", "views")
 OURS: Final = re.compile(
     r"(commits/[^/]+/([0-9]{8}|[1-9][0-9]{8,17})|index/[0-9a-f]{32}|plans/[0-9a-f]{16}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.parquet"
+    r"|plans/[0-9a-f]{16}/([0-9]{8}|[1-9][0-9]{8,17})\.spec"
     r"|shards/[^/]+/[0-9]{8,18}-[0-9a-f]{16}\.(parquet|zarr\.zip)"
     r"|(leases/[^/]+/[^/]+|runs/[^/]+/(config|progress)|snapshots/([0-9]{6}|[1-9][0-9]{6,17})|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.json"
 )
@@ -193,17 +196,41 @@ def _check_others(store: Store, report: Report) -> None:
     """Check plans, leases and the files of runs, and note files that are not ours."""
     for plan in plan_ids(store):
         try:
-            Plan(store, plan).check()
+            (opened := Plan(store, plan)).check()
         except FileNotFoundError:
             continue
         except CorruptError as error:
             report.findings.append(Finding(plan, None, plan_key(plan), Wrong.PLAN, str(error)))
+        else:
+            _check_ranges(store, opened, report)
     for key, detail in broken_runs(store).items():
         report.findings.append(Finding(None, None, key, Wrong.RUN, detail))
     for key, detail in broken_leases(store).items():
         report.findings.append(Finding(None, None, key, Wrong.LEASE, detail))
     keys = (key for folder in FOLDERS for batch in store.list(folder) for key in batch["key"].to_pylist())
     report.foreign += sorted(key for key in keys if not OURS.fullmatch(key))
+
+
+def _check_ranges(store: Store, plan: Plan, report: Report) -> None:
+    """Check that shards which are ranges of files meet, and what was stored beside the plan to make them meet."""
+    if not plan.info.ranged:
+        return
+    for number in corrections_of(store, plan.id):
+        try:
+            read_correction(store, plan.id, number)
+        except CorruptError as error:
+            report.findings.append(Finding(plan.id, None, correction_key(plan.id, number), Wrong.PLAN, str(error)))
+    with suppress(CorruptError):  # of a commit, which is a finding already
+        report.findings += [
+            Finding(
+                plan.id,
+                number,
+                commit_key(plan.id, number),
+                Wrong.EXTENT,
+                "it does not begin where the shard before ended",
+            )
+            for number in misplaced(store, plan)
+        ]
 
 
 def _share(shards: Iterable[tuple[str, int]], sample: float) -> list[tuple[str, int]]:

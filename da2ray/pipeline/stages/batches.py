@@ -51,6 +51,7 @@ READ = pa.schema(
     [
         pa.field("shard", pa.int64(), nullable=False),
         pa.field("planned", pa.int32(), nullable=False),  # samples that the source read for the shard
+        pa.field("extent", pa.string()),  # JSON of the shard's `Extent`; null if it has none
         pa.field("samples", pa.list_(SAMPLE), nullable=False),
         pa.field("shapes", pa.list_(pa.int32()), nullable=False),  # H, W of each image in `pixels`
         pa.field("pixels", pa.large_binary(), nullable=False),
@@ -65,6 +66,7 @@ LABELLED = pa.schema(
     [
         READ.field("shard"),
         READ.field("planned"),
+        READ.field("extent"),
         READ.field("samples"),
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # null if labelled
         pa.field("messages", pa.list_(pa.string()), nullable=False),
@@ -280,7 +282,7 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
         "masks": large_binaries(masks, [0, masks.nbytes]),
         "fars": large_binaries(fars, [0, fars.nbytes]),
     }
-    kept = {name: row.column(name) for name in ("shard", "planned", "samples")}
+    kept = {name: row.column(name) for name in ("shard", "planned", "extent", "samples")}
     return pa.table(kept | made, schema=LABELLED)
 
 

@@ -23,7 +23,7 @@ from da2ray.images.decode import DecodeMode, decode_pixels
 from da2ray.images.headers import Header
 from da2ray.pipeline.stages.access import Access
 from da2ray.pipeline.stages.watchdog import FETCH_SECONDS, end_process
-from da2ray.sources.base import Sample, Source
+from da2ray.sources.base import Extent, Sample, Source
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ class IsolatedAccess(Access):
         """End the process."""
         self._end()
 
-    def read(self, source: Source, spec: bytes) -> Iterator[Sample]:
+    def read(self, source: Source, spec: bytes) -> Iterator[Sample | Extent]:
         """The samples of a shard, as `Source.read` yields them.
 
         A sample that takes longer than FETCH_SECONDS is a `timeout`: the thread that reads it is left behind, and a new reading

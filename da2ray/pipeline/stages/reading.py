@@ -6,9 +6,10 @@ labels, and pixels are copied once on their way to shared memory.
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from da2ray.pipeline.stages.access import Access
 from da2ray.pipeline.stages.arena import Arena
 from da2ray.pipeline.stages.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists, refusal
 from da2ray.pipeline.stages.decoding import Decoding
-from da2ray.sources.base import Sample, Source
+from da2ray.sources.base import Extent, Sample, Source
 from da2ray.storage import redact
 from da2ray.teachers.base import Camera, SizeRule, TeacherSpec
 
@@ -68,11 +69,13 @@ class _Block:
         self.ends.append(end)
         self.encoded.append(encoded)
 
-    def table(self, shard: int, planned: int, pixels: np.ndarray) -> pa.Table:
+    def table(self, shard: int, planned: int, extent: Extent | None, pixels: np.ndarray) -> pa.Table:
         count = len(self.samples)
+        stated = None if extent is None else json.dumps(asdict(extent))
         columns = {
             "shard": pa.repeat(pa.scalar(shard, pa.int64()), count),
             "planned": pa.repeat(pa.scalar(planned, pa.int32()), count),
+            "extent": pa.repeat(pa.scalar(stated, pa.string()), count),
             "samples": lists([pa.array(samples, SAMPLE) for samples in self.samples]),
             "shapes": lists([pa.array(shapes, pa.int32()) for shapes in self.shapes]),
             "pixels": large_binaries(pixels, self.ends),
@@ -108,15 +111,20 @@ class Reading:
 
         Returns:
             A `READ` table: a row for each micro-batch, one for each image that travels encoded, and at most one more for the
-            samples without pixels. Every sample of the shard is in exactly one row.
+            samples without pixels. Every sample of the shard is in exactly one row. A shard without samples is one row.
         """
         access = access or Access()
         groups: dict[tuple[int, int], list[_Row]] = defaultdict(list)
         without: list[_Row] = []
         beyond: list[_Row] = []
         room = planned = 0
-        for planned, sample in enumerate(access.read(self.source, spec), start=1):
-            row = _Row(_fields(planned - 1, sample))
+        extent: Extent | None = None
+        for sample in access.read(self.source, spec):
+            if isinstance(sample, Extent):
+                extent = sample
+                continue
+            row = _Row(_fields(planned, sample))
+            planned += 1
             try:
                 size = self._admit(row, sample)
             except SampleError as error:
@@ -152,9 +160,9 @@ class Reading:
                     block.add(decoded, shapes, end)
         for row in beyond:
             block.add([row], [], end, row.body)
-        if without:
+        if without or not planned:
             block.add(without, [], end)
-        return block.table(shard, planned, pixels)
+        return block.table(shard, planned, extent, pixels)
 
     def _admit(self, row: _Row, sample: Sample) -> tuple[int, int]:
         """The network's (height, width) for a sample. Fills the row's fields.

@@ -13,7 +13,7 @@ import numpy as np
 from da2ray.images.decode import DecodeMode
 from da2ray.images.headers import Header
 from da2ray.pipeline.stages.access import Access
-from da2ray.sources.base import Sample, Source
+from da2ray.sources.base import Extent, Sample, Source
 
 FETCH_SECONDS = 900
 """Deadline of one sample's bytes: a storage client's own retries end after 3 minutes, and it may have to ask whether the store is
@@ -29,7 +29,7 @@ class WatchedAccess(Access):
         """`timeout`: seconds that decoding one image may take."""
         self._timeout = timeout
 
-    def read(self, source: Source, spec: bytes) -> Iterator[Sample]:
+    def read(self, source: Source, spec: bytes) -> Iterator[Sample | Extent]:
         samples = super().read(source, spec)
         while True:
             with ends_process_after(FETCH_SECONDS):

@@ -4,6 +4,7 @@
 of them, writes its object, and commits it last (invariant 2).
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from da2ray.labels.schema import INDEX, NUMBERS
 from da2ray.labels.shards.base import Masks, ShardFormat
 from da2ray.labels.shards.formats import build_shard
 from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value
+from da2ray.sources.base import Extent
 from da2ray.storage import Store
 
 
@@ -64,7 +66,9 @@ class Writing:
         shard = block["shard"][0].as_py()
         rows, depths = assemble(block, plan=self.plan, kind=self.kind, fingerprint=self.fingerprint, camera=self.camera)
         built = build_shard(rows, depths, self.format, masks_of(block, self.mask_bits), far_of(block))
-        commit_shard(self.store, self.plan, shard, built, self.fingerprint)
+        stated = block["extent"][0].as_py()
+        extent = None if stated is None else Extent(**json.loads(stated))
+        commit_shard(self.store, self.plan, shard, built, self.fingerprint, extent)
         statuses = Counter(built.rows["status"].to_pylist())
         reasons = Counter(pc.drop_null(built.rows["reason"]).to_pylist())
         return Written(shard, dict(statuses), dict(reasons), len(built.data))
@@ -168,6 +172,8 @@ def _values(
     for index in range(block.num_rows):
         row = block.slice(index, 1)
         samples = row["samples"].chunk(0)[0].values
+        if not len(samples):
+            continue
         size = samples.field("network_height")[0].as_py(), samples.field("network_width")[0].as_py()
         values = np.frombuffer(binary_value(row, name), dtype=dtype)
         each: Iterable[np.ndarray | None] = values.reshape(len(samples), -1) if len(values) else [None] * len(samples)

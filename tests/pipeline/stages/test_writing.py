@@ -1,14 +1,19 @@
 """The write stage makes a complete shard in the plan's order, with each sample's own label."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from da2ray.labels.commits import read_commit
 from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS, SCORE_COLUMNS
 from da2ray.labels.shards.formats import build_shard
+from da2ray.labels.snapshots import create_snapshot
+from da2ray.labels.upkeep.check import check_commit, check_object
 from da2ray.pipeline.stages.batches import (
     READ,
     SAMPLE,
@@ -18,7 +23,10 @@ from da2ray.pipeline.stages.batches import (
     large_binaries,
     lists,
 )
-from da2ray.pipeline.stages.writing import IncompleteShardError, assemble, far_of, masks_of
+from da2ray.pipeline.stages.writing import IncompleteShardError, Writing, assemble, far_of, masks_of
+from da2ray.sources.base import Extent
+from da2ray.storage import open_store
+from tests.labels.samples import FINGERPRINT
 
 SIZE = (28, 42)
 OF_LABELS = [name for name in SCORE_COLUMNS.names if name not in {*FILE_SCORES.names, "nonfinite_share"}]
@@ -41,12 +49,13 @@ def sample(row: int, reason: str | None = None, size: tuple[int, int] = SIZE) ->
     }
 
 
-def read_row(samples: list[dict], *, planned: int, shard: int = 3) -> pa.Table:
+def read_row(samples: list[dict], *, planned: int, shard: int = 3, extent: str | None = None) -> pa.Table:
     """One row of READ. Its images are 1 x 1, because the write stage never sees them."""
-    shapes = [] if samples[0]["reason"] else [1, 1] * len(samples)
+    shapes = [1, 1] * len(samples) if samples and not samples[0]["reason"] else []
     columns = {
         "shard": pa.array([shard], pa.int64()),
         "planned": pa.array([planned], pa.int32()),
+        "extent": pa.array([extent], pa.string()),
         "samples": lists([pa.array(samples, SAMPLE)]),
         "shapes": lists([pa.array(shapes, pa.int32())]),
         "pixels": large_binaries(np.zeros(3 * len(shapes) // 2, np.uint8), [0, 3 * len(shapes) // 2]),
@@ -232,3 +241,17 @@ def test_parts_of_a_micro_batch_join_where_only_some_have_masks() -> None:
     assert joined.mask_sources == [None, "teacher", None]
     assert joined.masks.max(axis=(1, 2)).tolist() == [0, 1, 1]
     assert LabelledBatch.joined([labels_of([7]), labels_of([8])]).masks is None
+
+
+@pytest.mark.parametrize("shard_format", ["parquet", "zarr"])
+def test_a_range_without_samples_is_committed_with_its_extent(tmp_path: Path, shard_format: str) -> None:
+    extent = Extent("a.tar", "v", 512, 1024, 1024, None, 1024)
+    block = labelled_row(read_row([], planned=0, extent=json.dumps(asdict(extent))), None)
+    store = open_store(str(tmp_path))
+    writing = Writing(store, "p", shard_format, "disparity", FINGERPRINT, 2, None)
+    written = writing.write(block)
+    assert (written.statuses, written.reasons) == ({}, {})
+    commit = read_commit(store, "p", 3)
+    assert (len(commit.rows), commit.extent) == (0, extent)
+    assert not [*check_commit(commit, shard_format), *check_object(commit, store.get(commit.object), shard_format)]
+    assert create_snapshot(store, ["p"], FINGERPRINT).rows == 0
