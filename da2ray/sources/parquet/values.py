@@ -67,6 +67,7 @@ def read_values(
 
 def _page_values(chunk: Chunk, page: Page, rows: np.ndarray) -> Iterator[Value]:
     """The values of a page in some of its rows, counted from 0 in the page. If decoding fails, the rest is `corrupt`."""
+    data = memoryview(page.data)
     done = begin = 0
     try:
         dictionary = chunk.dictionary if page.encoding in _DICTIONARIES else b""
@@ -79,8 +80,11 @@ def _page_values(chunk: Chunk, page: Page, rows: np.ndarray) -> Iterator[Value]:
             stop = int(np.searchsorted(rows, begin + len(values)))
             places = rows[done:stop] - begin
             starts = offsets.of(values)[places].tolist() if offsets else [None] * len(places)
-            for body, start in zip(values.take(pa.array(places)).to_pylist(), starts, strict=True):
-                found = start is not None and body is not None and page.data[start : start + len(body)] == body
+            # Slices are not copied.
+            together = len(places) and places[-1] - places[0] + 1 == len(places)
+            wanted = values[places[0] : places[-1] + 1] if together else values.take(pa.array(places))
+            for body, start in zip(wanted.to_pylist(), starts, strict=True):
+                found = start is not None and body is not None and data[start : start + len(body)] == body
                 yield Value(body, page.offset + start if found else None)
                 done += 1
             begin += len(values)
