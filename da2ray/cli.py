@@ -14,6 +14,7 @@ from da2ray.console import did_you_mean, run_command, run_process
 from da2ray.errors import Exit, UserError
 
 COMMANDS: Final = {
+    "list": "list images once, into a manifest",
     "status": "what is done, what failed, and how fast the newest run is",
     "snapshots": "list the versions of a dataset, or make one",
     "verify": "check every live shard, the newest snapshot and the views",

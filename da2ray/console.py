@@ -91,7 +91,12 @@ class Ticker:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._printed = time.monotonic()
+        self._began = self._printed = time.monotonic()
+
+    def count(self, what: str, done: int, noun: str) -> None:
+        """`tick` with a count and the rate since the beginning: "listing photos: 1,234,000 images, 98,000 a second"."""
+        rate = done / max(time.monotonic() - self._began, 1e-9)
+        self.tick(f"{what}: {counted(done, noun)}, {rate:,.0f} a second")
 
     def tick(self, text: str) -> None:
         if time.monotonic() - self._printed >= LINE_SECONDS:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from da2ray.labels.commits import commit_key
@@ -37,15 +39,22 @@ class MadeUpSource(MemberSource):
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         count = min(self._samples, limit or self._samples)
         for start in range(0, count, 10_000):
-            numbers = range(start, min(start + 10_000, count))
-            keys = [f"{number // 1000:06d}/{number:010d}.jpg" for number in numbers]
-            uris = [f"{self.root}/{key}" for key in keys]
-            sizes = [100_000 + number % 1000 for number in numbers]
-            etags = [f"{number * 2654435761 % 2**64:016x}" for number in numbers]
-            yield pa.record_batch([keys, uris, sizes, etags, pa.nulls(len(numbers), pa.float32())], schema=MEMBERS)
+            yield _members(np.arange(start, min(start + 10_000, count)), self.root)
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:
         raise NotImplementedError("a made-up source has no bytes")  # planning never reads any
+
+
+def _members(numbers: np.ndarray, root: str) -> pa.RecordBatch:
+    """Members whose content is a function of their numbers, of schema MEMBERS. With Arrow they take half a microsecond each."""
+    folders, names = (pc.utf8_lpad(pa.array(each).cast(pa.string()), 10, "0") for each in (numbers // 1000, numbers))
+    keys = pc.binary_join_element_wise(pc.binary_join_element_wise(folders, names, "/"), ".jpg", "")
+    uris = pc.binary_join_element_wise(pa.scalar(f"{root}/"), keys, "")
+    mixed = numbers.astype(np.uint64) * np.uint64(2654435761) * np.uint64(11400714819323198485)
+    etags = pc.utf8_lpad(pa.array(mixed).cast(pa.string()), 32, "0")
+    return pa.record_batch(
+        [keys, uris, pa.array(100_000 + numbers % 1000), etags, pa.nulls(len(keys), pa.float32())], schema=MEMBERS
+    )
 
 
 def measure_resume(shards: int, work: Path, console: Console) -> int:

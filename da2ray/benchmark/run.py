@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from da2ray.benchmark.photos import write_mixed_set
+from da2ray.benchmark.planning import measure_planning
 from da2ray.benchmark.processes import timed
 from da2ray.benchmark.resume import measure_resume
 from da2ray.benchmark.stages import Measured, decode_only, teacher_only, write_only
@@ -43,6 +44,8 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     work = Path(config.work)
     if config.resume_shards:
         return measure_resume(config.resume_shards, work, console)
+    if config.plan:
+        return measure_planning(config.plan_keys, work, console)
     # These two import what the other measurements do not need.
     if config.dedupe_hashes:
         from da2ray.benchmark.dedupe import measure_dedupe  # noqa: PLC0415

@@ -47,6 +47,8 @@ class BenchmarkConfig(CommandConfig):
     resume_shards: int | None = option(
         None, "how fast a resume finds the shards without a commit among N", group=ELSE, ge=1
     )
+    plan: bool = option(False, "how fast a long listing is planned, and how much memory the driver takes", group=ELSE)
+    plan_keys: int = option(2_000_000, "with --plan: how many made-up keys", group=ELSE, ge=1)
     quality: int | None = option(
         None,
         "how well scores, masks and presets find true errors, on N rendered worlds (such as 300), 30% of them degraded. "

@@ -103,7 +103,7 @@ def stored_plan(job: Job, console: Console) -> Plan:
             source,
             job.store,
             **job.plan_options,
-            on_progress=lambda samples: ticker.tick(f"listing {source.url}: {counted(samples, 'image')}"),
+            on_progress=lambda samples: ticker.count(f"listing {source.url}", samples, "image"),
         )
     images = counted(plan.info.samples, "image", exact=plan.info.exact)
     console.print(f"plan {plan.id}: {images} in {counted(plan.info.shards, 'shard')}")

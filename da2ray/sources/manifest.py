@@ -17,7 +17,7 @@ from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.sources.parquet.columns import NO_COLUMN
-from da2ray.sources.table import BLOCK_BYTES, FOCAL, ID, SUFFIXES, TEXT, Column, read_rows
+from da2ray.sources.table import BLOCK_BYTES, ETAG, FOCAL, ID, SIZE, SUFFIXES, TEXT, Column, read_rows
 from da2ray.sources.unique import UniqueKeys
 from da2ray.storage import Client, Store, StoreFile, canonical_url, join, open_store, printable, redact, split_uri
 from da2ray.storage.redaction import WEB
@@ -28,6 +28,8 @@ URI_COLUMNS = ("uri", "url", "path", "image", "file")
 COLUMNS: Final = (
     Column("uri", URI_COLUMNS, TEXT, required=True),
     Column("key", ("key",), ID),
+    Column("size", ("size",), SIZE),
+    Column("etag", ("etag",), ETAG),
     Column("focal", ("focal",), FOCAL),
 )
 CHECKED_ROWS = 1_000
@@ -227,7 +229,7 @@ class ManifestSource(MemberSource):
         odd = pc.match_substring_regex(keys, _ODD_URL)
         if pc.any(odd).as_py():
             keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
-        sizes, etags = (pa.nulls(len(keys), MEMBERS.field(name).type) for name in ("size", "etag"))
+        sizes, etags = rows.column("size"), rows.column("etag")
         return pa.record_batch([keys, uris, sizes, etags, rows.column("focal")], schema=MEMBERS)
 
     def _keys(self, limit: int | None) -> Iterator[tuple[list[str], Callable[[int], str]]]:

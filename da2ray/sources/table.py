@@ -53,7 +53,7 @@ class Column:
     Attributes:
         name: the column's name in the rows that are read.
         names: its names in files. The first of these that a file has is read.
-        kind: TEXT, ID or FOCAL.
+        kind: TEXT, ID, SIZE, ETAG or FOCAL.
         required: whether each row must have a value.
     """
 
@@ -100,7 +100,7 @@ class Column:
             values = values.dictionary_decode()
         null = pa.types.is_null(values.type)
         values = pa.nulls(len(values), self.kind.arrow) if null else self.kind.read(values, self.name)
-        if pa.types.is_string(values.type):
+        if self.kind in (TEXT, ID):
             blank = pc.equal(pc.utf8_trim_whitespace(values), "")
             _refuse_any(pc.fill_null(blank, fill_value=self.required), f"has no {self.name} {_COUNTING}")
         return values
@@ -216,27 +216,58 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _read_focal(values: pa.Array, name: str) -> pa.Array:
-    """The focal lengths, null if the cell is empty. NaN is refused: whoever computed it has a mistake elsewhere."""
-    if _is_text(values.type):
-        cells = pc.utf8_trim_whitespace(_read_text(values, name))
-        cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
-        fits = pc.fill_null(pc.match_substring_regex(cells, _NUMBER), fill_value=False)
-        pairs = zip(cells.to_pylist(), fits.to_pylist(), strict=True)
-        numbers = pa.array([float(text) if fit else None for text, fit in pairs], pa.float64())
-    else:
-        cells, numbers = values, values.cast(pa.float64(), safe=False)
-    narrow = numbers.cast(pa.float32(), safe=False)
-    right = pc.fill_null(pc.and_(pc.greater(narrow, 0), pc.is_finite(narrow)), fill_value=False)
-    wrong = pc.and_not(cells.is_valid(), right)
+def _cells(values: pa.Array, name: str) -> pa.Array:
+    """The cells, null if one is empty."""
+    if not _is_text(values.type):
+        return values
+    cells = pc.utf8_trim_whitespace(_read_text(values, name))
+    return pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
+
+
+def _parsed(cells: pa.Array, pattern: str, type_: pa.DataType) -> pa.Array:
+    """The numbers in cells of text, null if the pattern does not match; other cells are converted."""
+    if not pa.types.is_string(cells.type):
+        return cells.cast(type_, safe=False)
+    fits = pc.fill_null(pc.match_substring_regex(cells, pattern), fill_value=False)
+    read = int if pa.types.is_integer(type_) else float
+    pairs = zip(cells.to_pylist(), fits.to_pylist(), strict=True)
+    return pa.array([read(text) if fit else None for text, fit in pairs], type_)
+
+
+def _refuse_wrong(cells: pa.Array, right: pa.Array, what: str) -> None:
+    """Refuse the first cell with a value that is not right. `what` has a place for the value."""
+    wrong = pc.and_not(cells.is_valid(), pc.fill_null(right, fill_value=False))
     if pc.any(wrong).as_py():
         place = pc.index(wrong, value=True).as_py()
-        shown = printable(cells[place].as_py(), _SHOWN_CHARS)
-        raise _RowError(
-            place,
-            f"has the focal length {shown} in column {name!r}; it must be a positive number of pixels, or empty if unknown",
-        )
-    return narrow
+        raise _RowError(place, what.format(printable(cells[place].as_py(), _SHOWN_CHARS)))
+
+
+def _read_focal(values: pa.Array, name: str) -> pa.Array:
+    """The focal lengths, null if the cell is empty. NaN is refused: whoever computed it has a mistake elsewhere."""
+    cells = _cells(values, name)
+    numbers = _parsed(cells, _NUMBER, pa.float64()).cast(pa.float32(), safe=False)
+    _refuse_wrong(
+        cells,
+        pc.and_(pc.greater(numbers, 0), pc.is_finite(numbers)),
+        f"has the focal length {{}} in column {name!r}; it must be a positive number of pixels, or empty if unknown",
+    )
+    return numbers
+
+
+def _read_size(values: pa.Array, name: str) -> pa.Array:
+    """The sizes, null if the cell is empty. Some libraries make fractions of a column that has empty cells."""
+    cells = _cells(values, name)
+    numbers = _parsed(cells, "^[0-9]{1,15}$", pa.float64())
+    right = pc.and_(pc.equal(pc.floor(numbers), numbers), pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, 1e15)))
+    _refuse_wrong(
+        cells, right, f"has the size {{}} in column {name!r}; it must be a number of bytes, or empty if unknown"
+    )
+    return numbers.cast(pa.int64())
+
+
+def _read_etag(values: pa.Array, name: str) -> pa.Array:
+    cells = _cells(values, name)
+    return pc.replace_substring(cells, '"', "")
 
 
 def _is_number(type_: pa.DataType) -> bool:
@@ -251,6 +282,10 @@ ID: Final = Kind(
     frozenset({int}),
     _read_text,
 )
+SIZE: Final = Kind(
+    "whole numbers", pa.int64(), lambda type_: _is_text(type_) or _is_number(type_), frozenset({int, float}), _read_size
+)
+ETAG: Final = Kind("text", pa.string(), _is_text, frozenset(), _read_etag)
 FOCAL: Final = Kind(
     "numbers", pa.float32(), lambda type_: _is_text(type_) or _is_number(type_), frozenset({int, float}), _read_focal
 )

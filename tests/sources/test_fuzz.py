@@ -18,7 +18,7 @@ from da2ray.storage import canonical_url, join, open_store, split_uri
 from tests.jobs import Command
 
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-NAMES = ["uri", "url", "path", "image", "file", "key", "focal", " URI", "Key ", "FOCAL\t", "\ufeffuri", "caption", ""]
+NAMES = ["uri", "url", "path", "image", "file", "key", "focal", "size", "etag", " URI", "Key ", "FOCAL\t", "\ufeffuri", "caption", ""]
 TEXTS = [
     "", " ", "a.jpg", "../a.jpg", "~/a.jpg", "~nobody/a.jpg", "file://[Album] 01/a.jpg", "file:///[x]/a#b?.jpg", "file:/a.jpg",
     "file:///%ff.jpg", "file:///a%00.jpg", "http://[", "https://h:99999/a.jpg", "nothing://a", "::", "a::b://c", "zip://a::b",
@@ -83,6 +83,7 @@ def read_all(path: Path) -> None:
         brief(error, 2)
         return
     assert all(member.key.strip() and member.uri for member in members)
+    assert all(member.size is None or member.size >= 0 for member in members)
     assert all(member.focal is None or 0 < member.focal < float("inf") for member in members)
     local = [member for member in members if "://" not in member.uri or member.uri.lower().startswith("file:")]
     for sample in source.fetch(local, 1):
