@@ -35,6 +35,13 @@ def test_a_resume_is_measured_on_a_plan_that_is_three_quarters_done(tmp_path: Pa
     assert "10 of 40 shards are left" in out
 
 
+def test_planning_is_measured_with_its_memory(tmp_path: Path) -> None:
+    out = run_benchmark(run_script, "--plan", "--plan-keys", 2000, "--work", tmp_path / "work")
+    assert "planned 2,000 keys as 8 shards" in out
+    assert "keys a second" in out
+    assert "peak memory" in out
+
+
 @pytest.mark.timeout(900)  # a minute where nothing else runs; half of it is Depth Anything V2 S on one core
 def test_quality_is_measured_on_worlds_of_known_depth(run_alone: RunJob, tmp_path: Path) -> None:
     out = run_benchmark(run_alone, "--quality", 24, "--work", tmp_path / "work")

@@ -1,7 +1,6 @@
 """`da2ray status` and `da2ray snapshots` show what a dataset holds."""
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -104,7 +103,9 @@ def test_a_command_that_does_not_exist_is_exit_2_and_help_lists_those_that_do(
         with pytest.raises(SystemExit) as ended:
             command(name, "--help")
         assert ended.value.code == 0
-        assert f"usage: da2ray {name} URL [options]" in capsys.readouterr().out
+        usage = capsys.readouterr().out.splitlines()[0]
+        assert usage.startswith(f"usage: da2ray {name} URL ")
+        assert usage.endswith("[options]")
 
 
 def test_the_url_stands_before_or_after_the_options(command: Command, dataset: Path) -> None:
