@@ -1,6 +1,7 @@
 """`da2ray status` and `da2ray snapshots` show what a dataset holds."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path

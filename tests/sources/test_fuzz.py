@@ -18,7 +18,23 @@ from da2ray.storage import canonical_url, join, open_store, split_uri
 from tests.jobs import Command
 
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-NAMES = ["uri", "url", "path", "image", "file", "key", "focal", "size", "etag", " URI", "Key ", "FOCAL\t", "\ufeffuri", "caption", ""]
+NAMES = [
+    "uri",
+    "url",
+    "path",
+    "image",
+    "file",
+    "key",
+    "focal",
+    "size",
+    "etag",
+    " URI",
+    "Key ",
+    "FOCAL\t",
+    "\ufeffuri",
+    "caption",
+    "",
+]
 TEXTS = [
     "", " ", "a.jpg", "../a.jpg", "~/a.jpg", "~nobody/a.jpg", "file://[Album] 01/a.jpg", "file:///[x]/a#b?.jpg", "file:/a.jpg",
     "file:///%ff.jpg", "file:///a%00.jpg", "http://[", "https://h:99999/a.jpg", "nothing://a", "::", "a::b://c", "zip://a::b",
