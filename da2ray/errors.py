@@ -39,6 +39,10 @@ class UnavailableError(StoreError):
     """A store gave no answer, a broken one, or one that asks to come again (5xx, 409, 429). The same call may succeed later."""
 
 
+class NoBucketError(FileNotFoundError):
+    """A store says that it has no such bucket. One object is not at fault: a store whose disks are missing says so too."""
+
+
 class RejectedError(StoreError):
     """A store answered that it cannot do this, or its certificate is not trusted: a wrong region, a missing feature, a wrong
     endpoint. Waiting does not help.

@@ -1,8 +1,9 @@
 """Tells a store that is down, or credentials that are refused, from an object that cannot be read.
 
 A store that is down must not fail samples: it would fail all of them, and their rows would stay. The same holds for credentials
-that expire while images are read. So after a failure an object is read again that this process has read before. If that fails
-too, the store or the access to it is at fault, and the run ends. If it succeeds, the failure is the sample's own.
+that expire while images are read, and for a bucket that is gone. So after a failure an object is read again that this process
+has read before. If that fails too, the store or the access to it is at fault, and the run ends. If it succeeds, the failure is
+the sample's own.
 
 An object that was read is evidence for its root (a bucket, a host), and, if nothing of the root was read, for all roots of its
 scheme, which share the credentials of this process. A process that has read nothing yet has no evidence: see NothingReadError.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from da2ray.errors import NothingReadError, OutageError, RejectedError, UnavailableError, UserError
+from da2ray.errors import NoBucketError, NothingReadError, OutageError, RejectedError, UnavailableError, UserError
 from da2ray.storage import Store
 from da2ray.storage.redaction import WEB
 
@@ -116,7 +117,7 @@ class Judge:
         """
         if scheme_of(root) in WEB:
             return False
-        kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError)
+        kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError, NoBucketError)
         return isinstance(error, kinds)
 
     def read_again(self, failure: Failure[Read]) -> Read:
@@ -124,7 +125,7 @@ class Judge:
 
         Raises:
             UserError: the store rejects an object that it gave before, or its certificate is not trusted any more.
-            OutageError: the store is down, or refuses an object that it gave before.
+            OutageError: the store is down or has lost its bucket, or it refuses an object that it gave before.
             NothingReadError: nothing was read before, so nothing tells whose fault it is.
             OSError: the store works, but does not give this object.
         """
@@ -164,6 +165,8 @@ class Judge:
             try:
                 store = self._open_at(root, PROBE_RETRY_S)
                 store.get_range(key, 0, 1) if in_part else store.get(key)
+            except NoBucketError as error:
+                return error
             except FileNotFoundError:  # deleted since, which says nothing about access
                 EVIDENCE.discard(root, key)
             except OSError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from da2ray.errors import RejectedError, StoreError, UnavailableError
+from da2ray.errors import NoBucketError, RejectedError, StoreError, UnavailableError
 from da2ray.storage.redaction import printable
 
 LIST_SCHEMA = pa.schema(
@@ -168,6 +168,9 @@ ELSEWHERE = frozenset(
 )
 """Codes of S3 for a bucket in another region."""
 
+NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
+"""Codes of S3 and Azure for a bucket that does not exist."""
+
 
 def answer_error(uri: str, status: int, code: str | None, message: str) -> OSError:
     """The error of `da2ray.storage` for an HTTP answer that is not a success.
@@ -187,7 +190,7 @@ def answer_error(uri: str, status: int, code: str | None, message: str) -> OSErr
     if status in {401, 403} or code in REFUSALS:
         return PermissionError(text)
     if status == 404:
-        return FileNotFoundError(text)
+        return NoBucketError(text) if code in NO_BUCKET else FileNotFoundError(text)
     if status >= 500 and status not in LASTING:
         return UnavailableError(text)
     return RejectedError(text)

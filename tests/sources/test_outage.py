@@ -37,6 +37,22 @@ def test_a_store_that_is_down_ends_the_reading(
         assert read_again == ({f"{read_before - 1}.jpg"} if read_before else set())
 
 
+def test_a_bucket_that_is_gone_is_an_outage_and_one_that_never_was_is_its_samples_trouble(
+    bucket: str, proxy: FaultProxy, client: Client
+) -> None:
+    gone = ["/never-made/"]
+    proxy.refuses = lambda request: (404, "NoSuchBucket") if request.target.startswith(tuple(gone)) else None
+    never = [Member(f"never/{name}", f"s3://never-made/{name}", None, None) for name in "ab"]
+    with pytest.raises(NothingReadError, match="NoSuchBucket"):
+        list(fetch(never, 1, client))
+    reading = fetch([*members(bucket)[:2], *never, *members(bucket)[2:]], 1, client)
+    read = [next(reading).body for _ in range(4)]
+    assert [getattr(body, "reason", body) for body in read] == [*list(BODIES.values())[:2], *[Reason.NOT_FOUND] * 2]
+    gone.append(f"/{bucket.removeprefix('s3://')}/")
+    with pytest.raises(OutageError, match="NoSuchBucket"):
+        list(reading)
+
+
 def test_threads_that_fail_at_the_same_time_ask_once(bucket: str, proxy: FaultProxy, client: Client) -> None:
     assert next(fetch(members(bucket)[:1], 1, client)).body == BODIES["0.jpg"]
     probes: list[str] = []
