@@ -17,6 +17,7 @@ from da2ray.benchmark.photos import write_mixed_set
 from da2ray.benchmark.planning import measure_planning
 from da2ray.benchmark.processes import timed
 from da2ray.benchmark.resume import measure_resume
+from da2ray.benchmark.sources import PACKERS
 from da2ray.benchmark.stages import Measured, decode_only, teacher_only, write_only
 from da2ray.benchmark.weights import write_seeded_weights
 from da2ray.commands.benchmark import BenchmarkConfig
@@ -80,8 +81,14 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
         command = partial(_job_command, config, mode=mode, options=options, work=work)
         stages = _stages(config, images, DecodeMode(mode), options, work)
         whole = _slope("end to end", command, parts, work)
-        _print(console, f"--decode {mode}", [*stages, whole], plains)
+        packed = [_of_source(kind, command, parts, work) for kind in config.sources]
+        _print(console, f"--decode {mode}", [*stages, whole, *packed], plains)
         console.print(f"  end to end / teacher only: {whole.per_second / stages[1].per_second:.2f}")
+        for each in packed:
+            cpu = whole.cpu_ms / each.cpu_ms
+            console.print(
+                f"  {each.name} / loose files: {each.per_second / whole.per_second:.2f} (by CPU time {cpu:.2f})"
+            )
     return 0
 
 
@@ -134,6 +141,15 @@ def _plain_command(config: BenchmarkConfig, part: Path, way: str, options: LoadO
         "way": way,
     }
     return [sys.executable, "-m", "da2ray.benchmark.plain_ray", json.dumps(job)]
+
+
+def _of_source(kind: str, command: Callable[[Path], list[str]], parts: Sequence[Path], work: Path) -> Measured:
+    """The job end to end on the same images in files of another kind."""
+    folders = {part: part.with_name(f"{kind}-{part.name}") for part in parts}
+    for part, folder in folders.items():
+        if not folder.exists():
+            PACKERS[kind](sorted(part.iterdir()), folder)
+    return _slope(f"end to end, {kind}", lambda part: command(folders[part]), parts, work)
 
 
 def _slope(name: str, command: Callable[[Path], list[str]], parts: Sequence[Path], work: Path) -> Measured:

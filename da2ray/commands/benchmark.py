@@ -44,6 +44,10 @@ class BenchmarkConfig(CommandConfig):
         group=HOW,
     )
 
+    sources: list[Literal["tar", "parquet"]] = option(
+        [], "kinds of sources to measure on the same images besides loose files", metavar="KIND", group=HOW
+    )
+
     resume_shards: int | None = option(
         None, "how fast a resume finds the shards without a commit among N", group=ELSE, ge=1
     )
@@ -60,7 +64,7 @@ class BenchmarkConfig(CommandConfig):
         None, "how fast near-duplicates are found among N perceptual hashes", group=ELSE, ge=1
     )
 
-    @field_validator("decode", "plain", mode="before")
+    @field_validator("decode", "plain", "sources", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [] if value in ("none", ["none"]) else split_list(value)

@@ -106,7 +106,7 @@ class TarSource:
 
     def _estimated(self, cut: Cut) -> Iterator[dict[str, object]]:
         for tar in self._listed():
-            for part in _ranges(tar, cut.shard_bytes):
+            for part in _ranges(tar, cut.shard_bytes, self._tars.index_of(tar)):
                 size = _bytes(part)
                 guess = 1 if size is None else max(1, size // GUESS_BYTES)
                 yield {"samples": guess, "exact": False, "bytes": size, "spec": pack(part)}
@@ -132,7 +132,7 @@ def _sized(reader: TarReader, tar: Member) -> Member:
     return tar if isinstance(stat, SampleError) else dataclasses.replace(tar, size=stat.size, etag=stat.etag)
 
 
-def _ranges(tar: Member, shard_bytes: int) -> Iterator[TarRange]:
+def _ranges(tar: Member, shard_bytes: int, index: str | None = None) -> Iterator[TarRange]:
     """A tar as ranges of at most `shard_bytes`, which differ by a block at most."""
     if tar.key.lower().endswith(COMPRESSED):
         shard_bytes = max(shard_bytes, SLICE)
@@ -141,7 +141,10 @@ def _ranges(tar: Member, shard_bytes: int) -> Iterator[TarRange]:
     length = padded(-(-size // count))
     for begin in range(0, max(1, size), max(BLOCK, length)):
         stop = begin + length
-        yield TarRange(tar.key, tar.uri, tar.size, tar.etag, begin, stop if stop < size else None)
+        yield TarRange(
+            *(tar.key, tar.uri, tar.size, tar.etag, begin, stop if stop < size else None),
+            index=index if begin else None,
+        )
 
 
 def _bytes(part: TarRange) -> int | None:

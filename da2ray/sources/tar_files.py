@@ -13,6 +13,7 @@ from da2ray.sources.base import Member
 from da2ray.sources.manifest import ManifestSource
 from da2ray.sources.members import members_of
 from da2ray.sources.prefix import HIDDEN, PrefixSource, members_below
+from da2ray.sources.tar_index import index_name
 from da2ray.storage import Client, join, printable, redact
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
@@ -47,6 +48,10 @@ class Tars(Protocol):
         """
         ...
 
+    def index_of(self, tar: Member) -> str | None:
+        """The URI of the index of a tar that was just listed; None if it has none."""
+        ...
+
 
 class TarFiles(PrefixSource):
     """The tars below a URL; with `pattern` those of them that match it, or with `is_file` the one at the URL."""
@@ -59,13 +64,14 @@ class TarFiles(PrefixSource):
         super().__init__(url, client, is_file=is_file)
         self.root = url.rpartition("/")[0] or "/" if is_file else url
         self._pattern = pattern
+        self._indexes: set[str] = set()
         self.location = url if pattern is None else join(url, pattern)
         if pattern is not None:
             self._matches = matcher(pattern)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the compiled pattern."""
-        return {name: value for name, value in self.__dict__.items() if name != "_matches"}
+        """Without the compiled pattern, and what only planning needs."""
+        return {name: value for name, value in self.__dict__.items() if name != "_matches"} | {"_indexes": set()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -79,10 +85,16 @@ class TarFiles(PrefixSource):
         for batch in self.members():
             yield from members_of(batch)
 
+    def index_of(self, tar: Member) -> str | None:
+        name = index_name(tar.key)
+        return join(self.root, name) if name in self._indexes else None
+
     def images(self, listed: pa.RecordBatch) -> pa.RecordBatch:
         """The tars of a listing, as rows of schema MEMBERS."""
         if not self._name:
             keys = listed.column("key")
+            # The name of an index precedes that of its tar.
+            self._indexes.update(keys.filter(pc.ends_with(keys, ".idx")).to_pylist())
             tar, hidden = (pc.match_substring_regex(keys, pattern) for pattern in (_TAR, HIDDEN))
             self.passed_over["hidden_files"] += pc.sum(hidden).as_py() or 0
             wanted = pc.and_not(tar, hidden)
@@ -103,6 +115,9 @@ class TarManifest:
 
     def describe(self) -> dict[str, str]:
         return self._manifest.describe() | {"kind": "tar", "of": self._manifest.kind}
+
+    def index_of(self, tar: Member) -> str | None:  # noqa: ARG002 - a manifest does not name them
+        return None
 
     def tars(self) -> Iterator[Member]:
         for batch in self._manifest.members():

@@ -15,6 +15,7 @@ from da2ray.sources.base import Extent, Member, Sample
 from da2ray.sources.fetch import MOST_BYTES, Stores, outcome
 from da2ray.sources.prefix import IMAGE, is_hidden
 from da2ray.sources.tar_bytes import CHUNK, ArchiveBytes, Ranges, Unpacked, is_compressed
+from da2ray.sources.tar_index import file_before
 from da2ray.sources.tar_specs import Pick, TarRange
 from da2ray.sources.tar_walk import NO_END, Break, Entry, Walk
 from da2ray.storage import Client, Stat, split_uri
@@ -120,6 +121,9 @@ class TarReader:
             if not skip:
                 yield _unread(given, given.begin, tar)
             return
+        if given.index is not None and given.start is None and not tar.packed:
+            start = outcome(partial(self._start, given, given.index, tar))
+            given = dataclasses.replace(given, start=None if isinstance(start, SampleError) else start)
         reading = _RangeReading(given, tar, self._concurrency - 1)
         try:
             yield from reading.samples(skip)
@@ -151,6 +155,28 @@ class TarReader:
         finally:
             reading.close()
         return counted
+
+    def _start(self, given: TarRange, index: str, tar: OpenTar) -> int | None:
+        """Where the first header of a range starts by the index of its tar; None if the index cannot tell.
+
+        The index is a hint. Where it says that a file lies, there must be a header of the file's size. Whether it is one of this
+        tar, and not of one within it, shows when the shards are compared, as without an index.
+        """
+        root, key = split_uri(index)
+        data = outcome(lambda: self._stores.read_part(root, key, lambda store: store.get(key)))
+        before = None if isinstance(data, SampleError) else file_before(data, given.begin)
+        if before is None or not headers.BLOCK <= before[0] <= tar.stat.size:
+            return None
+        offset, size = before
+        header = headers.parse(tar.get(offset - headers.BLOCK, headers.BLOCK))
+        if header is None or header.size != size:
+            return None
+        # Files that the index leaves out may follow.
+        after = offset + headers.padded(size)
+        walk = Walk(tar.bytes(after, given.begin, chunk=HEADERS_CHUNK), after, given.begin, after)
+        whole = all(isinstance(each, Entry) for each in walk)
+        walk.data.close()
+        return walk.end if whole else None
 
     def _pick(self, pick: Pick) -> Iterator[Sample]:
         given = pick.of

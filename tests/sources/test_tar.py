@@ -495,6 +495,48 @@ def test_the_output_of_img2dataset_is_read_without_what_failed_to_download(tmp_p
         assert read_all(source, shard_bytes).bodies == made
 
 
+def write_index(tar: Path, shift: int = 0) -> None:
+    """The index that DALI's wds2idx writes: of regular files whose names do not begin with a dot, a line for each sample."""
+    samples: dict[str, list[str]] = {}
+    with tarfile.open(tar) as archive:
+        for info in archive:
+            folder, _, name = info.name.rpartition("/")
+            key, _, suffix = name.partition(".")
+            if info.isreg() and key:
+                line = f"{suffix} {info.offset_data + shift} {info.size} {info.name}"
+                samples.setdefault(f"{folder}/{key}", []).append(line)
+    lines = [f"v1.2 {len(samples)}", *(" ".join(files) for files in samples.values())]
+    tar.with_name(f"{tar.name.partition('.')[0]}.idx").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_an_index_beside_a_tar_saves_reading_again_and_is_not_trusted(tmp_path: Path, format_: int) -> None:
+    bodies = some_bodies(20)
+    inner = tar_bytes({f"inner-{number}.jpg": body for number, body in enumerate(bodies)})
+    members = {
+        "a.jpg": bodies[0],
+        f"{LONG}/inner.tar": inner,
+        ".hidden": b"h" * 2000,
+        "b.jpg": bodies[1],
+        "z.tar": inner,
+    }
+    path = write_tar(tmp_path / "a.tar", members, format_)
+    source = open_source(str(tmp_path))
+    without = read_all(source, 2048)
+    assert without.corrected
+    write_index(path)
+    indexed = read_all(open_source(str(tmp_path)), 2048)
+    assert (indexed.bodies, indexed.corrected) == (without.bodies, 0)
+    for damage in (lambda: write_index(path, 512), lambda: (tmp_path / "a.idx").write_bytes(b"\0" * 99)):
+        damage()
+        assert read_all(open_source(str(tmp_path)), 2048).bodies == without.bodies
+    # The index of another tar of the same length.
+    write_index(write_tar(tmp_path / "other" / "a.tar", {"x.jpg": inner, **members}, format_))
+    (tmp_path / "other" / "a.idx").replace(tmp_path / "a.idx")
+    (tmp_path / "other" / "a.tar").unlink()
+    assert read_all(open_source(str(tmp_path)), 2048).bodies == without.bodies
+
+
 def test_which_tars_a_url_names(tmp_path: Path) -> None:
     for name in ("a0.tar", "a1.tar", "b/a2.tar", ".hidden.tar", "c.tgz", "notes.txt"):
         write_tar(tmp_path / name, {"x.jpg": name.encode()})
