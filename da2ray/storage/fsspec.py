@@ -1,6 +1,7 @@
 """Every other scheme through fsspec, and S3 through s3fs if the user asks for it."""
 
 import contextlib
+import logging
 import os
 import threading
 from collections import Counter, deque
@@ -14,7 +15,7 @@ import fsspec
 import fsspec.asyn
 import pyarrow as pa
 
-from da2ray.errors import StoreError, UnavailableError, UserError
+from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
 from da2ray.storage import base
 from da2ray.storage.base import Fetched, Stat, check_length, short_message
 from da2ray.storage.fsspec_listing import Lister, etag_of
@@ -202,6 +203,10 @@ class FsspecStore:
         except (StoreError, UserError):
             raise
         except FileNotFoundError as error:
+            if (
+                self._scheme == "s3" and error.filename is not None
+            ):  # a file on this machine, such as a web identity's token
+                raise PermissionError(f"{uri}: {base.NO_CREDENTIALS}{_message(error)}") from None
             cause = error.__cause__
             if self._scheme in WEB and isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
                 # When asked for a size, fsspec reports every failure of a web server as a missing file.
@@ -270,6 +275,8 @@ def _s3_options(retry_s: float) -> dict[str, Any]:
 
     from da2ray.storage.aws import aws_config  # noqa: PLC0415 - botocore
 
+    # As botocore does for its own: a warning that nobody handles goes to stderr with its traceback.
+    logging.getLogger("aiobotocore").addHandler(logging.NullHandler())
     config = aws_config(AioSession)
     return {
         "anon": config.anonymous,
@@ -329,7 +336,7 @@ def _translated(uri: str, error: Exception) -> OSError:
     ):
         return StoreError(text)
     if type(error).__module__.startswith("botocore") and not _TRANSPORT & names:
-        return StoreError(text)
+        return RejectedError(text)
     return UnavailableError(text)
 
 

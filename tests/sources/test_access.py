@@ -55,6 +55,27 @@ def images(request: Request) -> bool:
     return request.method == "GET" and ".jpg" in request.target
 
 
+ROLE = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/reader", "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token"}
+
+
+@pytest.mark.parametrize("variables", [{"AWS_ACCESS_KEY_ID": "half"}, ROLE], ids=["half", "role"])
+def test_credentials_that_cannot_be_had_fail_no_sample(
+    bucket: str,
+    client: Client,
+    variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    source = PrefixSource(bucket, client)
+    with pytest.raises(UserError, match=r"token|AWS_SECRET_ACCESS_KEY"):
+        read_with_evidence(lambda: list(fetch(members(bucket), 1, client)), source, list, lambda _: False)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("refusal", EXPIRED)
 def test_credentials_that_expire_end_the_reading_and_fail_no_sample(
     bucket: str, proxy: FaultProxy, client: Client, refusal: tuple[int, str]

@@ -29,7 +29,7 @@ def read_with_evidence(
     WITNESSES other shards, and then the shard again.
 
     Args:
-        specs: gives specifications of other shards.
+        specs: gives specifications of other shards, none if the plan has just one.
         was_readable: whether any process of this run read from a store of this scheme. The run is what has these credentials:
             a run that is begun again has others, or finds that they are still refused.
 
@@ -41,11 +41,12 @@ def read_with_evidence(
         return read()
     except NothingReadError as error:
         failed = error
-    with suppress(NothingReadError):
-        found = source.select([(spec, [Place(0)]) for spec in specs()])
-        for _ in source.read(found, concurrency=WITNESSES):
-            if EVIDENCE.objects(failed.root):
-                break
+    firsts = [(spec, [Place(0)]) for spec in specs()]
+    if firsts:  # else the plan has just this shard
+        with suppress(NothingReadError):
+            for _ in source.read(source.select(firsts), concurrency=WITNESSES):
+                if EVIDENCE.objects(failed.root):
+                    break
     if EVIDENCE.objects(failed.root):
         try:
             return read()
