@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +28,7 @@ from da2ray import __version__
 from da2ray.errors import RejectedError, StoreError, UnavailableError, UserError
 from da2ray.storage import base
 from da2ray.storage.base import LIST_BATCH, Fetched, Stat, check_key, check_length, listing, short_message, unquoted
+from da2ray.storage.pages import Page, list_pages
 from da2ray.storage.retry import retry_seconds, settled
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ SLOWEST_BYTES_PER_S = 1_500_000
 PART_BYTES = 64 << 20
 LIST_PAGE = 1000
 """The number of keys in one answer to a listing, at most, on S3."""
+
+FROM_A_KEY = frozenset({"s3", "gs"})
+"""Schemes whose servers begin a listing behind a key. For Azure, obstore lists from the beginning and drops keys."""
 
 Client = S3Store | GCSStore | AzureStore
 T = TypeVar("T")
@@ -112,6 +117,9 @@ class ObjectStore:
 
     def list(self, prefix: str = "") -> Iterator[pa.RecordBatch]:
         prefix = prefix.strip("/")
+        if self.url.partition("://")[0] in FROM_A_KEY:
+            yield from list_pages(partial(self._page, prefix), f"{prefix}/" if prefix else "")
+            return
         pages = _Listing(prefix)
         while metas := self._call(prefix, pages.next):
             # obstore's own Arrow batches need another package (arro3-core). As dicts a key costs 1.5 microseconds, while its
@@ -121,6 +129,17 @@ class ObjectStore:
                 [meta["size"] for meta in metas],
                 [unquoted(meta["e_tag"]) for meta in metas],
             )
+
+    def _page(self, prefix: str, after: str | None, token: str | None) -> Page:
+        """A page of a listing; its token is its last key."""
+
+        def ask(client: Client) -> "Sequence[ObjectMeta]":
+            return next(client.list(prefix or None, offset=token or after, chunk_size=LIST_PAGE), [])
+
+        metas = self._call(prefix, ask)
+        keys = [meta["path"] for meta in metas]
+        rows = listing(keys, [meta["size"] for meta in metas], [unquoted(meta["e_tag"]) for meta in metas])
+        return Page(keys, rows, keys[-1] if len(keys) == LIST_PAGE else None)
 
     def delete(self, keys: Iterable[str]) -> None:
         checked = [check_key(key) for key in keys]

@@ -83,6 +83,11 @@ class _Stretch:
     error: Exception | None = None
 
     @property
+    def next_page(self) -> tuple[str | None, str | None]:
+        """What asks for its next page: `after` and a token."""
+        return (self.after, None) if self.last is None else (None, self.last.token)
+
+    @property
     def top(self) -> str | None:
         """No key of this stretch lies beyond it."""
         return min((each for each in (self.end, self.ceiling) if each is not None), default=None)
@@ -109,9 +114,8 @@ class _Listing:
         self._stretches = [_Stretch()]
         self._may_split = requests > 1
         self._pages = self._mismatches = 0
-        self._luck: Counter[int] = (
-            Counter()
-        )  # by a probe's length: what splits at this place of the keys have brought so far
+        # By the length of a probe: what splits at this place of the keys have brought so far.
+        self._luck: Counter[int] = Counter()
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         while self._stretches:
@@ -124,6 +128,10 @@ class _Listing:
                 if self._meets_next():
                     self._stretches.pop(0)
                 continue
+            if len(self._stretches) == 1 and not front.asked and not front.probes and not self._splits:
+                # In the caller's thread: Ctrl-C ends a store's retries.
+                self._came(front, self._ask(*front.next_page))
+                continue
             self._start()
             waiting = [future for each in self._stretches for future in (each.asked, *each.probes) if future]
             finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -132,6 +140,10 @@ class _Listing:
                     self._page_came(stretch)
                 for probe in [each for each in stretch.probes if each in finished]:
                     self._probe_came(stretch, probe, stretch.probes.pop(probe))
+
+    @property
+    def _splits(self) -> bool:
+        return self._may_split and self._pages >= SERIAL_PAGES
 
     def _start(self) -> None:
         """Ask for the next pages, those that are needed first at first; and split stretches if requests are left over."""
@@ -142,10 +154,9 @@ class _Listing:
             waits = number > 0 and len(stretch.pages) >= AHEAD_PAGES
             if stretch.done or stretch.asked or stretch.error or waits:
                 continue
-            token = stretch.last.token if stretch.last else None
-            stretch.asked = self._pool.submit(self._ask, stretch.after if token is None else None, token)
+            stretch.asked = self._pool.submit(self._ask, *stretch.next_page)
             free -= 1
-        if not self._may_split or self._pages < SERIAL_PAGES:
+        if not self._splits:
             return
         for stretch in self._stretches:
             if free <= 0:
@@ -168,6 +179,9 @@ class _Listing:
         except Exception as error:  # noqa: BLE001 - raised when the turn of this stretch comes
             stretch.error = error
             return
+        self._came(stretch, page)
+
+    def _came(self, stretch: _Stretch, page: Page) -> None:
         self._pages += 1
         if self._pages % FORGET_PAGES == 0:
             self._luck.clear()
@@ -281,4 +295,5 @@ def _room(char: str) -> int:
 
 def _raised(char: str, by: int) -> str:
     code = min(ord(char) + by, 0x10FFFF)
+    code += code == ord("/")  # obstore cuts a slash at the end
     return chr(0xE000 if 0xD800 <= code < 0xE000 else code)

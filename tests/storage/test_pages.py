@@ -12,8 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from da2ray.errors import StoreError
+from da2ray.storage import objects
 from da2ray.storage.base import listing
 from da2ray.storage.pages import Page, list_pages
+from tests.any_key_s3 import any_key_s3
 
 
 class Pages:
@@ -144,3 +146,17 @@ def test_a_listing_that_is_left_early_asks_for_no_more() -> None:
     asked = pages.asked
     time.sleep(0.1)
     assert pages.asked == asked
+
+
+def test_obstores_listing_in_parallel_is_the_serial_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With S3 in Google's place: obstore sends both the same requests."""
+    monkeypatch.setattr(objects, "LIST_PAGE", 4)
+    with any_key_s3({f"p/{number * 37 % 400:03d}/a.jpg": b"x" for number in range(300)} | {"q": b"y"}) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        in_order = sorted(key.removeprefix("p/") for key in server.objects if key != "q")
+        store = objects.ObjectStore("s3://b/p")
+        assert [key for rows in store.list() for key in rows["key"].to_pylist()] == in_order
+        assert any("start-after" in target for _, target in server.asked)
+        assert [key for rows in store.list("0") for key in rows["key"].to_pylist()] == []
+        assert [rows.num_rows for rows in store.list("007")] == [1]
