@@ -19,7 +19,7 @@ from tests.s3_server import S3Server
 from tests.small_head import SmallHead
 
 # A busy machine is not a fault: an example took 1 s of wall time where it takes 1 ms of CPU.
-settings.register_profile("no timings", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("no timings", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no timings")
 
 MARKS = {"small_head": "ray", "ray_head": "ray", "own_ray": "ray", "s3": "server"}
