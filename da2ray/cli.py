@@ -17,6 +17,8 @@ COMMANDS: Final = {
     "list": "list images once, into a manifest",
     "status": "what is done, what failed, and how fast the newest run is",
     "snapshots": "list the versions of a dataset, or make one",
+    "diff": "what differs between two versions, by their numbers",
+    "tag": "give a version a name, so that gc keeps it",
     "verify": "check every live shard, the newest snapshot and the views",
     "repair": "let the next run label broken shards again",
     "gc": "remove what no commit, snapshot or view names",

@@ -84,7 +84,10 @@ class Exit(IntEnum):
     meaning: str
 
     DONE = 0, "done; for a job: every planned sample has a row"
-    WRONG = 1, "more samples failed than --max-failed, or verify or repair found something wrong"
+    WRONG = (
+        1,
+        "more samples failed than --max-failed or are gone than --max-gone, or verify or repair found something wrong",
+    )
     USAGE = 2, "wrong usage or configuration, or a damaged dataset: change something first"
     BROKEN = 70, "a bug; the traceback says where"
     RESUMABLE = 75, "stopped by a signal, or a store or cluster does not answer: run the same command again"

@@ -52,9 +52,8 @@ def _members(numbers: np.ndarray, root: str) -> pa.RecordBatch:
     uris = pc.binary_join_element_wise(pa.scalar(f"{root}/"), keys, "")
     mixed = numbers.astype(np.uint64) * np.uint64(2654435761) * np.uint64(11400714819323198485)
     etags = pc.utf8_lpad(pa.array(mixed).cast(pa.string()), 32, "0")
-    return pa.record_batch(
-        [keys, uris, pa.array(100_000 + numbers % 1000), etags, pa.nulls(len(keys), pa.float32())], schema=MEMBERS
-    )
+    nothing = (pa.nulls(len(keys), MEMBERS.field(name).type) for name in ("focal", "version"))
+    return pa.record_batch([keys, uris, pa.array(100_000 + numbers % 1000), etags, *nothing], schema=MEMBERS)
 
 
 def measure_resume(shards: int, work: Path, console: Console) -> int:

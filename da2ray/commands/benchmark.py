@@ -53,6 +53,13 @@ class BenchmarkConfig(CommandConfig):
     )
     plan: bool = option(False, "how fast a long listing is planned, and how much memory the driver takes", group=ELSE)
     plan_keys: int = option(2_000_000, "with --plan: how many made-up keys", group=ELSE, ge=1)
+    refresh_rows: int | None = option(
+        None,
+        "what a refresh of a dataset of N rows reads and writes, and how much memory it takes, if a thousandth of the images "
+        "changed. Store and source are simulated",
+        group=ELSE,
+        ge=1000,
+    )
     quality: int | None = option(
         None,
         "how well scores, masks and presets find true errors, on N rendered worlds (such as 300), 30% of them degraded. "

@@ -8,9 +8,9 @@ from rich.table import Table
 from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, dataset_url_option, storage_client_option
 from da2ray.console import counted, progress
-from da2ray.errors import Exit
+from da2ray.errors import Exit, UserError
 from da2ray.labels.dataset import require_dataset
-from da2ray.labels.upkeep.garbage import collect
+from da2ray.labels.upkeep.garbage import Keep, collect
 from da2ray.storage import open_store
 
 GRACE_HOURS = 24.0
@@ -31,6 +31,15 @@ class GcConfig(CommandConfig):
         ge=0,
         le=MOST_HOURS,
     )
+    keep: int | None = option(
+        None,
+        "remove all snapshots but the newest N and those that a tag or a view names, and the labels that no snapshot has any "
+        "more [keep all]",
+        ge=1,
+    )
+    older_than: float | None = option(
+        None, "with --keep: only snapshots older than this", metavar="DAYS", ge=0, le=MOST_HOURS / 24
+    )
     storage_client: StorageClient = storage_client_option()
 
 
@@ -38,8 +47,13 @@ def gc(config: GcConfig, console: Console) -> int:
     """Remove garbage and print how much, by folder."""
     store = open_store(config.url, config.storage_client)
     require_dataset(store)
+    if config.older_than is not None and config.keep is None:
+        raise UserError("--older-than: give --keep too, or drop it")
+    keep = None if config.keep is None else Keep(config.keep, timedelta(days=config.older_than or 0))
     with progress("gc", "requests") as on_progress:
-        collected = collect(store, timedelta(hours=config.grace), dry_run=config.dry_run, on_progress=on_progress)
+        collected = collect(
+            store, timedelta(hours=config.grace), dry_run=config.dry_run, keep=keep, on_progress=on_progress
+        )
     table = Table("folder", "would remove" if config.dry_run else "removed", "bytes", box=None)
     for folder, tally in collected.removed.items():
         table.add_row(folder, f"{tally.objects:,}", f"{tally.bytes:,}")

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from da2ray.errors import Status
-from da2ray.labels.schema import INDEX, conform
+from da2ray.labels.schema import INDEX, KEPT, conform
 from da2ray.labels.shards.base import BuiltShard, ShardFormat
 from da2ray.labels.shards.formats import FORMATS
 from da2ray.labels.stored import Stored, intact
@@ -30,8 +30,7 @@ METADATA_KEY: Final = b"da2ray"
 
 
 _COMMIT_KEY: Final = re.compile(r"commits/([^/]+)/([0-9]{8}|[1-9][0-9]{8,17})\.parquet")
-# Columns that repeat a few values in a shard. The others are (nearly) unique, and a dictionary would only store them twice.
-_REPEATED: Final = [
+REPEATED: Final = [
     "status",
     "reason",
     "plan",
@@ -45,6 +44,21 @@ _REPEATED: Final = [
     "network_width",
     "network_height",
 ]
+"""Columns that repeat a few values in a shard. The others are (nearly) unique, and a dictionary would only store them twice."""
+
+REPLACES: Final = pa.schema(
+    [
+        pa.field("part", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("version", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("fingerprint", pa.string()),
+    ]
+)
+"""Which row of the parent snapshot a row of a commit replaces: the name of its part, its position in the file, and what the
+counts of the next snapshot need of it. All are null for a new key."""
+_PREFIX: Final = "replaced_"
 
 
 def commit_key(plan: str, shard: int) -> str:
@@ -73,7 +87,10 @@ class Commit:
         size: of the object, in bytes.
         checksum: of the object.
         fingerprint: of the shard's labels.
-        rows: INDEX, in the plan's order.
+        rows: INDEX, in the plan's order. The label of a row may lie in an object of another shard, if the image's bytes are those
+            that this object's label was made of.
+        parent: number of the snapshot that the plan was made from; None if the plan knows nothing of what the dataset holds.
+        replaces: REPLACES, beside `rows`; None without a parent.
         extent: which part of its file the shard has read; None if the source knew its samples when it was planned.
     """
 
@@ -86,6 +103,8 @@ class Commit:
     fingerprint: str
     rows: pa.Table
     extent: Extent | None = None
+    parent: int | None = None
+    replaces: pa.Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +128,23 @@ class _About(Stored):
     fingerprint: str
     rows: int
     extent: Extent | None = None
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a shard changes in a snapshot.
+
+    Attributes:
+        parent: number of the snapshot.
+        replaces: REPLACES, one for each row of the shard.
+        kept: INDEX, the rows of status KEPT with the labels that they keep, ascending by `row`; everything that does not describe
+            the label is the new row's own.
+    """
+
+    parent: int
+    replaces: pa.Table
+    kept: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +165,18 @@ class CommitEntry:
 
 
 def commit_shard(
-    store: Store, plan: str, shard: int, built: BuiltShard, fingerprint: str, extent: Extent | None = None
+    store: Store,
+    plan: str,
+    shard: int,
+    built: BuiltShard,
+    fingerprint: str,
+    extent: Extent | None = None,
+    update: Update | None = None,
 ) -> CommitOutcome:
     """Write a shard's data, then its commit. If another attempt has committed, its commit stays in place.
+
+    Args:
+        update: what a shard of a plan that was made from a snapshot changes.
 
     Raises:
         OSError: the store failed. Nothing is committed; or the commit exists but its answer was lost twice, and a retry will see
@@ -146,7 +191,9 @@ def commit_shard(
         size=len(built.data),
         checksum=Checksum("crc32", f"{zlib.crc32(built.data):08x}"),
         fingerprint=fingerprint,
-        rows=_with_object(built.rows, object_key(plan, shard, attempt, built.format)),
+        rows=_with_labels(built.rows, object_key(plan, shard, attempt, built.format), update),
+        parent=update.parent if update else None,
+        replaces=update.replaces if update else None,
         extent=extent,
     )
     store.put(commit.object, built.data)
@@ -183,7 +230,25 @@ def read_commit(store: Store, plan: str, shard: int) -> Commit:
             fingerprint=about.fingerprint,
             rows=conform(table, INDEX),
             extent=about.extent,
+            parent=about.parent,
+            replaces=None
+            if about.parent is None
+            else pa.table([table[f"{_PREFIX}{name}"] for name in REPLACES.names], schema=REPLACES),
         )
+
+
+def own_rows(commit: Commit) -> pa.Table:
+    """The rows of a commit as its object has them: kept labels lie elsewhere."""
+    labelled = pc.equal(commit.rows["status"], Status.LABELLED.value)
+    kept = pc.and_(labelled, pc.fill_null(pc.not_equal(commit.rows["object"], commit.object), fill_value=False))
+    rows = commit.rows
+    rows = rows.set_column(
+        INDEX.get_field_index("status"), INDEX.field("status"), pc.if_else(kept, KEPT, rows["status"])
+    )
+    for name in ("kind", "scale", "offset", "network_height", "network_width", "mask_bits"):
+        own = pc.if_else(kept, pa.scalar(None, INDEX.field(name).type), rows[name])
+        rows = rows.set_column(INDEX.get_field_index(name), INDEX.field(name), own)
+    return rows
 
 
 def read_summary(store: Store, plan: str, shard: int) -> CommitSummary:
@@ -222,24 +287,31 @@ def _list(store: Store, folder: str) -> Iterator[tuple[str, CommitEntry]]:
 def serialise(commit: Commit) -> bytes:
     """A commit as Parquet: its rows, and the rest as JSON under the metadata key `da2ray`. Equal commits give equal bytes."""
     fields = {name: getattr(commit, name) for name in ("plan", "shard", "attempt", "object", "size", "fingerprint")}
-    about = fields | {"checksum": asdict(commit.checksum), "rows": commit.rows.num_rows}
+    about = fields | {"checksum": asdict(commit.checksum), "rows": commit.rows.num_rows, "parent": commit.parent}
     if commit.extent is not None:
         about["extent"] = asdict(commit.extent)
-    return write_rows(commit.rows.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)}))
-
-
-def write_rows(rows: pa.Table) -> bytes:
-    """Index rows as small Parquet. Commits and index parts are read whole, so a row group has as many rows as fit.
-
-    Pages carry checksums: a commit holds what its shard does not (URIs, scores), and nothing else would show damage.
-    """
+    rows = commit.rows
+    if commit.replaces is not None:
+        for name in REPLACES.names:
+            rows = rows.append_column(f"{_PREFIX}{name}", commit.replaces[name])
+    # Pages carry checksums: a commit holds what its shard does not (URIs, scores), and nothing else would show damage.
     sink = pa.BufferOutputStream()
     pq.write_table(
-        rows, sink, compression="zstd", use_dictionary=_REPEATED, write_statistics=False, write_page_checksum=True
+        rows.replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)}),
+        sink,
+        compression="zstd",
+        use_dictionary=REPEATED,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     return sink.getvalue().to_pybytes()
 
 
-def _with_object(rows: pa.Table, name: str) -> pa.Table:
+def _with_labels(rows: pa.Table, name: str, update: Update | None) -> pa.Table:
+    """The rows of a shard with the name of its object, and with the labels that it keeps."""
     objects = pc.if_else(pc.equal(rows["status"], Status.LABELLED.value), pa.scalar(name), pa.scalar(None, pa.string()))
-    return rows.set_column(rows.schema.get_field_index("object"), INDEX.field("object"), objects)
+    rows = rows.set_column(rows.schema.get_field_index("object"), INDEX.field("object"), objects)
+    if update is None or not len(update.kept):
+        return rows
+    own = rows.filter(pc.not_equal(rows["status"], KEPT))
+    return pa.concat_tables([own, update.kept]).sort_by("row").combine_chunks()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 from pydantic import Field
 
@@ -82,6 +83,7 @@ class DatasetInfo(Stored):
         kind, unit: of the depth (`da2ray.teachers.base.Kind`); the unit is "m" for metric, else "".
         format: of its shards.
         source: URL of the images that the first run labelled.
+        options: of that run, without credentials; a refresh uses them. Empty in a dataset that no run made.
     """
 
     format_version: int = FORMAT_VERSION
@@ -91,6 +93,7 @@ class DatasetInfo(Stored):
     format: ShardFormat
     source: str
     created_by: CreatedBy
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def make(

@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from da2ray.labels.parts import read_part
 from da2ray.labels.schema import INDEX
-from da2ray.labels.snapshots import Snapshot, read_part
+from da2ray.labels.snapshots import Snapshot
 from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 

@@ -11,6 +11,11 @@ from da2ray.labels.scores import Group, names_of
 FORMAT_VERSION = 1
 """Version of the dataset layout and of this schema; part of every fingerprint."""
 
+GONE = "gone"
+"""A status that only commits hold, never a snapshot: the sample is not in its source any more."""
+KEPT = "kept"
+"""A status that only shard objects hold: the bytes are those of a label that lies in another object. The commit says in which."""
+
 
 def _columns(*groups: Group) -> pa.Schema:
     return pa.schema([pa.field(name, pa.float32()) for name in names_of(*groups)])
@@ -47,6 +52,7 @@ INDEX = pa.schema(
         pa.field("image_row", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("etag_listed", pa.bool_()),
+        pa.field("version", pa.string()),
         pa.field("sha256", pa.binary(32)),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),

@@ -1,7 +1,7 @@
 """The checked configuration of a run. Nothing is written before it is complete."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from da2ray.errors import UnavailableError, UserError
 from da2ray.images.decode import DecodeMode, Limits
 from da2ray.labels.codec import default_bits
 from da2ray.labels.dataset import CheckedBy, DatasetInfo, check_same, open_dataset
+from da2ray.labels.snapshots import list_snapshots
 from da2ray.pipeline.control.cluster import gpu_count, resolve_device
 from da2ray.pipeline.stages.decoding import Decoding
 from da2ray.pipeline.stages.labelling import Labelling
@@ -21,15 +22,19 @@ from da2ray.pipeline.stages.reading import Reading, uses_camera
 from da2ray.pipeline.stages.writing import Writing
 from da2ray.plan.plan import plan_id, require_samples
 from da2ray.plan.retry import failed_samples
-from da2ray.sources import open_source
-from da2ray.storage import Store, open_store
+from da2ray.plan.update import Purpose, UpdateSource
+from da2ray.sources import Source, open_source
+from da2ray.storage import Store, canonical_url, open_store, redact, redacted
 from da2ray.teachers.base import Camera, LoadOptions, TeacherSpec
 from da2ray.teachers.registry import licence_line, resolve
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked configuration: everything that a user can get wrong was checked, and nothing is written yet."""
+    """A checked configuration: everything that a user can get wrong was checked, and nothing is written yet.
+
+    `purpose` and `parent` are those of the plan (`PlanInfo`).
+    """
 
     config: PseudolabelConfig
     spec: TeacherSpec
@@ -38,6 +43,8 @@ class Job:
     store: Store
     dataset: DatasetInfo
     checker: tuple[TeacherSpec, LoadOptions] | None = None
+    purpose: Purpose = Purpose.LABEL
+    parent: int = 0
 
     @property
     def plan_id(self) -> str:
@@ -52,6 +59,8 @@ class Job:
             "shard_bytes": config.shard_bytes,
             "limit": config.limit,
             "fingerprint": self.fingerprint,
+            "purpose": self.purpose,
+            "parent": self.parent,
         }
 
     @property
@@ -98,8 +107,15 @@ class Job:
         return self.spec.camera
 
 
-def prepare(config: PseudolabelConfig, console: Console) -> Job:
+Update = Callable[[Source, Store], UpdateSource]
+"""What makes a source of what changes in a dataset, of the source of its images and the dataset."""
+
+
+def prepare(config: PseudolabelConfig, console: Console, update_of: Update | None = None) -> Job:
     """Check everything that a user can get wrong, cheapest first: places, teacher, weights, cluster, fingerprint.
+
+    Args:
+        update_of: makes what to label, if it is not all of the source.
 
     Raises:
         UserError: something is wrong.
@@ -120,9 +136,11 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
     console.print(licence_line(spec), highlight=False)
     check_consistency(config, spec)
     checker_spec = resolve_checker(config, console)
+    update = update_of(source, store) if update_of else None
     if config.retry_failed is not None:
-        source = failed_samples(source, store, config.retry_failed)
-    require_samples(source)  # before anything is written
+        update = failed_samples(source, store, config.retry_failed)
+    if update_of is None:
+        require_samples(update or source)  # before anything is written
     sha256 = spec.identify(
         LoadOptions(config.weights, compile=config.compile, trust_remote_code=config.trust_remote_code)
     )
@@ -144,6 +162,7 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         checker=checker and checker[1],
         consistency=own_opinions(config),
     )
+    dataset = dataset.model_copy(update={"options": stored_options(config)})
     if stored:
         check_same(stored, dataset, store.url)
     load = LoadOptions(config.weights, device, precision, config.compile, config.trust_remote_code)
@@ -152,11 +171,48 @@ def prepare(config: PseudolabelConfig, console: Console) -> Job:
         config,
         spec,
         load,
-        Reading(source, spec.size_rule, limits, decoding, config.batch_size, uses_camera(spec, checker_spec)),
+        Reading(
+            update or source,
+            spec.size_rule,
+            limits,
+            decoding,
+            config.batch_size,
+            uses_camera(spec, checker_spec),
+            update.snapshot if update else None,
+        ),
         store,
         stored or dataset,
         checker and (checker[0], replace(load, weights=config.checker_weights)),
+        update.purpose if update else Purpose.LABEL,
+        update.snapshot if update else max(list_snapshots(store), default=0),
     )
+
+
+def stored_options(config: PseudolabelConfig) -> dict[str, Any]:
+    """The options of a run that a refresh of its dataset uses: those that were given, where any folder may be the current one.
+
+    Without the URL of the images if it holds a credential.
+    """
+    given = config.model_dump(mode="json", include=config.model_fields_set, exclude=OF_ONE_RUN)
+    images = canonical_url(config.images)
+    given["images"] = images if redact(images) == images else None
+    for name in ("weights", "checker_weights"):
+        if given.get(name) and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).absolute())
+    return redacted(given)
+
+
+OF_ONE_RUN = {
+    "output",
+    "limit",
+    "dry_run",
+    "retry_failed",
+    "ray_address",
+    "progress",
+    "lease_seconds",
+    "storage_client",
+}
+"""Options that say nothing about the labels."""
 
 
 def own_opinions(config: PseudolabelConfig) -> tuple[str, ...]:

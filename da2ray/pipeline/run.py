@@ -11,6 +11,7 @@ from da2ray.commands.pseudolabel import PseudolabelConfig
 from da2ray.console import Ticker, counted
 from da2ray.errors import Exit, Status, UnavailableError, UserError
 from da2ray.labels.dataset import create_or_open
+from da2ray.labels.live_rows import LiveRows
 from da2ray.labels.runs import new_run_name, write_config
 from da2ray.labels.snapshots import create_snapshot
 from da2ray.pipeline.control.claims import Claims
@@ -22,8 +23,11 @@ from da2ray.pipeline.control.progress import Progress, Totals, work_left
 from da2ray.pipeline.control.stopping import StopRequest, stop_on_signals
 from da2ray.pipeline.dry_run import show_plan
 from da2ray.pipeline.prepare import Job, prepare
+from da2ray.plan.changes import Changes, listing_of
 from da2ray.plan.joints import correct, foldable
-from da2ray.plan.plan import Plan, make_plan, open_plan
+from da2ray.plan.plan import Plan, PlanInfo, make_plan, open_plan
+from da2ray.plan.refresh import RefreshSource, commit_gone
+from da2ray.plan.update import Purpose
 from da2ray.sources.base import passed_over_text
 from da2ray.storage import open_store
 
@@ -39,6 +43,46 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
     if config.dry_run:
         show_plan(job, console)
         return Exit.DONE
+    return label_plan(job, console)[0]
+
+
+def refresh(config: PseudolabelConfig, console: Console, snapshot: int, changes: Changes) -> tuple[Exit, bool]:
+    """Label what changed in a source since a snapshot, and make the next one.
+
+    Returns:
+        The exit code, and whether what was labelled was found by another process, so that there may be more.
+
+    Raises:
+        UserError, ResumableError: as for `pseudolabel`.
+    """
+    job = prepare(config, console, lambda source, store: RefreshSource(source, store, snapshot, changes))
+    code, plan = label_plan(job, console)
+    return code, not plan.is_new
+
+
+def finish(config: PseudolabelConfig, console: Console, info: PlanInfo, plan: str) -> Exit:
+    """Label the rest of a plan that another process left, and make a snapshot.
+
+    Raises:
+        UserError: the plan was made by a command with other options; or as for `pseudolabel`.
+        ResumableError: as for `pseudolabel`.
+    """
+    cut = {"shard_size": info.shard_size, "shard_bytes": info.shard_bytes, "limit": info.limit}
+    config = config.model_copy(update=cut)
+    if info.purpose is Purpose.REFRESH:
+        job = prepare(config, console, lambda source, store: RefreshSource(source, store, info.parent))
+    else:
+        job = prepare(config, console)
+    if job.plan_id != plan:
+        raise UserError(
+            f"plan {plan} ({info.purpose}) is not finished, and was made by a command with other options: "
+            "run that command again first"
+        )
+    return label_plan(job, console)[0]
+
+
+def label_plan(job: Job, console: Console) -> tuple[Exit, Plan]:
+    """Label what is left of the job's plan, which is made if it is not stored, and make a snapshot."""
     create_dataset(job)
     try:
         plan = stored_plan(job, console)
@@ -49,23 +93,25 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
                 f"({counted(totals.samples_before, 'image', exact=totals.exact)})"
             )
         counts = label_all(job, plan, totals, console) if totals.shards_before < totals.shards else Counts()
-        left = len(plan.remaining(job.store))
+        left = len(plan.remaining(job.store, gone=False))
         for _ in range(CORRECTIONS):
             if left:
                 break
             again = correct(job.reading.source, job.store, plan)
             if not again:
-                return publish(job, console)
+                # Last, so that an image that moved is never missing.
+                commit_gone(job.store, plan, job.config.format, job.fingerprint)
+                return publish(job, console), plan
             console.print(f"{counted(again, 'shard')} did not begin where the one before ended; reading again")
             counts = label_all(job, plan, work_left(plan, job.store), console)
-            left = len(plan.remaining(job.store))
+            left = len(plan.remaining(job.store, gone=False))
         if counts.over_budget:
             failed = counts.by_status[Status.FAILED.value]
             console.print(
-                f"{failed:,} of {counted(counts.samples, 'sample')} failed, more than --max-failed {config.max_failed}: "
-                f"stopped with {counted(left, 'shard')} left\nraise it and run again to go on"
+                f"{failed:,} of {counted(counts.samples, 'sample')} failed, more than --max-failed "
+                f"{job.config.max_failed}: stopped with {counted(left, 'shard')} left\nraise it and run again to go on"
             )
-            return Exit.WRONG
+            return Exit.WRONG, plan
         console.print(f"stopped with {counted(left, 'shard')} left; run the same command again to go on")
     except UserError:
         raise
@@ -73,7 +119,7 @@ def pseudolabel(config: PseudolabelConfig, console: Console) -> Exit:
         if (ending := ending_of(error)) is None:
             raise
         raise ending from None
-    return Exit.RESUMABLE
+    return Exit.RESUMABLE, plan
 
 
 def create_dataset(job: Job) -> None:
@@ -197,6 +243,8 @@ def publish(job: Job, console: Console) -> Exit:
         job.fingerprint,
         on_progress=lambda done, of: ticker.tick(f"snapshot: {done:,} of {counted(of, 'shard')}"),
     )
+    with LiveRows(job.store, snapshot) as rows:
+        listing_of(job.store, rows)  # so that the first refresh need not read the index
     counts = ", ".join(f"{count:,} {status}" for status, count in sorted(snapshot.by_status.items()))
     console.print(f"snapshot {snapshot.number}: {counted(snapshot.rows, 'row')} ({counts})")
     for reason, count in sorted(snapshot.by_reason.items()):

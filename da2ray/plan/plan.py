@@ -33,6 +33,7 @@ from da2ray.labels.commits import commit_key
 from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
 from da2ray.plan.file import METADATA_KEY, SCHEMA, Contents, spec_offsets, write_file
+from da2ray.plan.update import Purpose, UpdateSource
 from da2ray.sources.base import Cut, Ranged, Source, passed_over_text
 from da2ray.storage import Store, StoreFile, join
 
@@ -58,7 +59,11 @@ class PlanInfo:
         exact: `samples` is a count; False if the source estimated it for some shard.
         ranged: the shards are ranges of files, and each must begin where the one before it ended (`da2ray.plan.joints`).
         passed_over: how many files the listing passed over, by kind.
-        created: UTC, ISO 8601; orders the plans of a dataset.
+        purpose: what the plan is for.
+        parent: number of the newest snapshot when the plan was made, 0 if there was none. A plan that updates a snapshot was made
+            from this one. Orders the plans of a dataset, before `created`.
+        gone: how many of the last shards only say which samples are gone. Nothing is read for them.
+        created: UTC, ISO 8601.
     """
 
     source: dict[str, str]
@@ -73,6 +78,9 @@ class PlanInfo:
     exact: bool = True
     ranged: bool = False
     passed_over: dict[str, int] = field(default_factory=dict)
+    purpose: Purpose = Purpose.LABEL
+    parent: int = 0
+    gone: int = 0
     created: str = ""
     format_version: int = PLAN_VERSION
 
@@ -114,10 +122,22 @@ class Shard:
 
 
 def plan_id(
-    described: dict[str, str], *, shard_size: int, shard_bytes: int, limit: int | None, fingerprint: str
+    described: dict[str, str],
+    *,
+    shard_size: int,
+    shard_bytes: int,
+    limit: int | None,
+    fingerprint: str,
+    purpose: Purpose = Purpose.LABEL,
+    parent: int = 0,
 ) -> str:
-    """A plan's id: 16 hex digits, fixed by these arguments alone. `described` is `Source.describe()`."""
+    """A plan's id: 16 hex digits, fixed by these arguments alone; `parent` counts only for plans that update a snapshot.
+
+    `described` is `Source.describe()`.
+    """
     fixed = {
+        "purpose": purpose.value,
+        "parent": None if purpose is Purpose.LABEL else parent,
         "source": described,
         "shard_size": shard_size,
         "shard_bytes": shard_bytes,
@@ -135,6 +155,8 @@ def _id_of(info: PlanInfo) -> str:
         shard_bytes=info.shard_bytes,
         limit=info.limit,
         fingerprint=info.fingerprint,
+        purpose=info.purpose,
+        parent=info.parent,
     )
 
 
@@ -179,6 +201,8 @@ class Plan:
             CorruptError: the object is not this plan.
         """
         self.id = plan
+        self.is_new = False
+        """Whether this process stored it, from a listing of its own."""
         self.key = plan_key(plan)
         self._store = store
         with _intact(store, self.key):
@@ -221,8 +245,11 @@ class Plan:
         """Samples of each shard, int64; estimates unless `info.exact`."""
         return self._numbers[0]
 
-    def remaining(self, store: Store) -> np.ndarray:
+    def remaining(self, store: Store, *, gone: bool = True) -> np.ndarray:
         """Numbers of the shards without commit, int64, ascending. Lists the commits and reads none.
+
+        Args:
+            gone: count the shards that only say what is gone.
 
         Raises:
             UserError: there is a commit of a shard that the plan does not have, so the plan is not this dataset's.
@@ -238,7 +265,7 @@ class Plan:
                     f"run `da2ray repair {store.url}`"
                 )
             done[committed] = True
-        return np.flatnonzero(~done)
+        return np.flatnonzero(~done if gone else ~done[: len(self) - self.info.gone])
 
     def shards(self, numbers: np.ndarray) -> Iterator[Shard]:
         """The shards of these numbers, ascending.
@@ -296,7 +323,10 @@ def list_plans(store: Store) -> list[Plan]:
     Raises:
         CorruptError: one of them is not a plan.
     """
-    return sorted((Plan(store, plan) for plan in plan_ids(store)), key=lambda plan: (plan.info.created, plan.id))
+    return sorted(
+        (Plan(store, plan) for plan in plan_ids(store)),
+        key=lambda plan: (plan.info.parent, plan.info.created, plan.id),
+    )
 
 
 def plan_ids(store: Store) -> list[str]:
@@ -313,6 +343,8 @@ def make_plan(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     limit: int | None,
     fingerprint: str,
+    purpose: Purpose = Purpose.LABEL,
+    parent: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """The plan of this command: the stored one, or else a new one from `source`, which is then stored.
@@ -324,6 +356,7 @@ def make_plan(
         store: the dataset.
         shard_size, shard_bytes, limit: see `Cut`.
         fingerprint: of what decides the labels; another fingerprint is another plan.
+        purpose, parent: see `PlanInfo`. What updates a snapshot comes from an `UpdateSource`.
         on_progress: called with the number of samples so far.
 
     Raises:
@@ -337,6 +370,8 @@ def make_plan(
         "shard_bytes": shard_bytes,
         "limit": limit,
         "fingerprint": fingerprint,
+        "purpose": purpose,
+        "parent": parent,
     }
     described = source.describe()
     plan = plan_id(described, **fixed)
@@ -359,8 +394,10 @@ def make_plan(
         shards = source.shards(Cut(shard_size, shard_bytes, limit))
         write_file(path, shards, lambda written: _metadata(source, info, written), on_progress)
         # False if another job was first: then both use its plan, not this one.
-        store.create_file(plan_key(plan), path)
-    return Plan(store, plan)
+        created_here = store.create_file(plan_key(plan), path)
+    made = Plan(store, plan)
+    made.is_new = created_here
+    return made
 
 
 def require_samples(source: Source) -> None:
@@ -384,7 +421,8 @@ def _metadata(source: Source, info: PlanInfo, written: Contents) -> bytes:
     if not written.shards:
         raise _no_images(source)
     passed_over = {kind: count for kind, count in source.passed_over.items() if count}
-    return json.dumps(asdict(info) | asdict(written) | {"passed_over": passed_over}).encode()
+    gone = source.gone_shards if isinstance(source, UpdateSource) else 0
+    return json.dumps(asdict(info) | asdict(written) | {"passed_over": passed_over, "gone": gone}).encode()
 
 
 def _check_spec(shard: int, spec: bytes, crc32: int) -> None:

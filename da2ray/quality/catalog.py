@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from da2ray.console import OnProgress
 from da2ray.errors import Status, UserError
+from da2ray.labels.parts import Part, read_part
 from da2ray.labels.schema import INDEX
-from da2ray.labels.snapshots import Part, Snapshot, read_part
+from da2ray.labels.snapshots import Snapshot
 from da2ray.parallel import look_ahead
 from da2ray.storage import Store
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status
+from da2ray.labels.parts import read_part
 from da2ray.labels.schema import INDEX, SCORE_COLUMNS
 from da2ray.labels.scores import SCORES, Score
-from da2ray.labels.snapshots import Snapshot, read_part
+from da2ray.labels.snapshots import Snapshot
 from da2ray.report.axis import Axis, axis_for
 from da2ray.report.thresholds import Threshold
 from da2ray.storage import Store

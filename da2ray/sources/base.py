@@ -54,6 +54,7 @@ class Member:
         image_offset, image_length: the bytes of the image in the file at `uri`; None if the file is the image, or if the image is
             not one range of it.
         image_row: row of the image in the Parquet file at `uri`, from 0; None elsewhere.
+        version: changes in the listing when the image does; None if that is `etag`.
     """
 
     key: str
@@ -64,6 +65,14 @@ class Member:
     image_offset: int | None = None
     image_length: int | None = None
     image_row: int | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """In place of an image's bytes: they are those that a label was made of. `row`: the label's index row, a table of one."""
+
+    row: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ class Sample:
     """
 
     member: Member
-    body: bytes | SampleError
+    body: bytes | SampleError | Kept
     etag: str | None = None
 
 

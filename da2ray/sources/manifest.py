@@ -230,7 +230,9 @@ class ManifestSource(MemberSource):
         if pc.any(odd).as_py():
             keys = pa.array([redact(key) if maybe else key for key, maybe in _pairs(keys, odd)], pa.string())
         sizes, etags = rows.column("size"), rows.column("etag")
-        return pa.record_batch([keys, uris, sizes, etags, rows.column("focal")], schema=MEMBERS)
+        said = zip(*(column.to_pylist() for column in (uris, etags, sizes)), strict=True)
+        versions = pa.array([_version(*row) for row in said], pa.string())
+        return pa.record_batch([keys, uris, sizes, etags, rows.column("focal"), versions], schema=MEMBERS)
 
     def _keys(self, limit: int | None) -> Iterator[tuple[list[str], Callable[[int], str]]]:
         """The keys once more, with the names of their rows."""
@@ -252,6 +254,12 @@ def absolute(root: str, uri: str) -> str:
     if re.match(_ABSOLUTE, uri):
         return uri
     return _without_dots(root, uri) if re.search(_DOTTED, uri) else join(root, uri)
+
+
+def _version(uri: str, etag: str | None, size: int | None) -> str:
+    """The version of a row: a hash of what it says of its image. A signature in the URI does not count."""
+    unsigned = redact(uri) if "?" in uri or "@" in uri else uri
+    return hashlib.md5(f"{unsigned}\n{etag}\n{size}".encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def _without_dots(root: str, relative: str) -> str:

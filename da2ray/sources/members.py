@@ -26,6 +26,7 @@ MEMBERS: Final = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("focal", pa.float32()),
+        pa.field("version", pa.string()),
     ]
 )
 """One row a member whose file is the image; the columns are the first fields of `Member`."""
@@ -35,7 +36,7 @@ UNKNOWN_BYTES: Final = 1 << 20
 CUT_MEMBERS: Final = 16_384
 """Members that are collected before they are cut, at least; it bounds the memory of planning."""
 
-_STRINGS: Final = ("key", "uri", "etag")
+_STRINGS: Final = ("key", "uri", "etag", "version")
 _NUMBERS: Final = pa.schema(
     [*(pa.field(name, pa.int32()) for name in _STRINGS), MEMBERS.field("size"), MEMBERS.field("focal")]
 )
@@ -51,6 +52,10 @@ class MemberSource(ABC):
     root: str
     passed_over: Mapping[str, int] = MappingProxyType({})
     """See `Source.passed_over`."""
+    skipped: Sequence[str] = ()
+    """Beginnings of keys below which the newest listing did not look, though there may be members."""
+    in_key_order: bool = False
+    """Whether members are listed in the order of their keys' UTF-8 bytes."""
 
     @abstractmethod
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
@@ -91,7 +96,7 @@ class MemberSource(ABC):
 def members_of(batch: pa.RecordBatch) -> list[Member]:
     """Rows of schema MEMBERS as Python objects: for a shard, never for a whole source."""
     columns = (column.to_pylist() for column in batch.columns)
-    return [Member(*row) for row in zip(*columns, strict=True)]
+    return [Member(**dict(zip(MEMBERS.names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def pack(members: pa.RecordBatch, root: str) -> bytes:
@@ -115,9 +120,10 @@ def unpack(spec: bytes, root: str) -> pa.RecordBatch:
         buffers = [lengths.buffers()[0], pa.py_buffer(offsets), data.slice(at, end - at)]
         strings.append(pa.Array.from_buffers(pa.string(), len(lengths), buffers))
         at = end
-    keys, uris, etags = strings
+    keys, uris, etags, versions = strings
     uris = pc.coalesce(uris, pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, ""))
-    return pa.record_batch([keys, uris, numbers.column("size"), etags, numbers.column("focal")], schema=MEMBERS)
+    columns = [keys, uris, numbers.column("size"), etags, numbers.column("focal"), versions]
+    return pa.record_batch(columns, schema=MEMBERS)
 
 
 def cut_members(batches: Iterable[pa.RecordBatch], cut: Cut, root: str) -> Iterator[pa.RecordBatch]:
@@ -175,9 +181,9 @@ def _shard_rows(members: pa.RecordBatch, bounds: np.ndarray, root: str) -> pa.Re
 
 def _packed(members: pa.RecordBatch, root: str, runs: Iterable[tuple[int, int]]) -> Iterator[bytes]:
     """The specifications of runs of members, (start, number) each."""
-    keys, uris, sizes, etags, focals = members.columns
+    keys, uris, sizes, etags, focals, versions = members.columns
     implied = pc.equal(uris, pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, ""))
-    strings = [keys, pc.if_else(implied, pa.scalar(None, pa.string()), uris), etags]
+    strings = [keys, pc.if_else(implied, pa.scalar(None, pa.string()), uris), etags, versions]
     numbers = pa.record_batch([*map(pc.binary_length, strings), sizes, focals], schema=_NUMBERS)
     texts = [_text_of(pc.fill_null(column, "")) for column in strings]  # Arrow may keep bytes for a null
     codec = pa.Codec(_CODEC)

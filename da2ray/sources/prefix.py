@@ -14,6 +14,7 @@ from da2ray.sources.base import Member, Sample
 from da2ray.sources.fetch import fetch
 from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import LIST_SCHEMA, Client, Store, join, open_store
+from da2ray.storage.local import LocalStore
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 IMAGE: Final = r"(?i)\.(" + "|".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)) + ")/*$"
@@ -39,6 +40,7 @@ class PrefixSource(MemberSource):
     """
 
     kind = "prefix"
+    in_key_order = True
     looks_for = " ".join(sorted(IMAGE_SUFFIXES))
 
     def __init__(self, url: str, client: Client = "auto", *, is_file: bool = False) -> None:
@@ -48,6 +50,7 @@ class PrefixSource(MemberSource):
         self.root = self.root or "/"
         self._client: Client = client
         self.passed_over: Counter[str] = Counter()
+        self.skipped: list[str] = []
         self._was_listed = False
 
     def describe(self) -> dict[str, str]:
@@ -55,7 +58,7 @@ class PrefixSource(MemberSource):
 
     def members(self, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         left = limit
-        self.passed_over = Counter()
+        self.passed_over, self.skipped = Counter(), []
         for listed in self.listed():
             batch = self.images(listed)
             if left is not None:
@@ -93,6 +96,8 @@ class PrefixSource(MemberSource):
                 self._was_listed = True
                 yield batch
             self.passed_over.update(store.passed_over)
+            if isinstance(store, LocalStore):
+                self.skipped = store.skipped
         except UnavailableError:
             raise
         except PermissionError as error:
@@ -129,4 +134,5 @@ def members_below(listed: pa.RecordBatch, root: str) -> pa.RecordBatch:
     keys = listed.column("key")
     uris = pc.binary_join_element_wise(pa.scalar(join(root, "")), keys, "")
     focals = pa.nulls(len(keys), MEMBERS.field("focal").type)
-    return pa.record_batch([keys, uris, listed.column("size"), listed.column("etag"), focals], schema=MEMBERS)
+    versions = pa.nulls(len(keys), pa.string())
+    return pa.record_batch([keys, uris, listed.column("size"), listed.column("etag"), focals, versions], schema=MEMBERS)

@@ -13,7 +13,7 @@ obstore in a process that was forked after its first use.
 """
 
 from da2ray.storage.base import LIST_SCHEMA, Fetched, Stat, Store
-from da2ray.storage.file import StoreFile
+from da2ray.storage.file import ObjectRanges, StoreFile
 from da2ray.storage.open import Client, canonical_url, is_web, join, local_path, open_store, split_uri
 from da2ray.storage.redaction import printable, redact, redacted
 
@@ -21,6 +21,7 @@ __all__ = [
     "LIST_SCHEMA",
     "Client",
     "Fetched",
+    "ObjectRanges",
     "Stat",
     "Store",
     "StoreFile",

@@ -16,7 +16,7 @@ class StoreFile(io.BufferedReader):
     """
 
     def __init__(self, store: Store, key: str, block: int = BLOCK_BYTES) -> None:
-        self._object = _ObjectRanges(store, key)
+        self._object = ObjectRanges(store, key)
         super().__init__(self._object, block)
 
     def size(self) -> int:
@@ -24,8 +24,8 @@ class StoreFile(io.BufferedReader):
         return self._object.size
 
 
-class _ObjectRanges(io.RawIOBase):
-    """The unbuffered file: each read is a GET."""
+class ObjectRanges(io.RawIOBase):
+    """The unbuffered file: each read is one GET of just these bytes."""
 
     def __init__(self, store: Store, key: str) -> None:
         super().__init__()

@@ -42,6 +42,8 @@ class LocalStore:
         self.url = url
         self._root = Path(url)
         self.passed_over: Counter[str] = Counter()
+        self.skipped: list[str] = []
+        """Beginnings of keys below which the newest listing did not look, though there may be objects."""
 
     def get(self, key: str) -> bytes:
         return self.fetch(key).data
@@ -100,14 +102,14 @@ class LocalStore:
         with _normalised(top):
             if not top.is_dir():
                 return
-            self.passed_over = Counter()
-            yield from _walk(top, f"{prefix}/" if prefix else "", self.passed_over)
+            self.passed_over, self.skipped = Counter(), []
+            yield from _walk(top, f"{prefix}/" if prefix else "", self.passed_over, self.skipped)
 
     def leftovers(self) -> Iterator[pa.RecordBatch]:
         """The temporary files of killed writers and of writers at work, in batches like those of `list`."""
         with _normalised(self._root):
             if self._root.is_dir():
-                yield from _walk(self._root, "", Counter(), temporary=True)
+                yield from _walk(self._root, "", Counter(), [], temporary=True)
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -207,19 +209,23 @@ class _Below:
     above: frozenset[tuple[int, int]] = frozenset()
 
 
-def _walk(top: Path, prefix: str, passed_over: Counter[str], *, temporary: bool = False) -> Iterator[pa.RecordBatch]:
+def _walk(
+    top: Path, prefix: str, passed_over: Counter[str], skipped: list[str], *, temporary: bool = False
+) -> Iterator[pa.RecordBatch]:
     def read(folder: _Below) -> Iterator[pa.RecordBatch | _Below]:
         try:
             status = folder.path.stat()
             identity = (status.st_dev, status.st_ino)
             if identity in folder.above:
                 passed_over[LINK_LOOPS] += 1
+                skipped.append(folder.prefix)
                 return
             entries = _scan(folder.path, passed_over, temporary=temporary)
         except PermissionError:
             if not folder.above:
                 raise
             passed_over[CLOSED_FOLDERS] += 1
+            skipped.append(folder.prefix)
             return
         except FileNotFoundError:  # deleted during the walk
             if not folder.above:

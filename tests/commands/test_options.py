@@ -55,8 +55,10 @@ def test_every_field_has_a_description_and_stands_in_the_help(
     message = capsys.readouterr().out
     for name, field in model.model_fields.items():
         assert field.description, name
-        shown = field.alias or name
-        assert f"  {'URL' if shown == 'url' else '--' + shown.replace('_', '-')}" in message
+        shown = "--" + (field.alias or name).replace("_", "-")
+        if field.json_schema_extra["positional"]:
+            shown = field.json_schema_extra["metavar"]
+        assert f"  {shown}" in message
         assert field.description in message
     assert "%%" not in message
 

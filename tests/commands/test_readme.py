@@ -9,6 +9,7 @@ import yaml
 from da2ray.cli import COMMANDS
 from da2ray.commands.options import load
 from da2ray.commands.pseudolabel import PseudolabelConfig
+from da2ray.commands.refresh import RefreshConfig
 from da2ray.errors import Exit
 from tests.readmes import ROOT, blocks, broken_links, commands, parse
 
@@ -31,7 +32,10 @@ def test_every_command_is_in_the_table_with_the_purpose_that_help_shows() -> Non
 def test_every_option_exists() -> None:
     named = re.findall(r"--([a-z-]+)", "\n".join(line.split("|")[1] for line in TEXT.splitlines() if "| `--" in line))
     assert named
-    assert {option.replace("-", "_") for option in named} <= set(PseudolabelConfig.model_fields)
+    assert {option.replace("-", "_") for option in named} <= {
+        *PseudolabelConfig.model_fields,
+        *RefreshConfig.model_fields,
+    }
 
 
 def test_the_table_of_exit_codes_is_that_of_the_code() -> None:

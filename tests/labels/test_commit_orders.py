@@ -15,9 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from da2ray.labels import snapshots
+from da2ray.labels import fold
 from da2ray.labels.commits import CommitOutcome, commit_key, list_commits, read_commit
-from da2ray.labels.snapshots import Snapshot, create_snapshot, list_snapshots, open_snapshot, read_part
+from da2ray.labels.parts import read_part
+from da2ray.labels.snapshots import Snapshot, create_snapshot, list_snapshots, open_snapshot
 from da2ray.storage import open_store
 from tests.labels.samples import FINGERPRINT, LostAnswers, commit
 
@@ -70,14 +71,14 @@ class Orders(RuleBasedStateMachine):
         self.store = open_store(self.folder)
         self.committed: dict[Place, str] = {}  # the attempt
         self.made: dict[int, tuple[Snapshot, Rows]] = {}
-        self.shards_per_part = snapshots.SHARDS_PER_PART
-        snapshots.SHARDS_PER_PART = 2  # parts of few shards, so that some change and some are shared
+        self.shards_per_part = fold.SHARDS_PER_PART
+        fold.SHARDS_PER_PART = 2  # parts of few shards, so that some change and some are shared
 
     def teardown(self) -> None:
         try:
             self.at_the_end_first_attempts_and_snapshots_are_what_they_were()
         finally:
-            snapshots.SHARDS_PER_PART = self.shards_per_part
+            fold.SHARDS_PER_PART = self.shards_per_part
             shutil.rmtree(self.folder)
 
     # ------------------------------------------------------------------------------------------------------ attempts

@@ -12,7 +12,7 @@ import da2ray
 from da2ray.commands.curate import CurateConfig, curate
 from da2ray.commands.options import load
 from da2ray.errors import UserError
-from da2ray.labels import snapshots
+from da2ray.labels import fold, parts
 from da2ray.labels.index_rows import IndexRows
 from da2ray.labels.schema import INDEX
 from da2ray.labels.snapshots import Snapshot, open_snapshot, snapshot_key
@@ -27,7 +27,7 @@ ROWS = 7 * SHARDS
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A dataset whose index has three parts, of two shards each and one."""
-    monkeypatch.setattr(snapshots, "SHARDS_PER_PART", 2)
+    monkeypatch.setattr(fold, "SHARDS_PER_PART", 2)
     return dataset(tmp_path, "parquet", shards=SHARDS)
 
 
@@ -63,14 +63,14 @@ def test_parts_of_an_older_release_lack_columns_and_are_read(store: Store) -> No
     expected = [label.depth for label in da2ray.open_labels(store.url)]
     snapshot = open_snapshot(store)
     new = ["phash", "far_offset", "far_length", "far_crc32", "far_share", "blur", "flip_mean"]
-    parts = []
+    made = []
     for part in snapshot.parts:
         sink = pa.BufferOutputStream()
-        pq.write_table(snapshots.read_part(store, part).drop_columns(new), sink)
+        pq.write_table(parts.read_part(store, part).drop_columns(new), sink)
         data = sink.getvalue().to_pybytes()
-        parts.append(part.model_copy(update={"name": snapshots._content_name(data)}))
-        store.put(parts[-1].key, data)
-    older: Snapshot = snapshot.model_copy(update={"parts": tuple(parts)})
+        made.append(part.model_copy(update={"name": parts.content_name(data)}))
+        store.put(made[-1].key, data)
+    older: Snapshot = snapshot.model_copy(update={"parts": tuple(made)})
     store.put(snapshot_key(1), older.model_dump_json().encode())
 
     labels = da2ray.open_labels(store.url)

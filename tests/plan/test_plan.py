@@ -46,7 +46,7 @@ class Listed(MemberSource):
             uris = [f"{self.root}/{key}" for key in keys]
             etags = [f"{i * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}" for i in rows]
             sizes, focals = pa.array([self.size] * len(rows), pa.int64()), pa.nulls(len(rows), pa.float32())
-            yield pa.record_batch([keys, uris, sizes, etags, focals], schema=MEMBERS)
+            yield pa.record_batch([keys, uris, sizes, etags, focals, pa.nulls(len(keys), pa.string())], schema=MEMBERS)
 
     def fetch(self, members: Iterable[Member], concurrency: int) -> Iterator[Sample]:  # noqa: ARG002
         raise AssertionError("planning reads no image")

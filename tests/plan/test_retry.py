@@ -9,6 +9,7 @@ import pytest
 from da2ray.labels.schema import INDEX
 from da2ray.plan.plan import Plan, make_plan
 from da2ray.plan.retry import RetrySource
+from da2ray.plan.update import Purpose, replaces_of
 from da2ray.sources import Cut, Source, open_source
 from da2ray.storage import Store, open_store
 from tests.sources.packs import PackSource, write_packs
@@ -39,7 +40,7 @@ class Retry(RetrySource):
 
     rows: pa.Table
 
-    def _failed(self) -> list[pa.Table]:  # type: ignore[override]
+    def _rows(self) -> list[pa.Table]:  # type: ignore[override]
         # An index may have several parts; this one has two.
         return [self.rows[:3], self.rows[3:]]
 
@@ -49,6 +50,7 @@ def retry(source: Source, store: Store, plan: Plan, places: list[tuple[int, int]
     made = Retry(source, store, 1, ())
     columns = {name: pa.nulls(len(places), INDEX.field(name).type) for name in INDEX.names}
     columns |= {"plan": [plan.id] * len(places), "shard": shards, "row": rows}
+    columns |= {"part": ["part"] * len(places), "position": pa.array(range(len(places)), pa.int32())}
     object.__setattr__(made, "rows", pa.table(columns))
     return made
 
@@ -80,11 +82,14 @@ def test_just_the_failed_samples_are_read_packed_into_shards(source: Source, sto
     assert bodies(again, Cut(2, 1 << 40)) == [wanted[:2], wanted[2:4], wanted[4:]]
     assert bodies(again, Cut(100, 1 << 20)) == [[body] for body in wanted]  # each counts for 1 MiB
     assert bodies(again, Cut(100, 1 << 40, limit=3)) == [wanted[:3]]
+    (batch,) = again.shards(Cut(100, 1 << 40))
+    replaced = replaces_of(batch["spec"][0].as_py())
+    assert replaced["position"].to_pylist() == [0, 1, 2, 4, 3], "each names the row that it replaces"
 
 
 def test_a_retry_can_be_retried(source: Source, store: Store) -> None:
     first = retry(source, store, plan_of(source, store), [(0, 1), (0, 4), (1, 0), (2, 1)])
-    plan = make_plan(first, store, shard_size=3, limit=None, fingerprint="f")
+    plan = make_plan(first, store, shard_size=3, limit=None, fingerprint="f", purpose=Purpose.RETRY, parent=1)
     assert plan.info.exact
     assert plan.sizes().tolist() == [3, 1]
     second = retry(source, store, plan, [(0, 2), (1, 0)])

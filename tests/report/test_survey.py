@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 import da2ray
-from da2ray.labels import snapshots
+from da2ray.labels import fold
 from da2ray.labels.commits import commit_shard
 from da2ray.labels.dataset import create_or_open
 from da2ray.labels.reader import Labels
 from da2ray.labels.schema import INDEX
 from da2ray.labels.shards.formats import build_shard
+from da2ray.labels.snapshots import create_snapshot
 from da2ray.report.survey import survey
 from da2ray.report.thresholds import Threshold, thresholds_of
 from da2ray.storage import open_store
@@ -40,8 +41,8 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
         table = pa.Table.from_pylist(made, schema=INDEX)
         commit_shard(store, "p", shard, build_shard(table, qs, "parquet"), FINGERPRINT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshots, "SHARDS_PER_PART", 1)
-        assert len(snapshots.create_snapshot(store, ["p"], FINGERPRINT).parts) == PARTS
+        patch.setattr(fold, "SHARDS_PER_PART", 1)
+        assert len(create_snapshot(store, ["p"], FINGERPRINT).parts) == PARTS
     return da2ray.open_labels(str(folder))
 
 
@@ -136,6 +137,6 @@ def test_a_row_exactly_at_a_threshold_is_removed_if_duckdb_removes_it(operator: 
 def test_a_dataset_without_scores_has_no_distributions(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     create_or_open(store, info())
-    snapshot = snapshots.create_snapshot(store, ["p"], FINGERPRINT)
+    snapshot = create_snapshot(store, ["p"], FINGERPRINT)
     found = survey(store, snapshot, [], 4)
     assert (found.distributions, found.random, found.rows) == ((), (), {})

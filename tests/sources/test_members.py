@@ -8,10 +8,17 @@ from da2ray.sources.members import MEMBERS, cut_members, pack, unpack
 
 ROOT = "s3://bucket/photos"
 ROWS = [
-    {"key": "a.jpg", "uri": f"{ROOT}/a.jpg", "size": 7, "etag": "e", "focal": None},
-    {"key": "straße/日本.jpg", "uri": f"{ROOT}/straße/日本.jpg", "size": None, "etag": None, "focal": 512.5},
-    {"key": "b\n\0.jpg", "uri": "https://example.com/b.jpg", "size": 1 << 40, "etag": "", "focal": None},
-    {"key": "", "uri": "c", "size": 0, "etag": 'W/"1"', "focal": 1.0},
+    {"key": "a.jpg", "uri": f"{ROOT}/a.jpg", "size": 7, "etag": "e", "focal": None, "version": "v"},
+    {
+        "key": "straße/日本.jpg",
+        "uri": f"{ROOT}/straße/日本.jpg",
+        "size": None,
+        "etag": None,
+        "focal": 512.5,
+        "version": None,
+    },
+    {"key": "b\n\0.jpg", "uri": "https://example.com/b.jpg", "size": 1 << 40, "etag": "", "focal": None, "version": ""},
+    {"key": "", "uri": "c", "size": 0, "etag": 'W/"1"', "focal": 1.0, "version": None},
 ] * 3
 MEMBERS_OF_ROWS = pa.RecordBatch.from_pylist(ROWS, schema=MEMBERS)
 

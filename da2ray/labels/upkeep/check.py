@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status
-from da2ray.labels.commits import Commit, object_key
-from da2ray.labels.schema import INDEX
+from da2ray.labels.commits import Commit, object_key, own_rows
+from da2ray.labels.schema import INDEX, KEPT
 from da2ray.labels.shards.base import FAR_BITS, MAPS, ShardFormat
 from da2ray.labels.shards.formats import read_mask, read_value
 from da2ray.labels.shards.whole import read_shard
@@ -69,12 +69,15 @@ def check_commit(commit: Commit, format: ShardFormat) -> list[Fault]:  # noqa: A
     """The columns of a commit that contradict the rest of it."""
     rows = commit.rows
     labelled = pc.equal(rows["status"], Status.LABELLED.value)
+    kept = pc.equal(own_rows(commit)["status"], KEPT)
     columns = {
         "plan": pa.repeat(commit.plan, len(rows)),
         "shard": pa.repeat(commit.shard, len(rows)),
         "row": pa.array(range(len(rows)), pa.int32()),
-        "fingerprint": pa.repeat(commit.fingerprint, len(rows)),
-        "object": pc.if_else(labelled, pa.scalar(commit.object), pa.scalar(None, pa.string())).combine_chunks(),
+        "fingerprint": pc.if_else(kept, rows["fingerprint"], commit.fingerprint).combine_chunks(),
+        "object": pc.if_else(
+            labelled, pc.if_else(kept, rows["object"], commit.object), pa.scalar(None, pa.string())
+        ).combine_chunks(),
     }
     wrong = [name for name, values in columns.items() if not rows[name].combine_chunks().equals(values)]
     if commit.object != object_key(commit.plan, commit.shard, commit.attempt, format):
@@ -108,8 +111,8 @@ def check_object(commit: Commit, data: bytes, format: ShardFormat) -> list[Fault
     try:
         own = read_shard(data, format)
     except ValueError as error:
-        return [*faults, Fault(Wrong.OBJECT, str(error)), *check_values(commit.rows, data, format)]
-    return [*faults, *_check_rows(commit.rows, own), *check_values(commit.rows, data, format, own)]
+        return [*faults, Fault(Wrong.OBJECT, str(error)), *check_values(own_rows(commit), data, format)]
+    return [*faults, *_check_rows(own_rows(commit), own), *check_values(own_rows(commit), data, format, own)]
 
 
 def check_values(rows: pa.Table, data: bytes, format: ShardFormat, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002

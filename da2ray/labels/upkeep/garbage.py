@@ -20,10 +20,15 @@ import pyarrow as pa
 from da2ray.console import OnProgress
 from da2ray.errors import CorruptError
 from da2ray.labels.commits import commit_key, list_all_commits, read_commit
+from da2ray.labels.fold import THREADS, is_folded
 from da2ray.labels.leases import list_leases, read_lease
-from da2ray.labels.snapshots import THREADS, Part, Snapshot, list_snapshots, open_snapshot, read_part
+from da2ray.labels.listing import listing_key
+from da2ray.labels.parts import Part, read_part
+from da2ray.labels.snapshots import Snapshot, list_snapshots, open_snapshot, snapshot_key
+from da2ray.labels.tags import list_tags
 from da2ray.labels.views import OBJECT as VIEW_OBJECT
 from da2ray.labels.views import list_views, open_view
+from da2ray.plan.plan import list_plans
 from da2ray.storage import Store
 from da2ray.storage.local import LocalStore
 
@@ -34,7 +39,8 @@ Sizes = Mapping[str, int]
 
 TEMPORARY: Final = "temporary files"
 _OBJECT: Final = re.compile(r"shards/([^/]+)/(\d{8,})-[0-9a-f]{16}\.(?:parquet|zarr\.zip)")
-_PART: Final = re.compile(r"index/[0-9a-f]{32}\.parquet")
+_PART: Final = re.compile(r"index/[0-9a-f]{32}(\.retired)?\.parquet")
+_LISTING: Final = re.compile(r"listings/[0-9a-f]{32}\.parquet")
 _CHUNK: Final = 1000
 """Keys in one request of a deletion."""
 
@@ -79,7 +85,22 @@ class SnapshotNames:
     unreadable: list[Part]
 
 
-def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnProgress | None = None) -> Collected:
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which snapshots stay: the `newest` ones, those younger than `age`, and those that a tag or a view names."""
+
+    newest: int
+    age: timedelta = timedelta(0)
+
+
+def collect(
+    store: Store,
+    grace: timedelta,
+    *,
+    dry_run: bool,
+    keep: Keep | None = None,
+    on_progress: OnProgress | None = None,
+) -> Collected:
     """Remove objects that no commit, snapshot or view names, expired leases, and temporary files. Foreign files stay.
 
     Args:
@@ -87,6 +108,9 @@ def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnPro
         grace: age from which an object is removed. It must be longer than a job takes from an object to its commit, from an
             index part to its snapshot, and from a view's list to the view. 0 is for datasets that nothing writes to.
         dry_run: only count.
+        keep: remove the other snapshots, and the objects whose labels are in no snapshot any more. Commits stay, because the
+            next run labels plan minus commits. Objects stay while a plan is not finished or a commit is in no snapshot. None
+            keeps all snapshots.
         on_progress: called with (done, total) in each series of requests.
 
     Raises:
@@ -96,15 +120,24 @@ def collect(store: Store, grace: timedelta, *, dry_run: bool, on_progress: OnPro
     objects = _list_objects(store)
     parts = _list(store, "index", _PART)
     lists = _list(store, "views", VIEW_OBJECT)
+    listings = _list(store, "listings", _LISTING)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="gc") as pool:
         gc = _Collector(store, datetime.now(UTC) - grace, dry_run, on_progress, pool)
         unnamed = gc.old(gc.without_commit(objects))
         snapshots = [open_snapshot(store, number) for number in list_snapshots(store)]
-        viewed = {open_view(store, name).object for name in list_views(store)}
+        views = [open_view(store, name) for name in list_views(store)]
+        viewed = {view.object for view in views}
+        kept = snapshots if keep is None else _kept(store, snapshots, keep, {view.snapshot for view in views})
+        if keep is not None:
+            gc.remove("snapshots", {snapshot_key(each.number): 0 for each in snapshots if each not in kept})
+            unnamed = {**unnamed, **gc.old(gc.superseded(objects, snapshots))}
+            snapshots = kept
         gc.remove("shards", gc.without_snapshot(unnamed, snapshots))
-        live = {part.key for snapshot in snapshots for part in snapshot.parts}
+        live = {key for snapshot in snapshots for part in snapshot.parts for key in part.keys}
         # Their age is read just before they go, because a snapshot in the making that finds a leftover part writes it anew.
         gc.remove("index", gc.old({key: size for key, size in parts.items() if key not in live}))
+        listed = {listing_key(snapshot.digest) for snapshot in snapshots}
+        gc.remove("listings", gc.old({key: size for key, size in listings.items() if key not in listed}))
         gc.remove("views", gc.old({key: size for key, size in lists.items() if key not in viewed}))
         gc.remove("leases", gc.over(list_leases(store)))
         gc.remove(TEMPORARY, gc.old(_leftovers(store)))
@@ -144,6 +177,25 @@ class _Collector:
             else:
                 unnamed |= {key: size for key, size in objects[shard].items() if key != name}
         return unnamed
+
+    def superseded(self, objects: Mapping[Shard, Sizes], snapshots: Sequence[Snapshot]) -> Sizes:
+        """The objects of shards some of whose rows are not live in the newest snapshot.
+
+        None if a plan is not finished or a commit is not in that snapshot: it may keep a label of any object.
+        """
+        commits = list_all_commits(self._store)
+        entries = [entry for snapshot in snapshots[-1:] for entry in (*snapshot.parts, *snapshot.spent)]
+        finished = all(len(commits.get(plan.id, ())) == len(plan) for plan in list_plans(self._store))
+        if not finished or not is_folded(entries, commits):
+            return {}
+        dead = [entry for entry in entries if entry.superseded > entry.gone or not isinstance(entry, Part)]
+        spans = {(entry.plan, entry.first_shard, entry.last_shard) for entry in dead}
+        return {
+            key: size
+            for (plan, shard), found in objects.items()
+            if any(plan == each and first <= shard <= last for each, first, last in spans)
+            for key, size in found.items()
+        }
 
     def without_snapshot(self, found: Sizes, snapshots: Sequence[Snapshot]) -> Sizes:
         """The objects that no snapshot names."""
@@ -207,15 +259,20 @@ class _Collector:
             return self._is_old(key) is True
 
 
+def _kept(store: Store, snapshots: Sequence[Snapshot], keep: Keep, viewed: set[int]) -> list[Snapshot]:
+    named = viewed | {tag.snapshot for tag in list_tags(store)} | {each.number for each in snapshots[-keep.newest :]}
+    before = datetime.now(UTC) - keep.age
+    return [each for each in snapshots if each.number in named or datetime.fromisoformat(each.created) > before]
+
+
 def named_by_snapshots(store: Store, snapshots: Iterable[Snapshot], shards: set[Shard]) -> SnapshotNames:
     """The objects of these shards that these snapshots name. It reads only parts that can have a row of these shards."""
     parts: dict[str, tuple[Part, set[int]]] = {}
     ordered = sorted(shards)
     for snapshot in snapshots:
         for part in snapshot.parts:
-            first = bisect.bisect_left(ordered, (part.plan, part.first_shard))
-            if first < len(ordered) and _covers(part, ordered[first]):
-                parts.setdefault(part.key, (part, set()))[1].add(snapshot.number)
+            if any(_any_within(ordered, span) for span in _spans(part)):
+                parts.setdefault(" ".join(part.keys), (part, set()))[1].add(snapshot.number)
     names = SnapshotNames({}, [])
     for part, numbers in parts.values():
         try:
@@ -259,4 +316,16 @@ def _shard(key: str) -> Shard:
 
 
 def _covers(part: Part, shard: Shard) -> bool:
-    return part.plan == shard[0] and part.first_shard <= shard[1] <= part.last_shard
+    return any(plan == shard[0] and first <= shard[1] <= last for plan, first, last in _spans(part))
+
+
+def _spans(part: Part) -> Iterable[tuple[str, int, int]]:
+    """(plan, first shard, last shard) of the shards whose objects a part may name."""
+    return ((part.plan, part.first_shard, part.last_shard), *part.refs)
+
+
+def _any_within(ordered: Sequence[Shard], span: tuple[str, int, int]) -> bool:
+    """Whether one of these shards, ascending, is in the span."""
+    plan, first, last = span
+    place = bisect.bisect_left(ordered, (plan, first))
+    return place < len(ordered) and ordered[place] <= (plan, last)

@@ -21,32 +21,26 @@ import pyarrow.compute as pc
 from da2ray.console import OnProgress
 from da2ray.errors import CorruptError, UserError
 from da2ray.labels.commits import Commit, CommitEntry, commit_key, list_all_commits, read_commit
+from da2ray.labels.fold import range_of
 from da2ray.labels.leases import broken_leases
+from da2ray.labels.parts import Part, commits_digest, is_whole, read_part
 from da2ray.labels.runs import broken_runs
 from da2ray.labels.shards.base import ShardFormat
-from da2ray.labels.snapshots import (
-    Part,
-    Snapshot,
-    commits_digest,
-    is_whole,
-    list_snapshots,
-    open_snapshot,
-    read_part,
-    snapshot_key,
-)
+from da2ray.labels.snapshots import Snapshot, list_snapshots, open_snapshot, snapshot_key
 from da2ray.labels.upkeep.check import Fault, Wrong, check_commit, check_object, check_values, differing_columns
+from da2ray.labels.upkeep.garbage import named_by_snapshots
 from da2ray.labels.views import check_view, list_views, view_key
 from da2ray.parallel import look_ahead
 from da2ray.plan.joints import misplaced
 from da2ray.plan.plan import Plan, correction_key, corrections_of, plan_ids, plan_key, read_correction
 from da2ray.storage import Store
 
-FOLDERS: Final = ("commits", "index", "leases", "plans", "runs", "shards", "snapshots", "views")
+FOLDERS: Final = ("commits", "index", "leases", "listings", "plans", "runs", "shards", "snapshots", "tags", "views")
 OURS: Final = re.compile(
-    r"(commits/[^/]+/([0-9]{8}|[1-9][0-9]{8,17})|index/[0-9a-f]{32}|plans/[0-9a-f]{16}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.parquet"
+    r"(commits/[^/]+/([0-9]{8}|[1-9][0-9]{8,17})|index/[0-9a-f]{32}(\.retired)?|listings/[0-9a-f]{32}|plans/[0-9a-f]{16}|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.parquet"
     r"|plans/[0-9a-f]{16}/([0-9]{8}|[1-9][0-9]{8,17})\.spec"
     r"|shards/[^/]+/[0-9]{8,18}-[0-9a-f]{16}\.(parquet|zarr\.zip)"
-    r"|(leases/[^/]+/[^/]+|runs/[^/]+/(config|progress)|snapshots/([0-9]{6}|[1-9][0-9]{6,17})|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.json"
+    r"|(leases/[^/]+/[^/]+|runs/[^/]+/(config|progress)|snapshots/([0-9]{6}|[1-9][0-9]{6,17})|tags/[A-Za-z0-9_-][A-Za-z0-9._-]*|views/[A-Za-z0-9_-][A-Za-z0-9._-]*)\.json"
 )
 """Keys of the objects that a dataset's folders hold (FORMAT.md)."""
 
@@ -154,11 +148,37 @@ def verify(store: Store, format: ShardFormat, sample: float = 1.0, on_progress: 
         if on_progress:
             # Shards that only the snapshot has become known when its parts are read, and are too few to count.
             on_progress(min(done, len(chosen)), len(chosen))
+    _drop_collected(store, commits, report)
     _check_views(store, report)
     _check_older(store, sample, report)
     _check_others(store, report)
     report.findings.sort(key=lambda found: (found.plan or "", -1 if found.shard is None else found.shard, found.what))
     return report
+
+
+def _drop_collected(store: Store, commits: dict[str, list[CommitEntry]], report: Report) -> None:
+    """Drop the findings about objects that `gc --keep` removed: a commit names them, but no row of a snapshot does any more."""
+    missing = {
+        found.object: (found.plan or "", found.shard or 0)
+        for found in report.findings
+        if found.what is Wrong.OBJECT_MISSING and found.snapshot is None
+    }
+    if not missing:
+        return
+    try:
+        snapshots = [open_snapshot(store, number) for number in list_snapshots(store)]
+    except CorruptError:
+        return
+    folded = {(entry.plan, entry.commits) for each in snapshots[-1:] for entry in (*each.parts, *each.spent)}
+    names = named_by_snapshots(store, snapshots, set(missing.values()))
+    gone = {
+        key
+        for key, (plan, shard) in missing.items()
+        if key not in names.objects
+        and not names.unreadable
+        and (plan, commits_digest(range_of(commits.get(plan, ()), shard))) in folded
+    }
+    report.findings = [found for found in report.findings if found.object not in gone]
 
 
 def _check_views(store: Store, report: Report) -> None:
@@ -178,7 +198,7 @@ def _check_older(store: Store, sample: float, report: Report) -> None:
     *older, newest = list_snapshots(store) or [0]
     if newest and sample >= 1:
         try:
-            named = {part.key for part in open_snapshot(store, newest).parts}
+            named = {key for part in open_snapshot(store, newest).parts for key in part.keys}
         except CorruptError:
             named = set()
         keys = [key for batch in store.list("index") for key in batch["key"].to_pylist()]

@@ -53,13 +53,13 @@ class Claims:
         self._leases.release()
         ticker = Ticker(self._console)
         while not stopping.is_set():
-            left = self._plan.remaining(self._store)
+            left = self._plan.remaining(self._store, gone=False)
             other = self._take(left, most)
             held = np.array(sorted(self._leases.held), dtype=np.int64)
             if held.size:
                 if self._leases.shared:
                     # List again: the span's earlier holder may have committed its last shards since.
-                    left = self._plan.remaining(self._store)
+                    left = self._plan.remaining(self._store, gone=False)
                 mine = left[np.isin(left // SPAN, held)][:most]
                 if mine.size:
                     return mine

@@ -54,9 +54,10 @@ class Totals:
 
 def work_left(plan: Plan, store: Store) -> Totals:
     """Plan minus commits (invariant 3), from one listing and the plan's column of sizes."""
-    remaining, sizes = plan.remaining(store), plan.sizes()
+    remaining, sizes = plan.remaining(store, gone=False), plan.sizes()
     before = plan.info.samples - int(sizes[remaining].sum())
-    return Totals(plan.info.samples, plan.info.shards, before, plan.info.shards - len(remaining), plan.info.exact)
+    shards = plan.info.shards - plan.info.gone
+    return Totals(plan.info.samples, shards, before, shards - len(remaining), plan.info.exact)
 
 
 class Rate:

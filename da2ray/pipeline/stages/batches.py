@@ -7,15 +7,17 @@ pixels (rejected, failed) travel in a row of their own that the teacher passes t
 limit of a block, the images beyond it travel encoded, each in a row of its own, and the label stage decodes one after another.
 """
 
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Reason, SampleError
+from da2ray.labels.commits import Update
 from da2ray.labels.schema import FILE_SCORES, INDEX, NUMBERS
 from da2ray.storage import printable
 from da2ray.teachers.base import SizeRule
@@ -28,6 +30,7 @@ SAMPLE_FIELDS = (
     "image_row",
     "etag",
     "etag_listed",
+    "version",
     "sha256",
     "status",
     "reason",
@@ -58,6 +61,8 @@ READ = pa.schema(
         pa.field(
             "encoded", pa.large_binary(), nullable=False
         ),  # the file of a single image that has no pixels yet, else empty
+        # What the shard changes in a snapshot, `packed_update`: in one row of a shard of such a plan, else empty.
+        pa.field("update", pa.large_binary(), nullable=False),
     ]
 )
 """A micro-batch as the read stage makes it."""
@@ -68,6 +73,7 @@ LABELLED = pa.schema(
         READ.field("planned"),
         READ.field("extent"),
         READ.field("samples"),
+        READ.field("update"),
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # null if labelled
         pa.field("messages", pa.list_(pa.string()), nullable=False),
         pa.field("scales", pa.list_(pa.float32()), nullable=False),
@@ -178,6 +184,29 @@ def _or_zeros(
     return np.zeros(shape, dtype=dtype) if values is None else values
 
 
+def packed_update(update: Update) -> bytes:
+    """An update as bytes that travel beside a shard's samples."""
+    sink = pa.BufferOutputStream()
+    for table in (update.replaces, update.kept):
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+    return _PARENT.pack(update.parent) + sink.getvalue().to_pybytes()
+
+
+def unpacked_update(block: pa.Table) -> Update | None:
+    """The update of a shard whose micro-batches are the rows of `block`; None if it has none."""
+    packed = [value for value in block["update"].to_pylist() if value]
+    if not packed:
+        return None
+    (parent,) = _PARENT.unpack_from(packed[0])
+    source = pa.BufferReader(packed[0][_PARENT.size :])
+    replaces, kept = (pa.ipc.open_stream(source).read_all() for _ in range(2))
+    return Update(parent, replaces, kept)
+
+
+_PARENT: Final = struct.Struct("<q")
+
+
 def large_binaries(buffer: np.ndarray, ends: Sequence[int]) -> pa.Array:
     """large_binary values that share `buffer`'s memory, without a copy; value i is its bytes [ends[i], ends[i + 1])."""
     offsets = np.asarray(ends, dtype=np.int64)
@@ -282,7 +311,7 @@ def labelled_row(row: pa.Table, labelled: LabelledBatch | None) -> pa.Table:
         "masks": large_binaries(masks, [0, masks.nbytes]),
         "fars": large_binaries(fars, [0, fars.nbytes]),
     }
-    kept = {name: row.column(name) for name in ("shard", "planned", "extent", "samples")}
+    kept = {name: row.column(name) for name in ("shard", "planned", "extent", "samples", "update")}
     return pa.table(kept | made, schema=LABELLED)
 
 

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,14 @@ from da2ray.errors import SampleError, Status
 from da2ray.images.decode import Header, Limits, admit, read_header
 from da2ray.images.headers import read_focal
 from da2ray.images.jpeg_quality import read_jpeg_quality
+from da2ray.labels.commits import Update
+from da2ray.labels.schema import INDEX, KEPT
 from da2ray.pipeline.stages.access import Access
 from da2ray.pipeline.stages.arena import Arena
-from da2ray.pipeline.stages.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists, refusal
+from da2ray.pipeline.stages.batches import READ, SAMPLE, SAMPLE_FIELDS, large_binaries, lists, packed_update, refusal
 from da2ray.pipeline.stages.decoding import Decoding
-from da2ray.sources.base import Extent, Sample, Source
+from da2ray.plan.update import replaces_of
+from da2ray.sources.base import Extent, Kept, Sample, Source
 from da2ray.storage import redact
 from da2ray.teachers.base import Camera, SizeRule, TeacherSpec
 
@@ -35,6 +38,13 @@ beyond it travel encoded."""
 def uses_camera(*specs: TeacherSpec | None) -> bool:
     """Whether the focal length matters to one of these teachers."""
     return any(spec is not None and spec.camera is not Camera.UNUSED for spec in specs)
+
+
+OF_SAMPLES: Final = (
+    *("key", "uri", "etag", "etag_listed", "version", "image_offset", "image_length", "image_row"),
+    "row",
+)
+"""Index columns that say where an image is, not what it shows."""
 
 
 @dataclass(slots=True)
@@ -53,6 +63,14 @@ class _Row:
         self.fields |= refusal(error)
         self.body = b""
 
+    def keep(self, label: pa.Table) -> pa.Table:
+        """Keep the label of this index row (INDEX). Returns the row with what is known of the sample now."""
+        self.fields |= {"status": KEPT, "sha256": label["sha256"][0].as_py()}
+        for name in OF_SAMPLES:
+            field = INDEX.field(name)
+            label = label.set_column(INDEX.get_field_index(name), field, pa.array([self.fields[name]], field.type))
+        return label
+
 
 @dataclass(slots=True)
 class _Block:
@@ -69,7 +87,14 @@ class _Block:
         self.ends.append(end)
         self.encoded.append(encoded)
 
-    def table(self, shard: int, planned: int, extent: Extent | None, pixels: np.ndarray) -> pa.Table:
+    def add_rest(self, encoded: Sequence[_Row], without: Sequence[_Row], end: int) -> None:
+        """Add the samples that travel encoded, one by one, and those without pixels; a block has a row even if it has no sample."""
+        for row in encoded:
+            self.add([row], [], end, row.body)
+        if without or not self.samples:
+            self.add(without, [], end)
+
+    def table(self, shard: int, planned: int, extent: Extent | None, pixels: np.ndarray, update: bytes) -> pa.Table:
         count = len(self.samples)
         stated = None if extent is None else json.dumps(asdict(extent))
         columns = {
@@ -80,6 +105,7 @@ class _Block:
             "shapes": lists([pa.array(shapes, pa.int32()) for shapes in self.shapes]),
             "pixels": large_binaries(pixels, self.ends),
             "encoded": pa.array(self.encoded, pa.large_binary()),
+            "update": pa.array([update, *[b""] * (count - 1)], pa.large_binary()),
         }
         return pa.table(columns, schema=READ)
 
@@ -91,6 +117,7 @@ class Reading:
     Attributes:
         size_rule: the teacher's; images of one network size share a micro-batch.
         with_focals: a teacher uses the focal length, so it is read from EXIF if the source does not know it.
+        parent: number of the snapshot that `source`, an `UpdateSource`, updates; None for any other source.
     """
 
     source: Source
@@ -99,6 +126,7 @@ class Reading:
     decoding: Decoding
     batch_size: int
     with_focals: bool = False
+    parent: int | None = None
 
     def read(self, shard: int, spec: bytes, arena: Arena | None = None, access: Access | None = None) -> pa.Table:
         """Read, decode and group a shard.
@@ -117,6 +145,7 @@ class Reading:
         groups: dict[tuple[int, int], list[_Row]] = defaultdict(list)
         without: list[_Row] = []
         beyond: list[_Row] = []
+        kept: list[pa.Table] = []
         room = planned = 0
         extent: Extent | None = None
         for sample in access.read(self.source, spec):
@@ -125,6 +154,10 @@ class Reading:
                 continue
             row = _Row(_fields(planned, sample))
             planned += 1
+            if isinstance(sample.body, Kept):
+                kept.append(row.keep(sample.body.row))
+                without.append(row)
+                continue
             try:
                 size = self._admit(row, sample)
             except SampleError as error:
@@ -158,11 +191,15 @@ class Reading:
                     shapes += image.shape[:2]
                 if decoded:
                     block.add(decoded, shapes, end)
-        for row in beyond:
-            block.add([row], [], end, row.body)
-        if without or not planned:
-            block.add(without, [], end)
-        return block.table(shard, planned, extent, pixels)
+        block.add_rest(beyond, without, end)
+        return block.table(shard, planned, extent, pixels, self._update(spec, kept))
+
+    def _update(self, spec: bytes, kept: list[pa.Table]) -> bytes:
+        """What the shard changes in the snapshot, packed; nothing if it is of a plan that updates none."""
+        if self.parent is None:
+            return b""
+        rows = pa.concat_tables([INDEX.empty_table(), *kept])
+        return packed_update(Update(self.parent, replaces_of(spec), rows))
 
     def _admit(self, row: _Row, sample: Sample) -> tuple[int, int]:
         """The network's (height, width) for a sample. Fills the row's fields.
@@ -171,6 +208,7 @@ class Reading:
             SampleError: the sample could not be read, is not an image, or the limits refuse it.
         """
         body, member = sample.body, sample.member
+        assert not isinstance(body, Kept)  # noqa: S101 - the caller's
         if isinstance(body, SampleError):
             raise body
         row.fields["sha256"] = hashlib.sha256(body).digest()
@@ -208,6 +246,7 @@ def _fields(row: int, sample: Sample) -> dict[str, Any]:
         "image_row": member.image_row,
         "etag": etag,
         "etag_listed": None if etag is None else not sample.etag,
+        "version": member.version,
         "row": row,
     }
 

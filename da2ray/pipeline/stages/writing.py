@@ -7,18 +7,18 @@ of them, writes its object, and commits it last (invariant 2).
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from da2ray.errors import Status
-from da2ray.labels.commits import commit_shard
+from da2ray.labels.commits import Update, commit_shard
 from da2ray.labels.schema import INDEX, NUMBERS
 from da2ray.labels.shards.base import Masks, ShardFormat
 from da2ray.labels.shards.formats import build_shard
-from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value
+from da2ray.pipeline.stages.batches import SAMPLE_FIELDS, binary_value, unpacked_update
 from da2ray.sources.base import Extent
 from da2ray.storage import Store
 
@@ -68,10 +68,21 @@ class Writing:
         built = build_shard(rows, depths, self.format, masks_of(block, self.mask_bits), far_of(block))
         stated = block["extent"][0].as_py()
         extent = None if stated is None else Extent(**json.loads(stated))
-        commit_shard(self.store, self.plan, shard, built, self.fingerprint, extent)
+        commit_shard(self.store, self.plan, shard, built, self.fingerprint, extent, self._update(block, shard))
         statuses = Counter(built.rows["status"].to_pylist())
         reasons = Counter(pc.drop_null(built.rows["reason"]).to_pylist())
         return Written(shard, dict(statuses), dict(reasons), len(built.data))
+
+    def _update(self, block: pa.Table, shard: int) -> Update | None:
+        """What the shard changes in a snapshot; kept rows get their place in this plan."""
+        update = unpacked_update(block)
+        if update is None:
+            return None
+        kept = update.kept
+        for name, value in (("plan", self.plan), ("shard", shard)):
+            column = pa.repeat(pa.scalar(value, INDEX.field(name).type), len(kept))
+            kept = kept.set_column(INDEX.get_field_index(name), INDEX.field(name), column)
+        return replace(update, kept=kept)
 
 
 def assemble(

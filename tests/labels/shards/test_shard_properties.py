@@ -13,10 +13,11 @@ from hypothesis.extra import numpy as hnp
 
 from da2ray.errors import Reason, Status
 from da2ray.labels.commits import commit_shard, read_commit
+from da2ray.labels.parts import read_part
 from da2ray.labels.schema import INDEX, SCORE_COLUMNS
 from da2ray.labels.shards.formats import build_shard, read_mask, read_value
 from da2ray.labels.shards.whole import read_shard
-from da2ray.labels.snapshots import create_snapshot, open_snapshot, read_part
+from da2ray.labels.snapshots import create_snapshot, open_snapshot
 from da2ray.storage import open_store
 from da2ray.teachers.base import Kind
 from tests.labels.samples import FINGERPRINT

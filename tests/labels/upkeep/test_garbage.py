@@ -13,8 +13,9 @@ from da2ray.errors import CorruptError, UserError
 from da2ray.labels.commits import commit_key, commit_shard, object_key, read_commit
 from da2ray.labels.kept_rows import KEPT
 from da2ray.labels.leases import Holder, Lease
+from da2ray.labels.parts import read_part
 from da2ray.labels.reader import open_labels
-from da2ray.labels.snapshots import create_snapshot, open_snapshot, read_part, snapshot_key
+from da2ray.labels.snapshots import create_snapshot, open_snapshot, snapshot_key
 from da2ray.labels.upkeep.garbage import TEMPORARY, Collected, collect
 from da2ray.labels.views import View, write_view
 from da2ray.storage import Store, open_store

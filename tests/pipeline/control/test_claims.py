@@ -57,7 +57,7 @@ def test_a_job_that_was_never_beside_another_lists_commits_once_a_wave(
 ) -> None:
     listings = []
     remaining = Plan.remaining
-    monkeypatch.setattr(Plan, "remaining", lambda self, store: listings.append(1) or remaining(self, store))
+    monkeypatch.setattr(Plan, "remaining", lambda *args, **given: listings.append(1) or remaining(*args, **given))
     for run, each in (("one", 1), ("two", 2)):  # the second run meets the leases of the first
         listings.clear()
         with Claims(store, plan, run, 60, Console(file=io.StringIO())) as mine:

@@ -60,6 +60,7 @@ def read_row(samples: list[dict], *, planned: int, shard: int = 3, extent: str |
         "shapes": lists([pa.array(shapes, pa.int32())]),
         "pixels": large_binaries(np.zeros(3 * len(shapes) // 2, np.uint8), [0, 3 * len(shapes) // 2]),
         "encoded": pa.array([b""], pa.large_binary()),
+        "update": pa.array([b""], pa.large_binary()),
     }
     return pa.table(columns, schema=READ)
 
