@@ -88,7 +88,7 @@ class _Block:
         self.encoded.append(encoded)
 
     def add_rest(self, encoded: Sequence[_Row], without: Sequence[_Row], end: int) -> None:
-        """Add the samples that travel encoded, one by one, and those without pixels; a block has a row even if it has no sample."""
+        """Add the samples that travel encoded, one by one, and those without pixels. A block without samples has a row too."""
         for row in encoded:
             self.add([row], [], end, row.body)
         if without or not self.samples:
