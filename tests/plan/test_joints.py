@@ -10,9 +10,10 @@ import pytest
 from da2ray.errors import CorruptError
 from da2ray.labels.commits import Commit, commit_key, commit_shard, read_commit, serialise
 from da2ray.labels.dataset import create_or_open
+from da2ray.labels.parts import read_part
 from da2ray.labels.schema import INDEX
 from da2ray.labels.shards.formats import build_shard
-from da2ray.labels.snapshots import create_snapshot, read_part
+from da2ray.labels.snapshots import create_snapshot
 from da2ray.labels.upkeep.check import Wrong
 from da2ray.labels.upkeep.repair import repair
 from da2ray.labels.upkeep.verify import verify
