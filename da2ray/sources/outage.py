@@ -44,9 +44,7 @@ class Evidence:
         self._schemes: set[str] = set()
 
     def add(self, root: str, key: str, *, in_part: bool = False) -> None:
-        """Note that an object was read, or a part of it. Local paths are not noted: they have no credentials."""
-        if root == "/":
-            return
+        """Note that an object was read, or a part of it."""
         scheme = scheme_of(root)
         with self._lock:
             read = self._read[root]
@@ -55,7 +53,7 @@ class Evidence:
             read.append((key, in_part))
             first = scheme not in self._schemes
             self._schemes.add(scheme)
-        if first and self.on_first:
+        if first and self.on_first and scheme:  # local files have no credentials
             self.on_first(scheme)
 
     def discard(self, root: str, key: str) -> None:
@@ -113,12 +111,13 @@ class Judge:
         """Whether the store, rather than the object, may be at fault.
 
         Web servers never are: a manifest names many, one of them may be gone for good, and a signature is for one object. The
-        permissions of local files are their own.
+        permissions of local files are their own. A local file that is not there may lie on a disk that is not mounted any more.
         """
         if scheme_of(root) in WEB:
             return False
-        kinds = UnavailableError if root == "/" else (UnavailableError, PermissionError, RejectedError, NoBucketError)
-        return isinstance(error, kinds)
+        if root == "/":
+            return isinstance(error, UnavailableError | FileNotFoundError)
+        return isinstance(error, UnavailableError | PermissionError | RejectedError | NoBucketError)
 
     def read_again(self, failure: Failure[Read]) -> Read:
         """Read an object once more, since the store works.
@@ -144,7 +143,7 @@ class Judge:
             if self._well.get(place, float("-inf")) >= failure.at:
                 return
             began = time.monotonic()
-            fault = self._mount_fault(folder) if failure.root == "/" else self._store_fault(failure)
+            fault = self._mount_fault(folder, failure) if failure.root == "/" else self._store_fault(failure)
             if fault is None:
                 self._well[place] = began
                 return
@@ -157,7 +156,7 @@ class Judge:
             )
         if isinstance(fault, RejectedError):
             raise UserError(str(fault))
-        raise OutageError(str(failure.error))
+        raise OutageError(str(failure.error if failure.root != "/" else fault))
 
     def _store_fault(self, failure: Failure[Any]) -> OSError | None:
         """Why an object that was read before cannot be read now; None if it can."""
@@ -175,15 +174,26 @@ class Judge:
                 return None
         raise NothingReadError(failure.root, failure.error)
 
-    def _mount_fault(self, folder: str) -> OSError | None:
-        """Why a folder does not answer; None if it answers, if only that it lacks a file."""
-        try:
-            self._open_at("/", PROBE_RETRY_S).stat(f"{folder}/{ABSENT}" if folder else ABSENT)
-        except UnavailableError as error:
-            return error
-        except OSError:
+    def _mount_fault(self, folder: str, failure: Failure[Any]) -> OSError | None:
+        """Why a folder does not answer, or has lost all files; None if it answers, and lacks just this file."""
+        store = self._open_at("/", PROBE_RETRY_S)
+        if not isinstance(failure.error, FileNotFoundError):
+            return _stat_error(store, f"{folder}/{ABSENT}" if folder else ABSENT, UnavailableError)
+        read = [key for _, key, _ in EVIDENCE.objects("/")]
+        if not read or any(_stat_error(store, key, FileNotFoundError) is None for key in read):
             return None
+        return OSError(f"{failure.error}; files that were read before are gone too: is the disk still mounted?")
+
+
+def _stat_error(store: Store, key: str, kind: type[OSError]) -> OSError | None:
+    """The error of this kind with which a file cannot be looked at; None if it can, or fails in another way."""
+    try:
+        store.stat(key)
+    except kind as error:
+        return error
+    except OSError:
         return None
+    return None
 
 
 def scheme_of(root: str) -> str:

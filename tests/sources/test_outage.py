@@ -120,3 +120,28 @@ def test_a_mount_that_is_gone_is_an_outage_and_a_bad_sector_is_not(
     (sample,) = reading
     assert isinstance(sample.body, SampleError)
     assert sample.body.reason is Reason.UNREADABLE
+
+
+def test_a_folder_that_has_lost_all_files_is_an_outage_and_one_file_that_is_gone_is_not(tmp_path: Path) -> None:
+    paths = []
+    for name, body in BODIES.items():
+        (tmp_path / name).write_bytes(body)
+        paths.append(Member(name, str(tmp_path / name), len(body), None))
+    reading = fetch(paths, 1)
+    assert [next(reading).body for _ in range(2)] == list(BODIES.values())[:2]
+    (tmp_path / "0.jpg").unlink()
+    (tmp_path / "2.jpg").unlink()
+    gone = next(reading).body
+    assert isinstance(gone, SampleError)
+    assert gone.reason is Reason.NOT_FOUND
+    assert next(reading).body == BODIES["3.jpg"]
+    for path in tmp_path.iterdir():  # as if the disk were not mounted any more
+        path.unlink()
+    with pytest.raises(OutageError, match="is the disk still mounted"):
+        next(reading)
+
+
+def test_a_process_that_has_read_no_file_takes_a_file_that_is_gone_for_gone(tmp_path: Path) -> None:
+    (gone,) = fetch([Member("a", str(tmp_path / "a.jpg"), None, None)], 1)
+    assert isinstance(gone.body, SampleError)
+    assert gone.body.reason is Reason.NOT_FOUND
