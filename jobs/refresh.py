@@ -3,9 +3,8 @@
 ray job submit -- python jobs/refresh.py --output s3://bucket/labels
 """
 
-import sys
-
 from da2ray.commands.refresh import COMMAND
+from da2ray.console import run_process
 
 if __name__ == "__main__":
-    sys.exit(COMMAND.main())
+    run_process(COMMAND.main)
