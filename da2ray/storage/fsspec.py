@@ -203,9 +203,8 @@ class FsspecStore:
         except (StoreError, UserError):
             raise
         except FileNotFoundError as error:
-            if (
-                self._scheme == "s3" and error.filename is not None
-            ):  # a file on this machine, such as a web identity's token
+            # A file on this machine, such as a web identity's token.
+            if self._scheme == "s3" and error.filename is not None:
                 raise PermissionError(f"{uri}: {base.NO_CREDENTIALS}{_message(error)}") from None
             cause = error.__cause__
             if self._scheme in WEB and isinstance(cause, Exception) and getattr(cause, "status", None) != 404:
@@ -331,12 +330,14 @@ def _translated(uri: str, error: Exception) -> OSError:
         return PermissionError(text)
     if _UNTRUSTED & names:
         return base.untrusted(uri, _message(error))
+    # On S3 an error of Python is that of a program for credentials which prints something else.
+    configured = isinstance(error, LookupError) and uri.startswith("s3://")
+    if configured or (type(error).__module__.startswith("botocore") and not _TRANSPORT & names):
+        return RejectedError(text)
     if isinstance(
         error, TypeError | AttributeError | LookupError | IsADirectoryError | NotADirectoryError | FileExistsError
     ):
         return StoreError(text)
-    if type(error).__module__.startswith("botocore") and not _TRANSPORT & names:
-        return RejectedError(text)
     return UnavailableError(text)
 
 

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -58,20 +59,27 @@ def images(request: Request) -> bool:
 ROLE = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/reader", "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token"}
 
 
-@pytest.mark.parametrize("variables", [{"AWS_ACCESS_KEY_ID": "half"}, ROLE], ids=["half", "role"])
+PROGRAM = {"AWS_CONFIG_FILE": "config"}
+"""A file that names a program whose answer is not credentials."""
+
+
+@pytest.mark.parametrize("variables", [{"AWS_ACCESS_KEY_ID": "half"}, ROLE, PROGRAM], ids=["half", "role", "program"])
 def test_credentials_that_cannot_be_had_fail_no_sample(
     bucket: str,
     client: Client,
     variables: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    (tmp_path / "config").write_text("[default]\ncredential_process = echo {}\n")
+    monkeypatch.chdir(tmp_path)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     source = PrefixSource(bucket, client)
-    with pytest.raises(UserError, match=r"token|AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(UserError, match=r"token|AWS_SECRET_ACCESS_KEY|Version"):
         read_with_evidence(lambda: list(fetch(members(bucket), 1, client)), source, list, lambda _: False)
     assert capfd.readouterr().err == ""
 
