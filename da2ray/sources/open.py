@@ -16,8 +16,8 @@ from da2ray.sources.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, ManifestSour
 from da2ray.sources.parquet.columns import find_columns
 from da2ray.sources.parquet.source import ParquetSource, open_footer
 from da2ray.sources.prefix import IMAGE_SUFFIXES, PrefixSource
-from da2ray.sources.tar import TarSource
-from da2ray.sources.tar_files import TAR_SUFFIXES, TarFiles, TarManifest, is_tar, split_pattern
+from da2ray.sources.tar.files import TAR_SUFFIXES, TarFiles, TarManifest, is_tar, split_pattern
+from da2ray.sources.tar.source import TarSource
 from da2ray.storage import Client, canonical_url, is_web, join, open_store, redact, split_uri
 
 LOOKED_AT: Final = 10_000

@@ -179,10 +179,10 @@ class Judge:
         store = self._open_at("/", PROBE_RETRY_S)
         if not isinstance(failure.error, FileNotFoundError):
             return _stat_error(store, f"{folder}/{ABSENT}" if folder else ABSENT, UnavailableError)
-        read = [key for _, key, _ in EVIDENCE.objects("/")]
+        read = [key for _, key, _ in EVIDENCE.objects("/") if key != failure.key]
         if not read or any(_stat_error(store, key, FileNotFoundError) is None for key in read):
             return None
-        return OSError(f"{failure.error}; files that were read before are gone too: is the disk still mounted?")
+        return OSError(f"{failure.error}; other files that were read before are gone too: is the disk still mounted?")
 
 
 def _stat_error(store: Store, key: str, kind: type[OSError]) -> OSError | None:

@@ -9,7 +9,7 @@ from da2ray.plan.plan import corrections_of, list_plans
 from da2ray.storage import open_store
 from tests.jobs import RunJob, progress_of
 from tests.photos import write_crops
-from tests.sources.tars import serial, tar_bytes, write_tar
+from tests.sources.tar.tars import serial, tar_bytes, write_tar
 
 
 def test_a_job_labels_each_image_of_tars_once_and_retries_one_by_its_range(run_job: RunJob, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from da2ray.sources import Source, open_source
 from da2ray.sources.base import Extent
 from da2ray.storage import Store, open_store
 from tests.labels.samples import FINGERPRINT, info
-from tests.sources.tars import read_shard, serial, some_bodies, tar_bytes, write_tar
+from tests.sources.tar.tars import read_shard, serial, some_bodies, tar_bytes, write_tar
 
 SHARD_BYTES = 2048
 

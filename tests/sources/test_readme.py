@@ -7,7 +7,7 @@ from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import Ranged
 from da2ray.sources.manifest import URI_COLUMNS
 from da2ray.sources.open import KINDS
-from da2ray.sources.tar_files import TAR_SUFFIXES
+from da2ray.sources.tar.files import TAR_SUFFIXES
 from tests.readmes import ROOT
 
 FILE = ROOT / "da2ray" / "sources" / "README.md"

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from da2ray.errors import UserError
 from da2ray.sources import Place, open_source
-from da2ray.sources import tar_read as reading
 from da2ray.sources.base import Cut, Member, Sample
-from da2ray.sources.tar import TarSource
-from da2ray.sources.tar_bytes import Ranges
-from da2ray.sources.tar_files import matcher
+from da2ray.sources.tar import read as reading
+from da2ray.sources.tar.bytes import Ranges
+from da2ray.sources.tar.files import matcher
+from da2ray.sources.tar.source import TarSource
 from da2ray.storage import open_store
-from tests.sources.tars import read_all, read_shard, serial, some_bodies, specs_of, tar_bytes, write_tar
+from tests.sources.tar.tars import read_all, read_shard, serial, some_bodies, specs_of, tar_bytes, write_tar
 
 CUTS = [512, 4096, 30_000, 1 << 30]
 """Bytes of a shard: a block, a member or so, several members, the whole tar."""

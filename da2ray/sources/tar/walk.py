@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 
 from da2ray.errors import Reason
-from da2ray.sources import tar_headers as headers
-from da2ray.sources.tar_bytes import ArchiveBytes
-from da2ray.sources.tar_headers import BLOCK, Header, padded
+from da2ray.sources.tar import headers
+from da2ray.sources.tar.bytes import ArchiveBytes
+from da2ray.sources.tar.headers import BLOCK, Header, padded
 
 SCAN: Final = 1 << 20
 """Bytes that are looked at together for a header."""

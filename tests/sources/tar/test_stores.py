@@ -9,7 +9,7 @@ from da2ray.errors import OutageError
 from da2ray.sources import open_source
 from da2ray.storage import Client, open_store
 from tests.fault_proxy import FaultProxy, Mode
-from tests.sources.tars import read_all, read_shard, some_bodies, specs_of, tar_bytes
+from tests.sources.tar.tars import read_all, read_shard, some_bodies, specs_of, tar_bytes
 from tests.sources.web_server import web_server
 
 MEMBERS = {f"{number:02d}.jpg": body for number, body in enumerate(some_bodies(20))}

@@ -13,7 +13,7 @@ from da2ray.sources.base import Member
 from da2ray.sources.manifest import ManifestSource
 from da2ray.sources.members import members_of
 from da2ray.sources.prefix import HIDDEN, PrefixSource, members_below
-from da2ray.sources.tar_index import index_name
+from da2ray.sources.tar.index import index_name
 from da2ray.storage import Client, join, printable, redact
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")

@@ -9,15 +9,15 @@ from typing import Final
 
 from da2ray.errors import Reason, SampleError
 from da2ray.parallel import look_ahead
-from da2ray.sources import tar_headers as headers
 from da2ray.sources.allowed import Allowed, must_be_regular
 from da2ray.sources.base import Extent, Member, Sample
 from da2ray.sources.fetch import MOST_BYTES, Stores, outcome
 from da2ray.sources.prefix import IMAGE, is_hidden
-from da2ray.sources.tar_bytes import CHUNK, ArchiveBytes, Ranges, Unpacked, is_compressed
-from da2ray.sources.tar_index import file_before
-from da2ray.sources.tar_specs import Pick, TarRange
-from da2ray.sources.tar_walk import NO_END, Break, Entry, Walk
+from da2ray.sources.tar import headers
+from da2ray.sources.tar.bytes import CHUNK, ArchiveBytes, Ranges, Unpacked, is_compressed
+from da2ray.sources.tar.index import file_before
+from da2ray.sources.tar.specs import Pick, TarRange
+from da2ray.sources.tar.walk import NO_END, Break, Entry, Walk
 from da2ray.storage import Client, Stat, split_uri
 
 SLICE: Final = 1 << 30

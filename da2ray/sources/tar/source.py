@@ -1,7 +1,7 @@
 """Images in tars: WebDataset, img2dataset, SA-1B and others.
 
 A shard is a range of bytes of one tar. Planning needs the sizes of the tars alone, so it does not know where members begin, nor
-how many there are. A member belongs to the range that its first header starts in. See `tar_walk` for how it is found, and
+how many there are. A member belongs to the range that its first header starts in. See `walk.py` for how it is found, and
 `da2ray.plan.joints` for how every member comes to be in exactly one shard.
 """
 
@@ -18,10 +18,10 @@ from da2ray.parallel import look_ahead
 from da2ray.sources.allowed import Allowed
 from da2ray.sources.base import SHARDS, Cut, Extent, Member, Place, Sample
 from da2ray.sources.fetch import outcome
-from da2ray.sources.tar_files import COMPRESSED, TAR_SUFFIXES, Tars
-from da2ray.sources.tar_headers import BLOCK, padded
-from da2ray.sources.tar_read import SLICE, TarReader, is_broken, version_of
-from da2ray.sources.tar_specs import Pick, TarRange, of_range, pack, unpack
+from da2ray.sources.tar.files import COMPRESSED, TAR_SUFFIXES, Tars
+from da2ray.sources.tar.headers import BLOCK, padded
+from da2ray.sources.tar.read import SLICE, TarReader, is_broken, version_of
+from da2ray.sources.tar.specs import Pick, TarRange, of_range, pack, unpack
 from da2ray.storage import Client
 
 GUESS_BYTES: Final = 128 << 10
