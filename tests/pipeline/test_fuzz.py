@@ -39,7 +39,7 @@ JOB_BYTES = (5 << 30) + (os.cpu_count() or 1) * (300 << 20)
 copies of a shard with 300 MB of pixels, label buffers and the object store take the rest. A bomb's pixels would be 10.8 GB."""
 ALLOWED = set(Reason) - {
     *(Reason.CRASHED, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.TEACHER_ERROR, Reason.NON_FINITE),
-    *(Reason.NOT_FOUND, Reason.FORBIDDEN, Reason.UNREADABLE),
+    *(Reason.NOT_FOUND, Reason.FORBIDDEN, Reason.UNREADABLE, Reason.GONE),
 }
 """The reasons that a file can have if it exists and can be read."""
 

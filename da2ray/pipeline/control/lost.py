@@ -6,7 +6,6 @@ to a raylet that is gone, after 15 s without a raylet, or after a minute without
 
 import os
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -69,11 +68,14 @@ class ClusterWatch:
             self._end(part)
 
     def _end(self, part: str) -> None:
-        """End the process without unwinding, which would wait for the cluster. A run may be ended at any moment."""
+        """End the process without unwinding, which would wait for the cluster. A run may be ended at any moment.
+
+        The message is written, not rendered: each millisecond counts against Ray's core.
+        """
         with suppress(Exception):  # a message that cannot be printed must not keep the process alive
             self._console.show_cursor(True)
-            self._console.print(f"Ray's {part} is gone: ended at once; run the same command again to go on")
-            sys.stdout.flush()
+            self._console.file.write(f"Ray's {part} is gone: ended at once; run the same command again to go on\n")
+            self._console.file.flush()
         os._exit(Exit.RESUMABLE)
 
 
