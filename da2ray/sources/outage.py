@@ -9,6 +9,7 @@ An object that was read is evidence for its root (a bucket, a host), and, if not
 scheme, which share the credentials of this process. A process that has read nothing yet has no evidence: see NothingReadError.
 """
 
+import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -180,9 +181,20 @@ class Judge:
         if not isinstance(failure.error, FileNotFoundError):
             return _stat_error(store, f"{folder}/{ABSENT}" if folder else ABSENT, UnavailableError)
         read = [key for _, key, _ in EVIDENCE.objects("/") if key != failure.key]
-        if not read or any(_stat_error(store, key, FileNotFoundError) is None for key in read):
+        if not read or any(_stat_error(store, key, FileNotFoundError) is None for key in read) or _has_files(folder):
             return None
         return OSError(f"{failure.error}; other files that were read before are gone too: is the disk still mounted?")
+
+
+def _has_files(folder: str) -> bool:
+    """Whether anything lies in a local folder. A disk that is not mounted any more leaves an empty one, or none."""
+    try:
+        with os.scandir(f"/{folder}") as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _stat_error(store: Store, key: str, kind: type[OSError]) -> OSError | None:

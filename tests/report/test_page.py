@@ -227,7 +227,7 @@ def test_only_images_that_the_source_allows_are_requested(tmp_path: Path, server
     plans = {"m": plan("manifest", "s3://bucket/m.csv", "s3://bucket"), "p": plan("prefix", "/images", "/images")}
     # A plan of `--retry-failed`, as `da2ray.plan.retry` makes it.
     plans["r"] = replace(plans["m"], source={"kind": "retry", "of": "manifest", "url": "s3://bucket/m.csv"})
-    row = {"sha256": None, "height": 9, "width": 9, "image_offset": None}
+    row = {"sha256": None, "height": 9, "width": 9, "image_offset": None, "image_row": None}
     for name, uri in (
         ("m", f"{url}/x.jpg"),
         ("m", str(tmp_path / "outside.jpg")),
