@@ -206,20 +206,6 @@ def compare(
     return changes
 
 
-def differs(source: Source, store: Store, snapshot: Snapshot) -> bool:
-    """Whether a refresh would find something. Reads the source's listing and the snapshot's, but no index.
-
-    Raises:
-        UserError: the source cannot be read, or samples of its kind cannot be compared.
-    """
-    with LiveRows(store, snapshot) as rows:
-        listing = listing_of(store, rows)
-    with Digester(listing.last_keys) as digester:
-        for batch in _members_of(source).members():
-            digester.add(_versions(batch))
-        return bool(len(listing.differing(digester.found)))
-
-
 def listing_of(store: Store, rows: LiveRows) -> Listing:
     """The listing of a snapshot: the stored one, else one that is made of the index and stored."""
     try:

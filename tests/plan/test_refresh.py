@@ -369,6 +369,7 @@ def test_a_refresh_beside_another_one_makes_one_result(
     whole(first)
 
 
+@pytest.mark.slow
 def test_a_month_of_refreshes_gives_what_labelling_from_scratch_gives(
     first: Store, world: World, refresh: Refresh, labels_of: dict[str, tuple[str | None, str | None]]
 ) -> None:
