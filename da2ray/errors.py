@@ -126,8 +126,10 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a sample has no label. The first group is no fault (`rejected`): policies, and images that are known to be deleted. The
-    second group are errors (`failed`).
+    """Why a sample has no label.
+
+    The first group stands for policies, and for images that are known to be deleted (`rejected`). The second stands for errors
+    (`failed`).
     """
 
     TOO_SMALL = "too_small"

@@ -48,10 +48,10 @@ def benchmark(config: BenchmarkConfig, console: Console) -> int:
     if config.plan:
         return measure_planning(config.plan_keys, work, console)
     if config.refresh_rows:
-        from da2ray.benchmark.refresh import measure_refresh  # noqa: PLC0415
+        from da2ray.benchmark.refresh import measure_refresh  # noqa: PLC0415 - as below
 
         return measure_refresh(config.refresh_rows, console)
-    # These two import what the other measurements do not need.
+    # These import what the other measurements do not need.
     if config.dedupe_hashes:
         from da2ray.benchmark.dedupe import measure_dedupe  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from da2ray.commands.options import Command, CommandConfig, option
 from da2ray.commands.shared import StorageClient, storage_client_option
 from da2ray.console import Ticker, counted
 from da2ray.errors import Exit, UnavailableError, UserError
-from da2ray.sources.base import passed_over_text
+from da2ray.sources.base import no_images, passed_over_text
 from da2ray.sources.prefix import PrefixSource
 from da2ray.storage import Store, canonical_url, open_store, split_uri
 
@@ -61,16 +61,14 @@ def list_images(config: ListConfig, console: Console) -> int:
                 writer.write_table(group)
                 images += group.num_rows
                 ticker.count(f"listing {source.url}", images, "image")
-        passed = passed_over_text(source.passed_over)
         if not images:
-            passed = f"\npassed over: {passed}" if passed else ""
-            raise UserError(f"no images under {source.url}; looked for {source.looks_for}{passed}")
+            raise no_images(source)
         store.put_file(name, path)
         console.print(
             f"{config.output}: {counted(images, 'image')}, {counted(path.stat().st_size, 'byte')}, "
             f"listed in {time.monotonic() - began:,.1f} s"
         )
-    if passed:
+    if passed := passed_over_text(source.passed_over):
         console.print(f"passed over: {passed}")
     return Exit.DONE
 

@@ -1,6 +1,6 @@
 """`jobs/pseudolabel.py`: label images with a depth teacher."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator
 from rich.console import Console
@@ -244,6 +244,17 @@ class PseudolabelConfig(CommandConfig):
     @classmethod
     def _settings(cls, value: object) -> object:
         return parse_settings(value)
+
+    @property
+    def source_options(self) -> dict[str, Any]:
+        """The arguments of `da2ray.sources.open_source` besides the URL of the images."""
+        return {
+            "client": self.storage_client,
+            "allow": self.allow_scheme,
+            "user_agent": self.user_agent,
+            "image_column": self.image_column,
+            "key_column": self.key_column,
+        }
 
 
 def pseudolabel(config: PseudolabelConfig, console: Console) -> int:

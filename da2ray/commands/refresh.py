@@ -64,7 +64,7 @@ def refresh(config: _Own, console: Console) -> int:
     Ray is imported only if there is something to do.
 
     Raises:
-        UserError: there is no dataset, or the options that it stores do not do.
+        UserError: the dataset does not exist, or the options that it stores cannot be used.
     """
     given = config.model_dump(include=config.model_fields_set)
     store = open_store(config.output, given.get("storage_client", "auto"))
@@ -75,17 +75,7 @@ def refresh(config: _Own, console: Console) -> int:
             if code is not Exit.DONE or config.dry_run:
                 return code
             continue  # what another process left is done; what has changed since then is next
-        ticker = Ticker(console)
-        source = open_source(
-            labelling.images, labelling.storage_client, labelling.allow_scheme, user_agent=labelling.user_agent
-        )
-        listed = "listing {}: {}"
-        with compare(
-            source,
-            store,
-            snapshot,
-            on_progress=lambda count: ticker.tick(listed.format(source.url, counted(count, "image"))),  # noqa: B023
-        ) as changes:
+        with _compare(labelling, store, snapshot, console) as changes:
             if changes.summary.is_empty:
                 console.print(
                     f"nothing to do: snapshot {snapshot.number} has {counted(snapshot.rows, 'row')} and is up to date"
@@ -100,6 +90,14 @@ def refresh(config: _Own, console: Console) -> int:
         if code is not Exit.DONE or not by_another:
             _print_views(store, console)
             return code
+
+
+def _compare(labelling: PseudolabelConfig, store: Store, snapshot: Snapshot, console: Console) -> Changes:
+    source = open_source(labelling.images, **labelling.source_options)
+    ticker = Ticker(console)
+    return compare(
+        source, store, snapshot, on_progress=lambda done: ticker.count(f"listing {source.url}", done, "image")
+    )
 
 
 def _label(labelling: PseudolabelConfig, console: Console, snapshot: Snapshot, changes: Changes) -> tuple[Exit, bool]:

@@ -1,22 +1,20 @@
 """What differs between two snapshots. Parts that both have are not read, however large the dataset is."""
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 
 from da2ray.labels.parts import Part, read_part, retired_rows
+from da2ray.labels.schema import INDEX
+from da2ray.labels.scratch import load, scratch_database
 from da2ray.labels.snapshots import Snapshot
 from da2ray.storage import Store
 
-MEMORY: Final = "512MB"
 SHOWN: Final = 10
 _COLUMNS: Final = ("key", "sha256", "status", "reason", "fingerprint", "object", "byte_offset", "plan", "shard", "row")
+_SCHEMA: Final = pa.schema([(name, INDEX.field(name).type) for name in _COLUMNS])
 
 _SAME: Final = " AND ".join(
     f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in ("plan", "shard", "row", "object")
@@ -49,14 +47,9 @@ def difference(store: Store, old: Snapshot, new: Snapshot) -> Difference:
     Raises:
         OSError: the store failed, or a part of the index is corrupt.
     """
-    with _database() as database:
+    with scratch_database() as database:
         for name, snapshot, other in (("old", old, new), ("new", new, old)):
-            database.register("rows", _empty())
-            database.execute(f"CREATE TABLE {name} AS FROM rows")
-            for rows in _own(store, snapshot, other):
-                database.register("rows", rows)
-                database.execute(f"INSERT INTO {name} FROM rows")
-            database.unregister("rows")
+            load(database, name, _SCHEMA, _own(store, snapshot, other))
         database.execute(
             f"CREATE TABLE differences AS SELECT coalesce(old.key, new.key) AS key, {_WHAT} AS what "  # noqa: S608 - constants
             f"FROM old FULL JOIN new ON old.key = new.key WHERE old.key IS NULL OR new.key IS NULL OR NOT ({_SAME})"
@@ -84,19 +77,3 @@ def _only_retired_there(store: Store, part: Part, other: Part) -> pa.Table:
     here, there = (set(retired_rows(store, each).tolist()) for each in (part, other))
     rows = read_part(store, part, _COLUMNS, retired=True)
     return rows.take(pa.array(sorted(there - here), pa.int64()))
-
-
-def _empty() -> pa.Table:
-    types = {"sha256": pa.binary(), "byte_offset": pa.int64(), "shard": pa.int64(), "row": pa.int32()}
-    return pa.schema([(name, types.get(name, pa.string())) for name in _COLUMNS]).empty_table()
-
-
-@contextmanager
-def _database() -> Iterator[duckdb.DuckDBPyConnection]:
-    with (
-        tempfile.TemporaryDirectory(prefix="da2ray-diff-") as folder,
-        duckdb.connect(str(Path(folder) / "diff.duckdb")) as database,
-    ):
-        database.execute(f"SET memory_limit = '{MEMORY}'")
-        database.execute("SET threads = 2")
-        yield database

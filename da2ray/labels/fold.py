@@ -89,7 +89,7 @@ def fold(
 
     Args:
         parent: the entries of the snapshot before; empty if there is none.
-        parts_of: the names of the parts of a snapshot, by its number; None if there is no such snapshot.
+        parts_of: gives the names of the parts of a snapshot, by its number; None if that snapshot does not exist any more.
         on_progress: called with (shards folded, shards committed).
 
     Raises:

@@ -142,7 +142,7 @@ def read_listing(store: Store, digest: str) -> Listing:
     """The listing of the rows of this digest.
 
     Raises:
-        FileNotFoundError: there is no such listing.
+        FileNotFoundError: the dataset has no listing of this digest.
         CorruptError: the object is not a listing.
         OSError: the store failed.
     """

@@ -4,12 +4,10 @@ Of a part only the first columns of the row groups in question are read, one ran
 parts, as those of a manifest, all of them are sorted first, by DuckDB on the local disk.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import duckdb
@@ -22,6 +20,7 @@ from da2ray.labels.fold import versions_of
 from da2ray.labels.listing import SEGMENT_ROWS, VERSIONS, Listing, digest
 from da2ray.labels.parts import FIRST_COLUMNS, Part, retired_rows
 from da2ray.labels.schema import INDEX, conform
+from da2ray.labels.scratch import load, scratch_database
 from da2ray.labels.snapshots import Snapshot
 from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
@@ -40,7 +39,6 @@ HASH_BYTES: Final = 32
 POINTS: Final = 64
 """Hashes of a row group that are read one by one at most; for more the whole column is read, 0.5 MB."""
 THREADS: Final = 16
-SORT_MEMORY: Final = "512MB"
 MOST_OVER: Final = 256
 """Parts over one key at most, with a row group of each in memory: 0.5 GB. They are those of so many refreshes."""
 _DEPTH: Final = 8
@@ -142,7 +140,7 @@ class PartFile:
                 )
         return found
 
-    def _intact(self):  # type: ignore[no-untyped-def]
+    def _intact(self) -> AbstractContextManager[None]:
         return intact(self._store, self._part.key, "a part of the index", f"run `da2ray repair {self._store.url}`")
 
 
@@ -171,7 +169,7 @@ class LiveRows:
         return self._files[part]
 
     def between(self, after: str | None, last: str | None) -> pa.Table:
-        """The rows with keys in (after, last] in the order of keys (LIVE); None is no bound."""
+        """The rows with keys in (after, last] in the order of keys (LIVE). None stands for the first or the last key."""
         if self._sorted is None and self._is_scattered:
             self._sorted = self._sort()
         if self._sorted is not None:
@@ -242,17 +240,9 @@ class LiveRows:
         return _depth([(group.first_key, group.last_key) for group in self._groups_of(largest)]) > _DEPTH
 
     def _sort(self) -> duckdb.DuckDBPyConnection:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="da2ray-refresh-"))
-        connection = self._stack.enter_context(duckdb.connect(str(Path(folder) / "live.duckdb")))
-        connection.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-        connection.execute("SET threads = 2")
+        connection = self._stack.enter_context(scratch_database())
         connection.execute("SET preserve_insertion_order = false")
-        connection.register("rows", LIVE.empty_table())
-        connection.execute("CREATE TABLE loaded AS FROM rows")
-        for rows in self.every():
-            connection.register("rows", rows)
-            connection.execute("INSERT INTO loaded FROM rows")
-        connection.unregister("rows")
+        load(connection, "loaded", LIVE, self.every())
         connection.execute("SET preserve_insertion_order = true")
         connection.execute("CREATE TABLE live AS FROM loaded ORDER BY key")
         connection.execute("DROP TABLE loaded")

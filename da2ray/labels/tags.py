@@ -29,7 +29,7 @@ def write_tag(store: Store, name: str, snapshot: int | None) -> Tag:
     """Give a snapshot a name, or move the name to it. `snapshot`: None for the newest.
 
     Raises:
-        UserError: the name is not allowed, or there is no such snapshot.
+        UserError: the name is not allowed, or the snapshot does not exist.
     """
     if not _NAME.fullmatch(name):
         raise UserError(

@@ -130,7 +130,7 @@ def write_view(store: Store, view: View, kept: pa.Table | Iterable[pa.RecordBatc
         The view as stored. If a view of the same content existed, that one.
 
     Raises:
-        UserError: the name is not allowed, there is another view of this name, or there is no such snapshot.
+        UserError: the name is not allowed, there is another view of this name, or the snapshot does not exist.
         ValueError: rows are not ascending, not in the snapshot, or not as many as the view says.
         OSError: the store failed.
     """

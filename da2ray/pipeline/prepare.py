@@ -121,14 +121,7 @@ def prepare(config: PseudolabelConfig, console: Console, update_of: Update | Non
         UserError: something is wrong.
     """
     # Before a hub is asked for a teacher or its weights.
-    source = open_source(
-        config.images,
-        config.storage_client,
-        config.allow_scheme,
-        user_agent=config.user_agent,
-        image_column=config.image_column,
-        key_column=config.key_column,
-    )
+    source = open_source(config.images, **config.source_options)
     store = open_store(config.output, config.storage_client)
     check_output(store)
     stored = open_dataset(store)

@@ -4,14 +4,11 @@ The listing is digested by the segments of the snapshot's own (`labels.listing`)
 others the stored keys and versions are read and compared. What is found goes to a DuckDB database on the local disk.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,13 +17,13 @@ from da2ray.errors import CorruptError, Status, UserError
 from da2ray.labels.commits import REPLACES
 from da2ray.labels.listing import VERSIONS, Digester, Listing, read_listing, write_listing
 from da2ray.labels.live_rows import LiveRows
+from da2ray.labels.scratch import append, load, scratch_database
 from da2ray.labels.snapshots import Snapshot
 from da2ray.plan.update import BEFORE
 from da2ray.sources.base import Source
 from da2ray.sources.members import MEMBERS, MemberSource
 from da2ray.storage import Store
 
-MEMORY: Final = "512MB"
 MOST_PENDING: Final = 262_144
 """Listed rows of one segment in memory at most: beyond it, they are compared with what is stored so far."""
 BATCH: Final = 16_384
@@ -75,12 +72,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="da2ray-refresh-"))
-        self._database = self._stack.enter_context(duckdb.connect(str(Path(folder) / "changes.duckdb")))
-        self._database.execute(f"SET memory_limit = '{MEMORY}'")
-        self._database.execute("SET threads = 2")
-        self._database.register("rows", FOUND.empty_table())
-        self._database.execute("CREATE TABLE found AS FROM rows")
+        self._database = self._stack.enter_context(scratch_database())
+        load(self._database, "found", FOUND, ())
         self.summary = Summary(Tally(), Tally(), Tally(), Tally(), 0)
 
     def __enter__(self) -> "Changes":
@@ -95,9 +88,7 @@ class Changes:
 
     def add(self, found: pa.Table) -> None:
         """Take findings (FOUND)."""
-        self._database.register("rows", found)
-        self._database.execute("INSERT INTO found FROM rows")
-        self._database.unregister("rows")
+        append(self._database, "found", found)
 
     def settle(self, rows: LiveRows, skipped: Sequence[str]) -> None:
         """Find what moved and what must stay, once all findings are there.
@@ -340,18 +331,8 @@ def _in_key_order(source: MemberSource) -> Iterator[Iterator[pa.RecordBatch]]:
     if source.in_key_order:
         yield source.members()
         return
-    with (
-        tempfile.TemporaryDirectory(prefix="da2ray-refresh-") as folder,
-        duckdb.connect(str(Path(folder) / "listed.duckdb")) as database,
-    ):
-        database.execute(f"SET memory_limit = '{MEMORY}'")
-        database.execute("SET threads = 2")
-        database.register("rows", MEMBERS.empty_table())
-        database.execute("CREATE TABLE listed AS FROM rows")
-        for batch in source.members():
-            database.register("rows", batch)
-            database.execute("INSERT INTO listed FROM rows")
-        database.unregister("rows")
+    with scratch_database() as database:
+        load(database, "listed", MEMBERS, source.members())
         reader: pa.RecordBatchReader = database.sql("SELECT * FROM listed ORDER BY key").to_arrow_reader(BATCH)
         yield (_cast(batch) for batch in reader)
 

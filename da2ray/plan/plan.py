@@ -34,7 +34,7 @@ from da2ray.labels.stored import intact
 from da2ray.parallel import look_ahead
 from da2ray.plan.file import METADATA_KEY, SCHEMA, Contents, spec_offsets, write_file
 from da2ray.plan.update import Purpose, UpdateSource
-from da2ray.sources.base import Cut, Ranged, Source, passed_over_text
+from da2ray.sources.base import Cut, Ranged, Source, no_images
 from da2ray.storage import Store, StoreFile, join
 
 PLAN_VERSION: Final = 1
@@ -407,19 +407,12 @@ def require_samples(source: Source) -> None:
         UserError: the source has no sample, or cannot be read.
     """
     if next(source.shards(Cut(shard_size=1, shard_bytes=DEFAULT_SHARD_BYTES, limit=1)), None) is None:
-        raise _no_images(source)
-
-
-def _no_images(source: Source) -> UserError:
-    passed = passed_over_text(source.passed_over)
-    return UserError(
-        f"no images under {source.url}; looked for {source.looks_for}" + (f"\npassed over: {passed}" if passed else "")
-    )
+        raise no_images(source)
 
 
 def _metadata(source: Source, info: PlanInfo, written: Contents) -> bytes:
     if not written.shards:
-        raise _no_images(source)
+        raise no_images(source)
     passed_over = {kind: count for kind, count in source.passed_over.items() if count}
     gone = source.gone_shards if isinstance(source, UpdateSource) else 0
     return json.dumps(asdict(info) | asdict(written) | {"passed_over": passed_over, "gone": gone}).encode()

@@ -77,10 +77,9 @@ class RefreshSource(UpdateSource):
         return pa.RecordBatch.from_pylist(rows, schema=SHARDS)
 
     def _gone(self, found: pa.Table) -> pa.RecordBatch:
-        empty = pc.if_else(
-            pc.is_null(found["uri"]), "", found["uri"]
-        )  # nobody reads it, and the index is not read for it
-        found = found.set_column(found.schema.get_field_index("uri"), "uri", empty)
+        # Nobody reads a URI of what is gone, so the index is not read for it.
+        uris = pc.fill_null(found["uri"], "")
+        found = found.set_column(found.schema.get_field_index("uri"), "uri", uris)
         row = {"samples": 0, "exact": True, "bytes": 0, "spec": self._spec(found)}
         return pa.RecordBatch.from_pylist([row], schema=SHARDS)
 

@@ -5,6 +5,7 @@ A shard's specification holds that of another source, which reads the samples, a
 
 import hashlib
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,7 +44,7 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateSource:
+class UpdateSource(ABC):
     """A part of another source, which reads it.
 
     Attributes:
@@ -92,8 +93,9 @@ class UpdateSource:
         of = described.get("of", self.of.kind)
         return described | {"kind": self.kind, "of": of, "snapshot": str(self.snapshot)}
 
+    @abstractmethod
     def shards(self, cut: Cut) -> Iterator[pa.RecordBatch]:
-        raise NotImplementedError
+        """See `Source.shards`."""
 
     def read(self, spec: bytes, *, concurrency: int, skip: int = 0) -> Iterator[Sample | Extent]:
         """See `Source.read`. A sample whose bytes are those of its label has that label instead of them."""

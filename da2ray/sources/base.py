@@ -11,7 +11,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from da2ray.errors import SampleError
+from da2ray.errors import SampleError, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,14 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
     """Counts of PASSED_OVER for people: "3 hidden files, 1 link loop". Empty if there are none."""
     known = [(counts[kind], words) for kind, words in PASSED_OVER.items() if counts.get(kind)]
     return ", ".join(f"{count:,} {words[count != 1]}" for count, words in known)
+
+
+def no_images(source: "Source") -> UserError:
+    """The error for a source that was listed and has no sample."""
+    passed = passed_over_text(source.passed_over)
+    return UserError(
+        f"no images under {source.url}; looked for {source.looks_for}" + (f"\npassed over: {passed}" if passed else "")
+    )
 
 
 class Source(Protocol):

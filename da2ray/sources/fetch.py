@@ -62,7 +62,7 @@ def _settled(
     """The samples in order. A failure that nothing could explain when it happened waits until an object of its store is read.
 
     Raises:
-        NothingReadError: no object was read by the time that `most` samples wait, or that there are no more.
+        NothingReadError: no object was read when `most` samples waited, or when the samples ended.
     """
     waiting: deque[tuple[Member, Fetched | SampleError | Failure[Fetched]]] = deque()
     with contextlib.closing(read):

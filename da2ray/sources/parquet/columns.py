@@ -49,7 +49,7 @@ def find_columns(
         uris: names of columns of URIs. A file that has one of them, and no column of bytes with a usual name, is a manifest.
 
     Raises:
-        UserError: there is no column of these names, it cannot be read, or several may hold the images.
+        UserError: the file has no column of these names, the column cannot be read, or several may hold the images.
     """
     leaves = [schema.column(number) for number in range(len(schema.names))]
     found = _image_leaf(leaves, url, image, uris)
