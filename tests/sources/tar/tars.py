@@ -13,6 +13,11 @@ from da2ray.sources.base import Cut, Extent, Ranged, Sample, Source
 
 ROUNDS = 50
 
+CUTS = [512, 4096, 30_000, 1 << 30]
+"""Bytes of a shard: a block, a member or so, several members, the whole tar."""
+LONG = "folder-" * 30
+"""A folder's name of 210 characters."""
+
 
 @dataclass(frozen=True)
 class Read:

@@ -3,34 +3,24 @@
 import bz2
 import gzip
 import io
-import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from da2ray.errors import UserError
 from da2ray.sources import Place, open_source
 from da2ray.sources.base import Cut, Member, Sample
 from da2ray.sources.tar import read as reading
 from da2ray.sources.tar.bytes import Ranges
-from da2ray.sources.tar.files import matcher
-from da2ray.sources.tar.source import TarSource
 from da2ray.storage import open_store
-from tests.sources.tar.tars import read_all, read_shard, serial, some_bodies, specs_of, tar_bytes, write_tar
-
-CUTS = [512, 4096, 30_000, 1 << 30]
-"""Bytes of a shard: a block, a member or so, several members, the whole tar."""
-LONG = "folder-" * 30
+from tests.sources.tar.tars import CUTS, LONG, read_all, read_shard, serial, some_bodies, specs_of, tar_bytes, write_tar
 
 
 def images(count: int = 12) -> dict[str, bytes]:
@@ -461,136 +451,3 @@ def test_a_changed_tar_is_read_as_it_is(tmp_path: Path) -> None:
     assert {extent.version for _, extent in found} == {source.version(specs[0])}
     keys = [sample.member.key for samples, _ in found for sample in samples]
     assert set(keys) == set(wanted("a.tar", larger))
-
-
-def write_img2dataset(folder: Path, bodies: Sequence[bytes], failed: Sequence[int]) -> dict[str, bytes]:
-    """The output of img2dataset with `output_format=webdataset`: its writer writes just these files and members."""
-    folder.mkdir()
-    made = {}
-    for shard in (0, 2):  # gaps in the numbers are normal
-        rows = []
-        with (folder / f"{shard:05d}.tar").open("wb") as file, webdataset.TarWriter(file) as sink:
-            for number, body in enumerate(bodies):
-                key = f"{shard:05d}{number:04d}"
-                bad = number in failed
-                meta = {
-                    "url": f"https://example.com/{key}.jpg", "key": key, "status": "failed_to_download" if bad else "success",
-                    "error_message": "404" if bad else None, "width": None if bad else 8, "height": None if bad else 6,
-                    "original_width": None, "original_height": None, "exif": None, "sha256": "0" * 64,
-                }  # fmt: skip
-                if not bad:
-                    sink.write({"__key__": key, "jpg": body, "txt": "a caption", "json": json.dumps(meta, indent=4)})
-                    made[f"{shard:05d}.tar/{key}.jpg"] = body
-                rows.append(meta)
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard:05d}.parquet")
-        (folder / f"{shard:05d}_stats.json").write_text("{}")
-    return made
-
-
-def test_the_output_of_img2dataset_is_read_without_what_failed_to_download(tmp_path: Path) -> None:
-    made = write_img2dataset(tmp_path / "data", some_bodies(9), failed=[0, 4])
-    source = open_source(str(tmp_path / "data"))
-    assert isinstance(source, TarSource), "the Parquet files beside the tars are not a manifest"
-    for shard_bytes in CUTS:
-        assert read_all(source, shard_bytes).bodies == made
-
-
-def write_index(tar: Path, shift: int = 0) -> None:
-    """The index that DALI's wds2idx writes: of regular files whose names do not begin with a dot, a line for each sample."""
-    samples: dict[str, list[str]] = {}
-    with tarfile.open(tar) as archive:
-        for info in archive:
-            folder, _, name = info.name.rpartition("/")
-            key, _, suffix = name.partition(".")
-            if info.isreg() and key:
-                line = f"{suffix} {info.offset_data + shift} {info.size} {info.name}"
-                samples.setdefault(f"{folder}/{key}", []).append(line)
-    lines = [f"v1.2 {len(samples)}", *(" ".join(files) for files in samples.values())]
-    tar.with_name(f"{tar.name.partition('.')[0]}.idx").write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_an_index_beside_a_tar_saves_reading_again_and_is_not_trusted(tmp_path: Path, format_: int) -> None:
-    bodies = some_bodies(20)
-    inner = tar_bytes({f"inner-{number}.jpg": body for number, body in enumerate(bodies)})
-    members = {
-        "a.jpg": bodies[0],
-        f"{LONG}/inner.tar": inner,
-        ".hidden": b"h" * 2000,
-        "b.jpg": bodies[1],
-        "z.tar": inner,
-    }
-    path = write_tar(tmp_path / "a.tar", members, format_)
-    source = open_source(str(tmp_path))
-    without = read_all(source, 2048)
-    assert without.corrected
-    write_index(path)
-    indexed = read_all(open_source(str(tmp_path)), 2048)
-    assert (indexed.bodies, indexed.corrected) == (without.bodies, 0)
-    for damage in (lambda: write_index(path, 512), lambda: (tmp_path / "a.idx").write_bytes(b"\0" * 99)):
-        damage()
-        assert read_all(open_source(str(tmp_path)), 2048).bodies == without.bodies
-    # The index of another tar of the same length.
-    write_index(write_tar(tmp_path / "other" / "a.tar", {"x.jpg": inner, **members}, format_))
-    (tmp_path / "other" / "a.idx").replace(tmp_path / "a.idx")
-    (tmp_path / "other" / "a.tar").unlink()
-    assert read_all(open_source(str(tmp_path)), 2048).bodies == without.bodies
-
-
-def test_which_tars_a_url_names(tmp_path: Path) -> None:
-    for name in ("a0.tar", "a1.tar", "b/a2.tar", ".hidden.tar", "c.tgz", "notes.txt"):
-        write_tar(tmp_path / name, {"x.jpg": name.encode()})
-    manifest = tmp_path / "m.csv"
-
-    def keys(url: object) -> set[str]:
-        return set(read_all(open_source(str(url)), 1 << 30).bodies)
-
-    assert keys(tmp_path / "b") == keys(f"{tmp_path}/b/*.tar") == {"a2.tar/x.jpg"}
-    assert keys(tmp_path / "a0.tar") == {"a0.tar/x.jpg"}
-    assert keys(f"{tmp_path}/*.tar") == {"a0.tar/x.jpg", "a1.tar/x.jpg"}
-    assert keys(f"{tmp_path}/a[1-2].tar") == keys(f"{tmp_path}/a{{1..9}}.tar") == {"a1.tar/x.jpg"}
-    assert keys(f"{tmp_path}/**/*.tar") == {"b/a2.tar/x.jpg"}
-    assert keys(f"{tmp_path}/**.tar") == {"a0.tar/x.jpg", "a1.tar/x.jpg", "b/a2.tar/x.jpg"}
-    assert "b/a2.tar/x.jpg" in keys(tmp_path)
-    manifest.write_text("path,key\na0.tar,one\nb/a2.tar,two\n")
-    assert keys(manifest) == {"one/x.jpg", "two/x.jpg"}
-    manifest.write_text("path\na0.tar\nx.jpg\n")
-    with pytest.raises(UserError, match="tars or images, not both"):
-        keys(manifest)
-    write_tar(tmp_path / "literal" / "[a]*.tar", {"x.jpg": b"x"})
-    assert keys(f"{tmp_path}/literal/[a]*.tar") == {"[a]*.tar/x.jpg"}
-    assert matcher("{008..011}.tar")("010.tar")
-    assert not matcher("{008..011}.tar")("10.tar")
-    assert not matcher("{008..011}.tar")("012.tar")
-
-
-def test_memory_does_not_grow_with_a_range() -> None:
-    chunk, ahead = 4096, 7
-    fetched = 0
-
-    def get(offset: int, length: int) -> bytes:
-        nonlocal fetched
-        fetched = max(fetched, offset + length)
-        return bytes(length)
-
-    ranges = Ranges(get, 1 << 30, 0, 1 << 30, ahead, chunk)
-    for offset in range(0, 1 << 20, 1000):
-        assert len(ranges.take(offset, 1000)) == 1000
-        held = sum(len(data) for _, data in ranges._held)
-        assert held <= 2 * chunk
-        assert fetched <= offset + 1000 + (ahead + 2) * chunk
-    ranges.close()
-
-
-def test_a_member_far_ahead_is_not_read_on_the_way() -> None:
-    asked: list[tuple[int, int]] = []
-
-    def get(offset: int, length: int) -> bytes:
-        asked.append((offset, length))
-        return bytes(length)
-
-    ranges = Ranges(get, 1 << 40, 0, 1 << 40, ahead=0)
-    ranges.take(0, 512)
-    ranges.take(1 << 35, 512)
-    ranges.close()
-    assert sum(length for _, length in asked) <= 2 * (4 << 20)
