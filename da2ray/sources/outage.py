@@ -179,9 +179,11 @@ class Judge:
         """Why a folder does not answer, or has lost all files; None if it answers, and lacks just this file."""
         store = self._open_at("/", PROBE_RETRY_S)
         if not isinstance(failure.error, FileNotFoundError):
-            return _stat_error(store, f"{folder}/{ABSENT}" if folder else ABSENT, UnavailableError)
+            return (
+                failure.error if _raises(UnavailableError, store, f"{folder}/{ABSENT}" if folder else ABSENT) else None
+            )
         read = [key for _, key, _ in EVIDENCE.objects("/") if key != failure.key]
-        if not read or any(_stat_error(store, key, FileNotFoundError) is None for key in read) or _has_files(folder):
+        if not read or not all(_raises(FileNotFoundError, store, key) for key in read) or _has_files(folder):
             return None
         return OSError(f"{failure.error}; other files that were read before are gone too: is the disk still mounted?")
 
@@ -197,15 +199,13 @@ def _has_files(folder: str) -> bool:
         return True
 
 
-def _stat_error(store: Store, key: str, kind: type[OSError]) -> OSError | None:
-    """The error of this kind with which a file cannot be looked at; None if it can, or fails in another way."""
+def _raises(kind: type[OSError], store: Store, key: str) -> bool:
+    """Whether looking at a file raises an error of this kind."""
     try:
         store.stat(key)
-    except kind as error:
-        return error
-    except OSError:
-        return None
-    return None
+    except OSError as error:
+        return isinstance(error, kind)
+    return False
 
 
 def scheme_of(root: str) -> str:

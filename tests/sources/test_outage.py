@@ -114,8 +114,11 @@ def test_a_mount_that_is_gone_is_an_outage_and_a_bad_sector_is_not(
     monkeypatch.setattr(Path, "stat", lambda self, **how: fails() if broken == "both" else real(self, **how))
     reading = fetch([Member("1.jpg", str(path), None, None)], 1)
     if ends:
-        with pytest.raises(OutageError, match="Input/output error"):
+        with pytest.raises(OutageError, match="Input/output error") as caught:
             list(reading)
+        assert str(path) in str(caught.value), (
+            "the message names the image, not the file that was looked for to be sure"
+        )
         return
     (sample,) = reading
     assert isinstance(sample.body, SampleError)
