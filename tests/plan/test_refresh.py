@@ -164,14 +164,19 @@ def test_nothing_to_do_is_found_without_ray(first: Store) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_new_changed_gone_and_moved_images_are_told_and_only_what_is_new_is_labelled(
-    first: Store, here: Here, world: World, refresh: Refresh, labels_of: dict[str, tuple[str | None, str | None]]
-) -> None:
+def change_one_of_each_kind(world: World) -> None:
+    """Move an image, delete one, give one other bytes, give one another time, and add one."""
     (world.folder / "0/00.png").rename(world.folder / "9-moved.png")
     (world.folder / "1/01.png").unlink()
     world.write("0/03.png", picture(20))
     world.touch("2/02.png")
     world.write("new/a.png", picture(21))
+
+
+def test_new_changed_gone_and_moved_images_are_told_and_only_what_is_new_is_labelled(
+    first: Store, here: Here, world: World, refresh: Refresh, labels_of: dict[str, tuple[str | None, str | None]]
+) -> None:
+    change_one_of_each_kind(world)
     before = here.asked
     code, out, _ = refresh("--dry-run")
     assert code == 0
@@ -199,11 +204,7 @@ def test_new_changed_gone_and_moved_images_are_told_and_only_what_is_new_is_labe
 def test_snapshots_show_what_changed_and_diff_which_images(
     first: Store, world: World, refresh: Refresh, command: Command
 ) -> None:
-    (world.folder / "0/00.png").rename(world.folder / "9-moved.png")
-    (world.folder / "1/01.png").unlink()
-    world.write("0/03.png", picture(20))
-    world.touch("2/02.png")
-    world.write("new/a.png", picture(21))
+    change_one_of_each_kind(world)
     assert refresh()[0] == 0
     assert open_snapshot(first).changes == {"new": 2, "gone": 2, "changed": 2}
     assert command("tag", first.url, "release", 1)[0] == 0
