@@ -108,11 +108,12 @@ def check_object(commit: Commit, data: bytes, format: ShardFormat) -> list[Fault
         faults.append(
             Fault(Wrong.CHECKSUM, f"crc32 {found}, committed {commit.checksum.algorithm} {commit.checksum.value}")
         )
+    rows = own_rows(commit)
     try:
         own = read_shard(data, format)
     except ValueError as error:
-        return [*faults, Fault(Wrong.OBJECT, str(error)), *check_values(own_rows(commit), data, format)]
-    return [*faults, *_check_rows(own_rows(commit), own), *check_values(own_rows(commit), data, format, own)]
+        return [*faults, Fault(Wrong.OBJECT, str(error)), *check_values(rows, data, format)]
+    return [*faults, *_check_rows(rows, own), *check_values(rows, data, format, own)]
 
 
 def check_values(rows: pa.Table, data: bytes, format: ShardFormat, own: pa.Table | None = None) -> list[Fault]:  # noqa: A002
