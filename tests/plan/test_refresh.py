@@ -392,3 +392,25 @@ def test_a_month_of_refreshes_gives_what_labelling_from_scratch_gives(
     for number in numbers:
         for each in da2ray.open_labels(first.url, number):
             assert (each.depth is not None) == (each.status == "labelled")
+
+
+def test_a_manifest_with_columns_of_other_names_is_read_as_it_was_labelled(
+    here: Here, world: World, refresh: Refresh, job_without_ray: Command, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "m.csv"
+
+    def write(keys: list[str]) -> None:
+        rows = (f"n{number},{world.folder / key}" for number, key in enumerate(keys))
+        manifest.write_text("\n".join(["name,where", *rows]))
+
+    keys = world.keys()
+    write(keys[:6])
+    options = ("--teacher", "luminance", "--image-column", "where", "--key-column", "name")
+    assert job_without_ray("--images", manifest, "--output", tmp_path / "labels", *options)[0] == 0
+    assert refresh()[1].startswith("nothing to do")
+    write(keys[:8])
+    before = here.asked
+    code, _, error = refresh()
+    assert code == 0, error
+    assert here.asked - before == 2
+    assert da2ray.open_labels(str(tmp_path / "labels")).index["key"].to_pylist() == [f"n{n}" for n in range(8)]
